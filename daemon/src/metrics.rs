@@ -226,7 +226,15 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "lifeboat_dataset_led",
         "1 if this host backs the dataset up, 0 if another one does and this host is its deputy.",
         &label,
-        each(|status| f64::from(u8::from(status.led_by.is_none()))),
+        snapshot
+            .config
+            .datasets
+            .iter()
+            .map(|dataset| {
+                let status = snapshot.statuses.get(&dataset.name).cloned().unwrap_or_default();
+                (vec![dataset.name.as_str()], f64::from(u8::from(status.has_led(&snapshot.config.host, dataset))))
+            })
+            .collect(),
     )?;
     page.gauge(
         "lifeboat_takeover_needed",

@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::config::Dataset;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keep::prune::Space;
 use lifeboat_engine::keep::scrub::{Damage, ReplicaScrub, ScrubProgress};
@@ -96,6 +97,13 @@ pub(crate) struct DatasetStatus {
 }
 
 impl DatasetStatus {
+    /// Whether this host led when it last knew: it has backed up since, or it is the first of the
+    /// list.
+    pub(crate) fn has_led(&self, host: &Name, dataset: &Dataset) -> bool {
+        let others_may = dataset.hosts.len() > 1 && dataset.hosts.first() != Some(host);
+        self.led_by.is_none() && (!others_may || self.successes > 0)
+    }
+
     /// Counts a run that never ended, if there is one, as failed. The caller holds the lock.
     pub(crate) fn count_killed(&mut self) -> Option<DateTime<Utc>> {
         let began = self.under_way.take()?;

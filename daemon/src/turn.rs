@@ -85,7 +85,7 @@ impl Runner {
                     }
                 }
                 // A leader tries: its run says best what is wrong.
-                Err(_) if self.has_led(installation, of) => {}
+                Err(_) if self.ledger.get(dataset).has_led(&installation.config.host, of) => {}
                 Err(error) if start == Start::Asked => return Err(error),
                 Err(error) => {
                     let error = error.within(format!("this deputy cannot see who backs up dataset {dataset}"));
@@ -166,15 +166,22 @@ impl Runner {
         self.ledger.missed(&dataset.name, error.chain(), retry_at);
     }
 
-    /// Whether this host led when it last knew: it has backed up since, or it is the first of the
-    /// list.
-    fn has_led(&self, installation: &Installation, dataset: &Dataset) -> bool {
-        let status = self.ledger.get(&dataset.name);
-        let is_first = dataset.hosts.first() == Some(&installation.config.host);
-        status.led_by.is_none() && (is_first || status.successes > 0)
+    /// Notes who leads a dataset of which no start asks that, as it has no schedule. Tells whether
+    /// it could: another program, or a catch-up, may hold the lock.
+    pub(crate) async fn look_who_leads(&self, installation: &Installation, dataset: &Dataset) -> bool {
+        match self.lead(installation, dataset).look().await {
+            Ok(found) => {
+                let turn = found.turn(&installation.config, dataset, self.clock.now());
+                self.note(installation, &dataset.name, &found, &turn)
+            }
+            Err(error) => {
+                tracing::debug!(dataset = %dataset.name, "cannot see who leads: {}", error.chain());
+                false
+            }
+        }
     }
 
-    fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &StartTurn) {
+    fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &StartTurn) -> bool {
         let led_by = Some(&found.leader).filter(|leader| **leader != installation.config.host).cloned();
         let newest = found.newest.as_ref().map(|newest| newest.snapshot.time());
         let newest = newest.filter(|time| !is_future(*time, self.clock.now(), &installation.config.limits));
@@ -187,14 +194,16 @@ impl Runner {
                 (status.deletion_stopped, status.unlogged, status.skipped) = (None, None, 0);
             }
             status.led_by = led_by;
-        });
+        })
     }
 
-    /// Remembers, unless another program works on the dataset.
-    pub(crate) fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) {
-        if let Ok(_lock) = self.state.lock_dataset(dataset) {
+    /// Remembers, unless another program works on the dataset. Tells whether it did.
+    pub(crate) fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) -> bool {
+        let lock = self.state.lock_dataset(dataset);
+        if lock.is_ok() {
             self.ledger.update(dataset, change);
         }
+        lock.is_ok()
     }
 }
 

@@ -27,6 +27,12 @@ use crate::scrubber::Scrubber;
 const CATCH_UP: Duration = Duration::from_secs(5 * 60);
 /// A catch-up that others wait for goes on for so long.
 const SLICE: Duration = Duration::from_secs(10 * 60);
+/// How often a host looks who leads its datasets without a schedule.
+const LOOK_WHO_LEADS: Duration = Duration::from_secs(5 * 60);
+/// A look that could not be noted is made again so often, …
+const LOOKS: u32 = 10;
+/// … after this pause.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How often replicas are asked whether they answer.
 const ASK: Duration = Duration::from_secs(60);
 
@@ -44,8 +50,11 @@ pub(crate) struct Upkeep {
     scrub_first: bool,
     guardian: Guardian,
     asking: Option<JoinHandle<()>>,
+    /// The look at who leads.
+    looking: Option<JoinHandle<()>>,
     next_pass: Duration,
     next_ask: Duration,
+    next_look: Duration,
 }
 
 struct Job {
@@ -72,8 +81,10 @@ impl Upkeep {
             job: None,
             scrub_first: false,
             asking: None,
+            looking: None,
             next_pass: now + CATCH_UP,
             next_ask: now,
+            next_look: now,
         }
     }
 
@@ -91,6 +102,10 @@ impl Upkeep {
         if now >= self.next_ask && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
             self.next_ask = now + ASK;
             self.asking = Some(tokio::spawn(ask(self.live.clone())));
+        }
+        if now >= self.next_look && self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.next_look = now + LOOK_WHO_LEADS;
+            self.looking = Some(tokio::spawn(look_who_leads(self.runner.clone(), self.live.clone())));
         }
         if now >= self.next_pass {
             self.next_pass = now + CATCH_UP;
@@ -137,8 +152,8 @@ impl Upkeep {
 
     /// Ends everything.
     pub(crate) async fn stop(&mut self) {
-        if let Some(asking) = self.asking.take() {
-            asking.abort();
+        for task in [self.asking.take(), self.looking.take()].into_iter().flatten() {
+            task.abort();
         }
         self.guardian.stop();
         self.scrubber.make_way().await;
@@ -205,6 +220,20 @@ impl Upkeep {
                 tracing::error!(%dataset, %error, "the catch-up crashed");
                 self.failed.insert(dataset.clone());
             }
+        }
+    }
+}
+
+/// Looks who leads the datasets of which no start asks that, as they have no schedule.
+async fn look_who_leads(runner: Runner, live: Arc<Live>) {
+    let installation = live.installation();
+    for dataset in &installation.config.datasets {
+        if dataset.hosts.len() < 2 || dataset.schedule.is_some() {
+            continue;
+        }
+        let mut tries = 0..LOOKS;
+        while tries.next().is_some() && !runner.look_who_leads(&installation, dataset).await {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

@@ -2,6 +2,8 @@
 //! daemons, that back up one dataset into two replicas; and a third place that holds records alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -242,6 +244,32 @@ async fn a_deputy_takes_over_when_the_leader_dies_and_the_leader_comes_back_as_i
         let prune = pair.lifeboat(host, &["prune", "data", "--yes"]).await;
         assert!(prune.status.success(), "{prune}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deputy_without_a_schedule_sees_who_leads() {
+    let pair = Pair::new(2).await;
+    let first = pair.once("db1").await;
+    assert!(first.status.success(), "{first}");
+    let _deputy = pair.daemon("db2").await;
+    pair.until("db2", "it sees that db1 leads", |status| status["led_by"] == "db1").await;
+    let led = |host: &str| metric(&pair, host, "lifeboat_dataset_led{dataset=\"data\"}");
+    assert_eq!(led("db2").as_deref(), Some("0"));
+    let _leader = pair.daemon("db1").await;
+    assert_eq!(led("db1").as_deref(), Some("1"));
+    let status = pair.until("db2", "its backups are those of db1", |status| status["last_success"].is_string()).await;
+    assert_eq!(status["takeover_needed"], false, "{status}");
+}
+
+/// The value of a metric, as the daemon of a host shows it.
+fn metric(pair: &Pair, host: &str, name: &str) -> Option<String> {
+    let config = std::fs::read_to_string(pair.home(host).join("lifeboat.toml")).unwrap();
+    let address = config.lines().find_map(|line| line.strip_prefix("listen = \"")?.strip_suffix('"')).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lifeboat\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

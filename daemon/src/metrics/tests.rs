@@ -109,6 +109,19 @@ fn every_series_exists_from_the_start() {
 }
 
 #[test]
+fn a_deputy_that_has_not_looked_yet_does_not_lead() {
+    let config = sample::config(&[("shop", "hosts = [\"db0\", \"db1\"]")]);
+    let (shop, second) = (&config.datasets[0], &config.host);
+    let mut status = DatasetStatus::default();
+    assert!(status.has_led(&"db0".parse().unwrap(), shop), "the first of the list begins");
+    assert!(!status.has_led(second, shop));
+    status.successes = 1;
+    assert!(status.has_led(second, shop), "it has taken over");
+    status.led_by = Some("db0".parse().unwrap());
+    assert!(!status.has_led(second, shop));
+}
+
+#[test]
 fn what_is_remembered_is_shown() {
     let at = DateTime::from_timestamp(1_795_459_999, 500_000_000);
     let replicas = BTreeMap::from([("ireland".parse().unwrap(), ReplicaStatus { last_complete: at, behind: 2 })]);
