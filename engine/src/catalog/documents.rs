@@ -7,6 +7,9 @@
 //! replica sends in their place must not add up. A document that takes more than half of
 //! `limits.memory` is refused.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+
 use age::Identity;
 use bytes::Bytes;
 use lifeboat_base::{Class, Context, Error, Result};
@@ -351,17 +354,26 @@ impl Documents<'_> {
     }
 }
 
-/// Does this work on a thread for blocking work. For large documents it is a new one each time: the
-/// allocator keeps what a thread has freed for the next one that begins, but for all at once if
-/// they go on.
+/// The thread that opened the last large document.
+static LARGE_DOCUMENT_THREAD: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
+
+/// Does this work on a thread for blocking work. For large documents it is a new one each time, and
+/// begins when the one before it has ended: the allocator keeps what a thread has freed for the
+/// next one that begins, but for all at once if they go on.
 async fn on_a_thread<T: Send + 'static>(is_large: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let failed = || "the thread that opens documents failed";
     if !is_large {
         return tokio::task::spawn_blocking(work).await.context(Class::Failed, failed);
     }
+    let thread = || LARGE_DOCUMENT_THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = thread().take();
+    if let Some(before) = before {
+        // If it failed, whoever began it was told.
+        let _ = tokio::task::spawn_blocking(|| before.join()).await;
+    }
     let (done, result) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("large-document".to_owned());
-    thread.spawn(move || drop(done.send(work()))).context(Class::Failed, failed)?;
+    let begun = std::thread::Builder::new().name("large-document".to_owned()).spawn(move || drop(done.send(work())));
+    *thread() = Some(begun.context(Class::Failed, failed)?);
     result.await.context(Class::Failed, failed)
 }
 
@@ -380,4 +392,39 @@ pub(crate) type LargeTurn = SemaphorePermit<'static>;
 /// Waits for the turn of a large document.
 pub(crate) async fn take_turn() -> Result<LargeTurn> {
     LARGE_DOCUMENT.acquire().await.context(Class::Failed, || "cannot wait for a large document")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Dies slowly with its thread, and then tells that.
+    struct EndOfThread(Arc<AtomicBool>);
+
+    impl Drop for EndOfThread {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(50));
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    thread_local! {
+        static END: RefCell<Option<EndOfThread>> = const { RefCell::new(None) };
+    }
+
+    #[tokio::test]
+    async fn a_thread_for_a_large_document_begins_when_the_one_before_has_ended() -> Result<()> {
+        for _ in 0..3 {
+            let ended = Arc::new(AtomicBool::new(false));
+            let of_thread = ended.clone();
+            on_a_thread(true, || END.set(Some(EndOfThread(of_thread)))).await?;
+            assert!(on_a_thread(true, move || ended.load(Ordering::SeqCst)).await?, "two threads at once");
+        }
+        Ok(())
+    }
 }
