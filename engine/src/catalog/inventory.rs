@@ -272,6 +272,7 @@ impl Inventory {
                 Err(not_listed) => drop(failed.insert(replica.name().clone(), not_listed)),
             }
         }
+        share_packs(&mut inventories);
         (inventories, failed)
     }
 
@@ -343,6 +344,16 @@ impl Inventory {
     /// Whether the replica has the keyring object of this generation.
     pub(crate) fn has_keys(&self, dataset: &Name, generation: u32) -> bool {
         self.keyring.contains(&layout::keyring_generation(dataset, generation))
+    }
+}
+
+/// Holds the packs of replicas that list the same ones in memory once: at ten terabytes they take
+/// 43 MiB.
+fn share_packs(inventories: &mut [Inventory]) {
+    if let Some((first, others)) = inventories.split_first_mut() {
+        for other in others.iter_mut().filter(|other| other.packs == first.packs) {
+            other.packs = first.packs.clone();
+        }
     }
 }
 

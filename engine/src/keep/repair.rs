@@ -87,6 +87,8 @@ pub async fn repair(prune: &Prune<'_>, suspects: Option<&[(Name, String)]>) -> R
         Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };
     let records = prune_records(&documents, &inventories).await;
     let returned = put_back(&documents, keys, &cache, &mut inventories, &records).await;
+    // What replicas list is asked again, and is not held twice.
+    drop((inventories, records));
     let states = catch_up(dataset, keys, replicas, state, &config.limits, cancel).await?;
     if cancel.is_cancelled() {
         return Err(cancelled());
