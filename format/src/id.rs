@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use data_encoding::HEXLOWER;
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -65,27 +65,46 @@ const TIME_FORMAT: &str = "%Y%m%dT%H%M%S%3fZ";
 /// `20261123T183244123Z-9f2c81aa`: UTC time to the millisecond, then 32 random bits.
 ///
 /// Ids sort by time as text. The writer makes sure that an id is later than its predecessor's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// It is held in place: who looks at hundreds of thousands of ids would else ask the allocator for
+/// each.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct SnapshotId(String);
+pub struct SnapshotId([u8; ID_BYTES]);
+
+/// The length of a snapshot id as text, which is ASCII.
+const ID_BYTES: usize = 28;
+/// The ids of times that are too early and too late for any.
+const FIRST_ID: &[u8; ID_BYTES] = b"00000101T000000000Z-00000000";
+const LAST_ID: &[u8; ID_BYTES] = b"99991231T235959999Z-ffffffff";
 
 impl SnapshotId {
-    /// An id for a snapshot taken at `time`; `entropy` keeps it unique.
+    /// An id for a snapshot taken at `time`; `entropy` keeps it unique. A time before the year 0 or
+    /// after 9999 becomes the nearest one that an id can tell.
     #[must_use]
     pub fn new(time: DateTime<Utc>, entropy: u32) -> Self {
-        Self(format!("{}-{entropy:08x}", time.format(TIME_FORMAT)))
+        let text = format!("{}-{entropy:08x}", time.format(TIME_FORMAT));
+        Self::of(&text).unwrap_or_else(|| {
+            let nearest = if time.year() < 0 { FIRST_ID } else { LAST_ID };
+            Self(*nearest)
+        })
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        text.as_bytes().try_into().ok().map(Self)
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It is ASCII, whoever made it.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The time it was made for, to the millisecond.
     #[must_use]
     pub fn time(&self) -> DateTime<Utc> {
-        Self::parse_time(&self.0).unwrap_or_default()
+        Self::parse_time(self.as_str()).unwrap_or_default()
     }
 
     /// Whether a text is the beginning of an id, from its day on, and not a whole one.
@@ -132,12 +151,11 @@ impl FromStr for SnapshotId {
         // A time may also be told with blanks and a sign; such ids would not sort by it.
         let is_digits = |(at, byte): (usize, u8)| matches!(at, 8 | 18) || byte.is_ascii_digit();
         let stamp_is_digits = text.bytes().take(19).enumerate().all(is_digits);
-        if text.is_ascii() && tail_is_hex && stamp_is_digits && Self::parse_time(text).is_some() {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Error::usage(format!("`{text}` is not a snapshot id"))
-                .hint("an id looks like 20261123T183244123Z-9f2c81aa; `lifeboat list` shows them"))
-        }
+        let is_right = text.is_ascii() && tail_is_hex && stamp_is_digits && Self::parse_time(text).is_some();
+        Self::of(text).filter(|_| is_right).ok_or_else(|| {
+            Error::usage(format!("`{text}` is not a snapshot id"))
+                .hint("an id looks like 20261123T183244123Z-9f2c81aa; `lifeboat list` shows them")
+        })
     }
 }
 
@@ -151,13 +169,19 @@ impl TryFrom<String> for SnapshotId {
 
 impl From<SnapshotId> for String {
     fn from(id: SnapshotId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SnapshotId").field(&self.as_str()).finish()
     }
 }
 
@@ -229,6 +253,11 @@ mod tests {
         assert!(early < late);
         assert_eq!(early.time().timestamp_millis(), 1_795_459_999_999);
         assert_eq!(early.as_str().parse::<SnapshotId>()?, early);
+        for (time, id) in [(DateTime::<Utc>::MIN_UTC, FIRST_ID), (DateTime::<Utc>::MAX_UTC, LAST_ID)] {
+            let nearest = SnapshotId::new(time, 7);
+            assert_eq!(nearest.as_str().as_bytes(), id);
+            assert_eq!(nearest.as_str().parse::<SnapshotId>()?, nearest);
+        }
         Ok(())
     }
 

@@ -469,7 +469,9 @@ async fn of_two_hosts_that_commit_one_is_refused_or_both_are_whole() {
     for fleet in FLEETS {
         for pause in [Pause::BeforeData, Pause::AfterData] {
             let hosts = TwoHosts::new(fleet).await;
-            let meanwhile = async { drop(hosts.commit(other(1)).await) };
+            let meanwhile = async {
+                hosts.commit(other(1)).await;
+            };
             let outcome = hosts.backup_beside(old(), pause, meanwhile).await;
             hosts.settle(&outcome, &format!("{fleet:?}, {pause:?}, a commit")).await;
         }

@@ -391,6 +391,11 @@ impl Acts {
     pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord>) -> Self {
         let records: Vec<&PruneRecord> = records.collect();
         let mut current = Self::default();
+        if records.is_empty() {
+            // Nothing is looked at one by one: there may be hundreds of thousands.
+            (current.found, current.objects) = (self.found.clone(), self.objects.clone());
+            return current;
+        }
         for (number, found) in &self.found {
             if !records.iter().any(|record| record.has_passed(*number)) {
                 current.insert(*number, found.clone());

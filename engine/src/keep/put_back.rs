@@ -6,7 +6,7 @@
 //! fetched that may call it gone. A manifest is put back only into a replica that
 //! has every pack that it names, so that none shows what it cannot restore.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use lifeboat_base::{Error, Result};
 use lifeboat_format::act::ActKind;
@@ -41,7 +41,8 @@ pub(crate) async fn put_back(
         return returned;
     }
     let cached = cache.keys();
-    for number in cached.iter().filter_map(|key| layout::parse_act(dataset, key)) {
+    let cached_acts: BTreeSet<u64> = cached.iter().filter_map(|key| layout::parse_act(dataset, key)).collect();
+    for number in cached_acts {
         let is_known = acts.found.contains_key(&number) || bodies().any(|record| record.has_passed(number));
         if !is_known && let Ok(act) = order.act(&[], number).await {
             let key = layout::act(dataset, number);
@@ -119,7 +120,7 @@ async fn segments(
     keys: &HostKeys,
     cache: &ObjectCache,
     inventories: &mut [Inventory],
-    cached: &BTreeSet<String>,
+    cached: &HashSet<String>,
 ) -> BTreeSet<String> {
     let (dataset, mut returned) = (documents.dataset, BTreeSet::new());
     for key in cached {

@@ -7,6 +7,7 @@
 //! program that still believes them writes into a folder that nobody reads. The caller fetches a
 //! copy again if it is damaged or missing.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -96,7 +97,7 @@ impl ObjectCache {
 
     /// The keys of all copies.
     #[must_use]
-    pub fn keys(&self) -> std::collections::BTreeSet<String> {
+    pub fn keys(&self) -> HashSet<String> {
         self.names().map(|name| name.replace('!', "/")).collect()
     }
 

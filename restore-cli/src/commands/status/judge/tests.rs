@@ -73,13 +73,16 @@ fn all_good_is_one_sentence_and_nothing_else() {
 
 #[test]
 fn a_region_that_lacks_something_or_does_not_answer_is_a_risk() {
-    let (told, standing, sentence) = after(|facts| drop(facts.datasets[0].newest.insert("us".to_owned(), None)));
+    let (told, standing, sentence) = after(|facts| {
+        facts.datasets[0].newest.insert("us".to_owned(), None);
+    });
     assert_eq!(told, ["Critical region us has no snapshot of it"]);
     assert_eq!((standing, sentence.as_str()), (Standing::AtRisk, "NOT SAFE: shop is at risk."));
 
     let old = RegionSnapshot { id: "20261123T191500000Z-9f2c81aa".parse().unwrap(), age_seconds: HOUR * 0.75 };
-    let (told, standing, sentence) =
-        after(|facts| drop(facts.datasets[0].newest.insert("us".to_owned(), Some(old.clone()))));
+    let (told, standing, sentence) = after(|facts| {
+        facts.datasets[0].newest.insert("us".to_owned(), Some(old.clone()));
+    });
     assert_eq!(told, ["Critical region us lacks the newest snapshot; what it has is 45 min old"]);
     // It can still be restored from there within the objective.
     assert_eq!(standing, Standing::Proved);
