@@ -75,7 +75,7 @@ def check(arguments: argparse.Namespace) -> None:
     wanted = set(arguments.case)
     needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
     needed.append((postgres.CASES, 8 * arguments.pg_mib))
-    needed += [(many.SNAPSHOTS, 180 * arguments.thousands), (["keep-10tib"], 900 * arguments.tib)]
+    needed += [(["vault-100k"], 180 * arguments.thousands), (["run-kept"], 1800), (["vault-10tib-100"], 900 * arguments.tib)]
     mib = max((size for names, size in needed if wanted & set(names)), default=0)
     free = shutil.disk_usage(arguments.directory).free >> 20
     if free < mib:

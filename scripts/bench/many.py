@@ -12,75 +12,92 @@ from cases import make
 from measure import say, tell
 from tools import PARTS
 
-SNAPSHOTS = ["list-100k", "prune-plan-100k", "run-100k"]
-CASES = [*SNAPSHOTS, "keep-10tib", "index-10m"]
+CASES = ["vault-100k", "run-kept", "vault-10tib-100", "index-10m"]
 RETENTION = "[dataset.retention]\nhourly = 1000\nmonthly = 120\n"
 # Packs of 16 MiB in a TiB.
 PACKS_IN_TIB = 65536
+# So many snapshots are kept beside a run.
+KEPT = [100, 1_000, 10_000]
 # `lifeboat verify` found something.
 FOUND = 6
 
 
 def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
-    wanted = set(arguments.case)
-    found = _snapshots(place, arguments) if wanted & set(SNAPSHOTS) else []
-    found += [_large(place, arguments)] if "keep-10tib" in wanted else []
-    return found + ([_index(place, arguments)] if "index-10m" in wanted else [])
+    kinds = {"vault-100k": _snapshots, "run-kept": _kept, "vault-10tib-100": _large, "index-10m": _index}
+    return [kinds[case](place, arguments) for case in CASES if case in arguments.case]
 
 
-def _snapshots(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
+def _figures(looks: dict[str, dict]) -> dict[str, float]:
+    return {f"{look}_{key}": float(took[key]) for look, took in looks.items() for key in ("seconds", "cpu_seconds", "peak_rss_mib")}
+
+
+def _verdicts(plan: dict, count: int) -> list[dict]:
+    verdicts = json.loads(plan["output"])[0]["plan"]["verdicts"]
+    if len(verdicts) != count:
+        sys.exit(f"{count} snapshots were made, and the plan has {len(verdicts)}")
+    return verdicts
+
+
+def _snapshots(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
     count = arguments.thousands * 1000
-    say(f"{count} snapshots: listed, what prune would remove, and another run")
-    alone, tool = tools.Lifeboat(place / "one"), tools.Lifeboat(place / "many", more=RETENTION)
+    say(f"{count} snapshots: what prune would remove, and a list")
+    tool = tools.Lifeboat(place / "many", more=RETENTION)
     tell(PARTS, "seed-snapshots", tool.config, count)
     # The first look opens and checks everything. The host remembers that.
-    first = tool.command("--json", "prune", "data", "--dry-run")
-    listed, planned = [], []
+    looks = {"first_look": tool.command("--json", "prune", "data", "--dry-run")}
+    planned, listed = [], []
     for _ in range(arguments.rounds):
-        listed.append(tool.command("--json", "list", "data"))
         planned.append(tool.command("--json", "prune", "data", "--dry-run"))
+        listed.append(tool.command("--json", "list", "data"))
+    removed = sum(not verdict["keep_because"] for verdict in _verdicts(planned[0], count))
     found = len(json.loads(listed[0]["output"])["snapshots"])
-    plan = json.loads(planned[0]["output"])[0]["plan"]
-    removed = sum(not verdict["keep_because"] for verdict in plan["verdicts"])
-    if found != count or len(plan["verdicts"]) != count:
-        sys.exit(f"{count} snapshots were made, {found} are listed, and the plan has {len(plan['verdicts'])}")
-    # A run that does not prune.
-    tool.config.write_text(tool.config.read_text().replace(RETENTION, ""))
-    data, runs, without = make(place / "tiny", 1), [], []
-    for lifeboat in (tool, alone):
-        lifeboat.backup(data)
-    for _ in range(arguments.rounds):
-        runs.append(tool.daemon())
-        without.append(alone.daemon())
-    little = measure.medians(without)
-    for lifeboat in (tool, alone):
-        shutil.rmtree(lifeboat.place)
-    opened = {"first_look_seconds": first["seconds"], "first_look_peak_rss_mib": first["peak_rss_mib"]}
-    fresh = {"fresh_seconds": little["seconds"], "fresh_cpu_seconds": little["cpu_seconds"], "fresh_peak_rss_mib": little["peak_rss_mib"]}
-    return [
-        measure.case("list-100k", {"lifeboat": listed}, snapshots=found),
-        measure.case("prune-plan-100k", {"lifeboat": planned}, snapshots=found, to_be_removed=removed, **opened),
-        measure.case("run-100k", {"lifeboat": runs}, snapshots=found, **fresh),
-    ]
+    if found != count:
+        sys.exit(f"{count} snapshots were made, and {found} are listed")
+    looks["list"] = measure.medians(listed)
+    shutil.rmtree(tool.place)
+    return measure.case("vault-100k", {"lifeboat": planned}, snapshots=found, to_be_removed=removed, **_figures(looks))
+
+
+def _kept(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
+    """An unchanged run beside more and more snapshots that are kept. It does not prune."""
+    data, looks, last = make(place / "tiny", 1), {}, []
+    for kept in KEPT:
+        say(f"a run beside {kept} snapshots")
+        tool = tools.Lifeboat(place / f"kept-{kept}")
+        tell(PARTS, "seed-snapshots", tool.config, kept)
+        tool.backup(data)
+        last = [tool.daemon() for _ in range(arguments.rounds)]
+        looks[f"kept_{kept}"] = measure.medians(last)
+        shutil.rmtree(tool.place)
+    return measure.case("run-kept", {"lifeboat": last}, **_figures(looks))
 
 
 def _large(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
-    """A hundred snapshots of many packs, which are there in name and size alone. Memory is what this is about."""
+    """A hundred snapshots of many packs, which are there in name and size alone, in two replicas. Memory is what this is about."""
     packs = arguments.tib * PACKS_IN_TIB
-    say(f"100 snapshots of {arguments.tib} TiB: planned, listed and verified")
-    tool = tools.Lifeboat(place / "large", more=RETENTION)
+    say(f"100 snapshots of {arguments.tib} TiB: planned, caught up, listed and verified")
+    tool = tools.Lifeboat(place / "large", replicas=2, more=RETENTION)
     tell(PARTS, "seed-large", tool.config, 100, packs)
-    first = tool.command("--json", "prune", "data", "--dry-run")
+    # Nothing is written twice into an object, so a second replica takes no room.
+    other = tool.place / "replica-1"
+    shutil.rmtree(other)
+    tell("cp", "-al", tool.repository, other)
+    looks = {"first_look": tool.command("--json", "prune", "data", "--dry-run")}
     planned = [tool.command("--json", "prune", "data", "--dry-run") for _ in range(arguments.rounds)]
-    looks = {"first_look": first, "list": tool.command("--json", "list", "data")}
+    if not all(verdict["keep_because"] for verdict in _verdicts(looks["first_look"], 100)[-1:]):
+        sys.exit("the newest snapshot is to be removed")
+    # The second replica lacks a snapshot: its manifest and its signature.
+    lost = sorted((other / "datasets/data/snapshots").iterdir())[100:102]
+    for path in lost:
+        path.unlink()
+    looks["catch_up"] = tool.command("--json", "repair", "data")
+    if not all(path.exists() for path in lost):
+        sys.exit(f"{lost} were to be put back: {looks['catch_up']['output']}")
+    looks["list"] = tool.command("--json", "list", "data")
     # One pack is read, and is not what its name says.
     looks["verify"] = tool.command("verify", "data", "--read-data-subset", "0.000001%", code=FOUND)
-    verdicts = json.loads(first["output"])[0]["plan"]["verdicts"]
-    if len(verdicts) != 100 or not all(verdict["keep_because"] for verdict in verdicts[-1:]):
-        sys.exit(f"100 snapshots were made, and the plan has {len(verdicts)}")
     shutil.rmtree(tool.place)
-    also = {f"{look}_{key}": float(took[key]) for look, took in looks.items() for key in ("seconds", "peak_rss_mib")}
-    return measure.case("keep-10tib", {"lifeboat": planned}, packs=packs, **also)
+    return measure.case("vault-10tib-100", {"lifeboat": planned}, packs=packs, **_figures(looks))
 
 
 def _index(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
