@@ -4,12 +4,12 @@
 //! that an older server does not know. So the tools of the server's own major version are chosen if
 //! they are installed, else those of the next newer one.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use lifeboat_base::{Error, Result};
 
 use crate::database::{ToolFound, WorkContext};
+use crate::tool::places;
 use crate::tool::process::{Invocation, output};
 
 /// A directory must hold all of these.
@@ -34,15 +34,9 @@ impl Clients {
 
 /// Every directory that may hold client tools: those in `extra`, Debian's, then the `PATH`'s.
 fn directories(extra: &[PathBuf], cx: &WorkContext) -> Vec<PathBuf> {
-    let mut directories = extra.to_vec();
     let debian =
         std::fs::read_dir(DEBIAN_DIRECTORY).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
-    directories.extend(debian);
-    directories.extend(std::env::split_paths(cx.environment.path()));
-    // `/bin` may be a link to `/usr/bin`.
-    let mut seen = BTreeSet::new();
-    directories.retain(|directory| std::fs::canonicalize(directory).is_ok_and(|real| seen.insert(real)));
-    directories
+    places::directories(extra.iter().cloned().chain(debian), cx)
 }
 
 /// Every set of client tools on this machine. Those in `extra` come first.

@@ -5,20 +5,18 @@
 //! nothing is left behind, and a full disk costs no backup.
 
 use std::ffi::OsString;
-use std::fs::{File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 use std::sync::Arc;
 
 use lifeboat_base::secret::Secret;
-use lifeboat_base::{Class, Context, Error, Result};
-use rustix::fs::{MemfdFlags, memfd_create};
+use lifeboat_base::{Error, Result};
 use zeroize::Zeroizing;
 
 use super::settings::{PostgresConnection, is_place};
 use super::sql::{conninfo, conninfo_value};
 use crate::database::WorkContext;
 use crate::tool::process::{INHERITED_FILE, Invocation};
+use crate::tool::secret_file::{password_line, secret_file};
 
 /// Variables that say where the service files and passwords of Lifeboat's user are.
 pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
@@ -160,23 +158,10 @@ impl Connection {
     }
 }
 
-/// A password file in memory, which tools believe: it is a regular file, and closed to others.
+/// A password file in memory.
 fn password_file(password: &Secret) -> Result<File> {
-    let text = std::str::from_utf8(password.expose()).context(Class::Keys, || "the database password is not UTF-8")?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.contains('\n') {
-        return Err(Error::keys("the database password holds a line break").hint("write the password on one line"));
-    }
-    let escaped = Zeroizing::new(text.replace('\\', "\\\\").replace(':', "\\:"));
-    let write = || -> std::io::Result<File> {
-        let mut file = File::from(memfd_create("lifeboat-password", MemfdFlags::CLOEXEC)?);
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(b"*:*:*:*:")?;
-        file.write_all(escaped.as_bytes())?;
-        file.write_all(b"\n")?;
-        Ok(file)
-    };
-    write().context(Class::Failed, || "cannot hold the database password in memory")
+    let escaped = Zeroizing::new(password_line(password)?.replace('\\', "\\\\").replace(':', "\\:"));
+    secret_file(&[b"*:*:*:*:", escaped.as_bytes(), b"\n"])
 }
 
 fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Result<Option<String>> {

@@ -7,6 +7,8 @@ use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::tool::hosts::is_here;
+
 /// A table of at least this many bytes has a stream of its own unless the file says otherwise.
 const DEFAULT_LARGE_TABLE_BYTES: u64 = 64 << 20;
 pub(super) const DEFAULT_PORT: u16 = 5432;
@@ -172,13 +174,6 @@ pub(super) fn unverified_host(url: &url::Url) -> Option<String> {
 /// Whether an option says where the server is. An empty one says nothing, and is passed over.
 pub(super) fn is_place(option: &str) -> bool {
     matches!(option, "host" | "hostaddr")
-}
-
-/// Whether this is a unix socket, or an address of this machine.
-fn is_here(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    let address = host.parse::<std::net::IpAddr>();
-    host.is_empty() || host.starts_with(['/', '@']) || host == "localhost" || address.is_ok_and(|it| it.is_loopback())
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! Client tools: how they are run, fed and read, and what they inherit.
 
 pub(crate) mod environment;
+pub(crate) mod hosts;
 pub(crate) mod pipes;
+pub(crate) mod places;
 pub(crate) mod process;
+pub(crate) mod secret_file;
+pub(crate) mod user;

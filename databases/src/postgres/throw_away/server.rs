@@ -21,6 +21,7 @@ use crate::postgres::connect::Connection;
 use crate::postgres::server::Server;
 use crate::postgres::settings::{DEFAULT_PORT, PostgresConnection};
 use crate::tool::process::{Invocation, output};
+use crate::tool::user::unprivileged_user;
 
 const MAX_START_TIME: Duration = Duration::from_secs(60);
 const MAX_STOP_TIME: Duration = Duration::from_secs(20);
@@ -74,7 +75,7 @@ impl ThrowAwayServer {
         cx: &WorkContext,
     ) -> Result<Self> {
         let programs = programs(major, directories, cx).await?;
-        let user = unprivileged_user()?;
+        let user = unprivileged_user("postgres")?;
         let directory = cx.scratch.join("server");
         let failed = || format!("cannot prepare {}", directory.display());
         std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
@@ -280,22 +281,4 @@ pub(super) async fn programs(major: u32, directories: &[PathBuf], cx: &WorkConte
     .hint(format!(
         "install postgresql-{major} (no cluster is needed), or name its directory in [dataset.drill] server_directories"
     )))
-}
-
-/// The user and group that the server runs as if we are root.
-fn unprivileged_user() -> Result<Option<(u32, u32)>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = std::fs::read_to_string("/etc/passwd").context(Class::Source, || "cannot read /etc/passwd")?;
-    let entry = |name: &str| {
-        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
-        let mut fields = line.split(':').skip(2);
-        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-    };
-    let user = entry("postgres").or_else(|| entry("nobody"));
-    user.map(Some).ok_or_else(|| {
-        Error::source_failed("the throw-away server cannot run: there is neither a user `postgres` nor `nobody`")
-            .hint("run the drill as an unprivileged user")
-    })
 }
