@@ -12,6 +12,7 @@ pub mod command;
 mod database;
 mod directory;
 pub mod file;
+pub mod mariadb;
 pub mod postgres;
 pub mod proof;
 pub mod registry;

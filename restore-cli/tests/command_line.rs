@@ -70,7 +70,10 @@ fn a_missing_configuration_is_exit_3_and_names_the_way_out() {
 #[test]
 fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
     let help = stdout(&lifeboat(&["restore", "--help"]));
-    assert!(help.contains("<--to-directory <DIR>|--stdout <STREAM>|--to-postgres <SERVER>>"), "{help}");
+    assert!(
+        help.contains("<--to-directory <DIR>|--stdout <STREAM>|--to-postgres <SERVER>|--to-mariadb <SERVER>>"),
+        "{help}"
+    );
     assert!(help.contains("A postgres server: postgresql://user@host/database"), "{help}");
     let refused = stderr(&lifeboat(&["restore", "shop"]));
     assert!(refused.contains("--to-postgres <SERVER>"), "{refused}");

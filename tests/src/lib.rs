@@ -11,6 +11,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod host;
 pub mod liar;
+pub mod mariadb;
 pub mod operator;
 pub mod ports;
 pub mod postgres;

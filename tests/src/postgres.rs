@@ -102,7 +102,7 @@ impl Postgres {
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
         let data = place.path().join("data");
         std::fs::DirBuilder::new().mode(0o700).create(&data).expect("a data directory");
-        if let Some((user, group)) = unprivileged() {
+        if let Some((user, group)) = unprivileged("postgres") {
             for path in [place.path(), &data] {
                 std::os::unix::fs::chown(path, Some(user), Some(group)).expect("chown");
             }
@@ -204,7 +204,7 @@ impl Postgres {
     pub fn make_directory(&self, name: &str) -> PathBuf {
         let path = self.place.path().join(name);
         std::fs::create_dir(&path).expect("a directory");
-        if let Some((user, group)) = unprivileged() {
+        if let Some((user, group)) = unprivileged("postgres") {
             std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("chown");
         }
         path
@@ -288,8 +288,8 @@ impl Drop for Postgres {
     }
 }
 
-/// User and group to run a server as, when we are root.
-fn unprivileged() -> Option<(u32, u32)> {
+/// User and group to run a server as, when we are root: `preferred`, or `nobody`.
+pub(crate) fn unprivileged(preferred: &str) -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -299,11 +299,11 @@ fn unprivileged() -> Option<(u32, u32)> {
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    entry("postgres").or_else(|| entry("nobody"))
+    entry(preferred).or_else(|| entry("nobody"))
 }
 
 fn as_unprivileged(command: &mut Command) {
-    if let Some((user, group)) = unprivileged() {
+    if let Some((user, group)) = unprivileged("postgres") {
         command.uid(user).gid(group);
     }
 }

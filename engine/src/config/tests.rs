@@ -148,7 +148,7 @@ fn each_refusal_names_file_line_and_remedy() {
             23,
             "lists no status",
         ),
-        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, sqlite, file or command"),
+        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, mariadb, sqlite, file or command"),
         ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"/x\"", 23, "does not belong to kind"),
     ] {
         let message = refused(from, to);

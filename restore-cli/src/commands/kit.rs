@@ -213,6 +213,7 @@ fn copy(replica: &ReplicaConfig, prefix: &str) -> String {
 fn target(dataset: &Dataset) -> String {
     match dataset.source.database().kind() {
         "postgres" => "--to-postgres 'postgresql://postgres@NEW-SERVER/postgres?sslmode=verify-full'".to_owned(),
+        "mariadb" => "--to-mariadb 'mariadb://root@NEW-SERVER?sslmode=verify-full'".to_owned(),
         _ => format!("--to-directory restored-{}", dataset.name),
     }
 }

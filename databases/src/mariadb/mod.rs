@@ -1,0 +1,117 @@
+//! `mariadb`: users and grants as SQL that is data, databases as dumps of `mariadb-dump`.
+//!
+//! The streams are `globals` (databases, users and grants, see `globals.rs`), then
+//! `database/<name>`, a dump of each database. Each database is consistent in itself, as far as its
+//! engines have transactions. Several databases of one server are dumped one after the other.
+
+mod address;
+mod capture;
+mod clients;
+mod connect;
+mod dump;
+mod failures;
+mod globals;
+mod lines;
+mod load;
+mod losses;
+mod rights;
+mod server;
+mod settings;
+mod target;
+mod throw_away;
+mod tokens;
+mod users;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::secret::Secret;
+use lifeboat_base::settings::{Section, SettingsReader};
+use lifeboat_base::{Error, Result};
+
+pub use self::address::MariaAddress;
+pub use self::capture::MariaSource;
+pub use self::settings::MariaConfig;
+pub use self::target::MariaTarget;
+use crate::database::{ClientTool, Database, ServerTarget, Source, ThrowAway, ToolFound, WorkContext};
+use crate::proof::ProofLevel;
+
+const MARIADB_KIND: &str = "mariadb";
+
+/// The engine of kind `mariadb`.
+#[derive(Debug)]
+pub struct MariaDb;
+
+#[async_trait]
+impl Database for MariaDb {
+    fn kind(&self) -> &'static str {
+        MARIADB_KIND
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &settings::MARIA_KEYS
+    }
+
+    fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
+        settings::parse(section, reader).map(|config| Box::new(MariaSource(config)) as Box<dyn Source>)
+    }
+
+    fn highest_level(&self) -> ProofLevel {
+        ProofLevel::Proved
+    }
+
+    fn checks(&self) -> &'static [&'static str] {
+        &[throw_away::TABLE_CHECK]
+    }
+
+    fn file_of(&self, stream: &str) -> String {
+        format!("{stream}.sql")
+    }
+
+    fn database_of(&self, stream: &str) -> Option<String> {
+        dump::database_of(stream)
+    }
+
+    fn address_form(&self) -> Option<&'static str> {
+        Some(address::MARIA_ADDRESS_FORM)
+    }
+
+    fn server(
+        &self,
+        address: &str,
+        password: Option<Secret>,
+        client_directories: &[PathBuf],
+    ) -> Result<Box<dyn ServerTarget>> {
+        let (address, client_directories) = (address::parse(address)?, client_directories.to_vec());
+        Ok(Box::new(MariaTarget { address, password, client_directories }))
+    }
+
+    async fn throw_away(
+        &self,
+        facts: &SourceFacts,
+        directories: &[PathBuf],
+        cx: &WorkContext,
+    ) -> Result<Option<Box<dyn ThrowAway>>> {
+        Ok(Some(Box::new(throw_away::start(facts, directories, cx).await?)))
+    }
+
+    async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
+        clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
+    }
+
+    fn client_tool(&self) -> Option<ClientTool> {
+        Some(ClientTool { tool: "mariadb-dump", remedy: clients::CLIENT_REMEDY })
+    }
+
+    async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
+        clients::tools(directories, cx).await
+    }
+}
+
+/// The version of the server that a snapshot was taken from.
+fn version_of(facts: &SourceFacts) -> Result<clients::MariaVersion> {
+    let version = facts.server_version.as_deref().unwrap_or_default();
+    clients::MariaVersion::of(&format!("{version}-MariaDB"))
+        .ok_or_else(|| Error::integrity("the snapshot does not name its MariaDB version"))
+}

@@ -1,0 +1,181 @@
+//! Drills of MariaDB snapshots: a throw-away server loads, checks and proves them.
+
+mod digest;
+mod prove;
+mod server;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Error, Result};
+
+use self::server::MariaThrowAwayServer;
+use super::capture::TAKEN;
+use super::dump::database_of;
+use super::globals::read_globals;
+use super::load::load_database;
+use super::tokens::{name, text};
+use super::users::{make_accounts, make_grants};
+use crate::database::{ServerAddress, ThrowAway, WorkContext};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
+use crate::streams::StoredStreams;
+
+/// The check of each database: `CHECK TABLE` of its tables.
+pub(super) const TABLE_CHECK: &str = "check_table";
+/// So many tables are checked by one statement.
+const TABLES_A_CHECK: usize = 100;
+/// What a table says that can be checked and is sound, or that cannot be checked.
+const SOUND: [&str; 2] = ["OK", "The storage engine for the table doesn't support check"];
+/// The server's number for what is no SQL.
+const NO_SQL: &str = "ERROR 1064";
+
+/// A throw-away server with a snapshot in it.
+pub(super) struct MariaThrowAway {
+    server: MariaThrowAwayServer,
+    /// Databases and their streams.
+    databases: Vec<(String, String)>,
+    cx: WorkContext,
+}
+
+/// Starts a throw-away server of the series that the snapshot was taken from.
+pub(super) async fn start(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<MariaThrowAway> {
+    let server = MariaThrowAwayServer::start(facts, directories, cx).await?;
+    Ok(MariaThrowAway { server, databases: Vec::new(), cx: cx.clone() })
+}
+
+#[async_trait]
+impl ThrowAway for MariaThrowAway {
+    fn server_version(&self) -> &str {
+        &self.server.version
+    }
+
+    fn address(&self) -> Option<ServerAddress> {
+        Some(self.server.address())
+    }
+
+    async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let server = self.server.server(&self.cx)?;
+        let globals = read_globals(streams).await?;
+        make_accounts(&server, &globals, |_| true).await?;
+        let before = at_the_time_of(streams.facts())?;
+        let mut views = Vec::new();
+        for stream in streams.names() {
+            let Some(database) = database_of(&stream) else { continue };
+            let described = globals.databases.iter().find(|described| described.name == database).ok_or_else(|| {
+                Error::integrity(format!("the snapshot does not describe its database {}", database.escape_debug()))
+            })?;
+            server.run(&described.create(&database)).await?;
+            views.push((load_database(&server, streams, &stream, &database, &before).await?, database.clone()));
+            self.databases.push((database, stream));
+        }
+        if self.databases.is_empty() {
+            return Err(Error::integrity("the snapshot holds no database"));
+        }
+        // Who defines a view must already have the rights on what it uses.
+        let databases: Vec<String> = self.databases.iter().map(|(database, _)| database.clone()).collect();
+        make_grants(&server, &globals, &databases, |_| true).await?;
+        for (views, database) in views {
+            views.load(&server, &database).await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let mut results = Vec::new();
+        for (database, _) in &self.databases {
+            results.push(self.check_tables(database).await?);
+        }
+        let mut typing_errors = Vec::new();
+        for wanted in queries {
+            let result = self.ask(wanted).await?;
+            if !result.passed && self.is_typing_error(wanted, &result.detail).await? {
+                typing_errors.push(no_sql(&wanted.sql, &result.detail));
+            }
+            results.push(result);
+        }
+        answered(results, typing_errors)
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        prove::prove(self, streams).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        self.server.stop().await
+    }
+}
+
+/// SQL that sets a session's clock to when the snapshot was taken: an event whose time has passed
+/// since could not be made otherwise.
+fn at_the_time_of(facts: &SourceFacts) -> Result<String> {
+    let Some(taken) = facts.details.get(TAKEN) else { return Ok(String::new()) };
+    match taken.parse::<u64>() {
+        Ok(seconds) => Ok(format!("SET SESSION timestamp = {seconds};\n")),
+        Err(_) => Err(Error::integrity("the snapshot does not tell when it was taken")),
+    }
+}
+
+impl MariaThrowAway {
+    async fn check_tables(&self, database: &str) -> Result<CheckResult> {
+        let server = self.server.server(&self.cx)?;
+        let of_database = format!(
+            "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE <> 'VIEW' AND TABLE_SCHEMA = {}",
+            text(database)
+        );
+        let tables = server.column(&of_database).await?;
+        let mut broken = Vec::new();
+        for tables in tables.chunks(TABLES_A_CHECK) {
+            let named: Vec<String> = tables.iter().map(|table| name(table)).collect();
+            for row in server.rows_in(Some(database), &format!("CHECK TABLE {}", named.join(", "))).await? {
+                let said = row.last().map(String::as_str).unwrap_or_default();
+                if !SOUND.contains(&said) {
+                    broken.push(row.join(" "));
+                }
+            }
+        }
+        let detail = match broken.is_empty() {
+            true => format!("{} tables are sound", tables.len()),
+            false => broken.join("; "),
+        };
+        Ok(CheckResult { check: format!("{TABLE_CHECK} {database}"), passed: broken.is_empty(), detail })
+    }
+
+    fn database_for(&self, wanted: &DrillQuery) -> String {
+        let first = || self.databases.first().map(|(database, _)| database.clone()).unwrap_or_default();
+        wanted.database.clone().unwrap_or_else(first)
+    }
+
+    /// The answer to one statement, which may only read.
+    async fn read_only(&self, database: &str, sql: &str) -> Result<Result<Vec<Vec<String>>>> {
+        let server = self.server.server(&self.cx)?;
+        Ok(server.rows_in(Some(database), &format!("SET SESSION TRANSACTION READ ONLY; {sql}")).await)
+    }
+
+    /// Whether a query that failed with `detail` is a typing error of the operator. A routine that
+    /// it calls may fail in the same way; to prepare a query calls none.
+    async fn is_typing_error(&self, wanted: &DrillQuery, detail: &str) -> Result<bool> {
+        if !detail.contains(NO_SQL) {
+            return Ok(false);
+        }
+        let prepare = format!("PREPARE lifeboat FROM {}", text(&wanted.sql));
+        let prepared = self.read_only(&self.database_for(wanted), &prepare).await?;
+        Ok(prepared.is_err_and(|error| error.chain().contains(NO_SQL)))
+    }
+
+    /// Runs one query of the operator.
+    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
+        let database = self.database_for(wanted);
+        let answer = self.read_only(&database, &wanted.sql).await?;
+        let check = format!("{database}: {}", wanted.sql);
+        Ok(match (answer, &wanted.expect) {
+            (Err(error), _) => CheckResult { check, passed: false, detail: error.chain() },
+            (Ok(_), None) => CheckResult { check, passed: true, detail: "ran".to_owned() },
+            (Ok(answer), Some(expected)) => {
+                let first = answer.first().and_then(|row| row.first()).map(String::as_str).unwrap_or_default();
+                let detail = format!("expected {expected}, found {first}");
+                CheckResult { check, passed: first == expected, detail }
+            }
+        })
+    }
+}

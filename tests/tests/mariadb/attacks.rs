@@ -1,0 +1,111 @@
+//! Whoever writes a dump decides what the client and the server of a drill are told, and reaches
+//! nothing by it.
+
+use std::path::Path;
+
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::worker::throw_away;
+use lifeboat_tests::mariadb::MariaDb;
+use lifeboat_tests::programs;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::work::context;
+
+use super::{captured, scratch, text, with_text};
+
+/// Drills in a real worker, as far as that goes; returns what was said.
+async fn drilled(streams: &MemoryStreams) -> String {
+    let place = scratch();
+    let cx = context(&place);
+    let mut drill = match throw_away(&programs::worker(), streams, &[], &cx).await {
+        Ok(drill) => drill.unwrap(),
+        Err(error) => return error.chain_and_hint(),
+    };
+    let said = match drill.load(streams).await {
+        Err(error) => error.chain_and_hint(),
+        Ok(()) => format!("{:?}", drill.prove(streams).await),
+    };
+    let _ = drill.stop().await;
+    said
+}
+
+async fn simple() -> MemoryStreams {
+    let server = MariaDb::start().await;
+    server
+        .run_sql(
+            "",
+            "CREATE DATABASE shop; CREATE TABLE shop.t (a INT, b LONGTEXT); INSERT INTO shop.t VALUES (1, 'x')",
+        )
+        .await;
+    captured(&server).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_client_in_a_dump_do_nothing() {
+    let streams = simple().await;
+    let loot = tempfile::Builder::new().prefix("lifeboat-loot-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(loot.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let secret = loot.path().join("canary");
+    std::fs::write(&secret, "CANARY").unwrap();
+    let written = |name: &str| loot.path().join(name).display().to_string();
+    let dump = text(&streams, "database/shop");
+    for attack in [
+        format!("\\! touch {}\n", written("a")),
+        format!("system touch {}\n;\n", written("b")),
+        format!("SELECT 1\\! touch {}\n;\n", written("c")),
+        format!("DELIMITER ;;\nSELECT 1;;\n\\! touch {}\nDELIMITER ;\n", written("d")),
+        format!("tee {}\nSELECT 1;\nnotee\n", written("e")),
+        format!("source {}\n", secret.display()),
+        format!("\\. {}\n", secret.display()),
+        format!("pager cat > {}\nSELECT 1;\n", written("f")),
+        format!("/*M!999999\\- disable the sandbox mode */\n\\! touch {}\n", written("g")),
+        format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE t;\n", secret.display()),
+        format!("LOAD DATA INFILE '{}' INTO TABLE t;\n", secret.display()),
+        format!("SELECT 'x' INTO OUTFILE '{}';\n", written("h")),
+        format!("INSERT INTO t VALUES (2, LOAD_FILE('{}'));\n", secret.display()),
+        format!("SET GLOBAL general_log_file='{}', GLOBAL general_log=1;\n", written("i")),
+        "INSTALL SONAME 'auth_socket';\nSELECT sys_exec('id');\n".to_owned(),
+    ] {
+        for forged in
+            [format!("{attack}{dump}"), dump.replace("-- Dump completed", &format!("{attack}-- Dump completed"))]
+        {
+            let said = drilled(&with_text(&streams, "database/shop", forged)).await;
+            assert!(!said.contains("CANARY"), "{attack}: {said}");
+            // A proof of what else was loaded would be a lie, but for what a dump may say.
+            let files: Vec<_> = std::fs::read_dir(loot.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+            assert_eq!(files, std::slice::from_ref(&secret), "{attack}: {said}");
+        }
+    }
+    let control = drilled(&streams).await;
+    assert!(control.contains("differences: []"), "{control}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_stream_of_users_is_refused_before_a_statement_runs() {
+    let streams = simple().await;
+    let globals = text(&streams, "globals");
+    for forged in [
+        globals.replace("-- Complete", "DROP DATABASE `mysql`;\n-- Complete"),
+        globals.replace("-- Complete", "\\! touch /tmp/lifeboat-forged\n-- Complete"),
+        globals.replace("-- Complete\n", ""),
+    ] {
+        let said = drilled(&with_text(&streams, "globals", forged)).await;
+        assert!(said.contains("not understood") || said.contains("not whole"), "{said}");
+    }
+    assert!(!Path::new("/tmp/lifeboat-forged").exists());
+    // Options of the server are no place for a snapshot's words.
+    let mut odd = streams.clone();
+    odd.facts.details.insert("character_set".to_owned(), "latin1\ninit-file=/etc/passwd".to_owned());
+    let said = drilled(&odd).await;
+    assert!(said.contains("odd character_set"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_lost_its_end_is_not_proved() {
+    let streams = simple().await;
+    let dump = text(&streams, "database/shop");
+    assert_eq!(streams.names().len(), 2);
+    for cut in [dump.len() - 20, dump.len() / 2, dump.find("INSERT").unwrap() + 3] {
+        let said = drilled(&with_text(&streams, "database/shop", dump[..cut].to_owned())).await;
+        assert!(!said.contains("differences: []"), "{cut}: {said}");
+    }
+}

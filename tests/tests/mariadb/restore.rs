@@ -1,0 +1,125 @@
+//! Restores: into a server that lives, and into files that a stock client loads.
+
+use lifeboat_engine::config::Secret;
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
+use lifeboat_engine::{Class, Result};
+use lifeboat_tests::mariadb::MariaDb;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::work::{context, only};
+
+use super::{AWKWARD, captured, scratch, text};
+
+async fn restored(
+    streams: &MemoryStreams,
+    address: &str,
+    password: Option<&str>,
+    wanted: Wanted,
+    cx: &WorkContext,
+) -> Result<RestoreOutcome> {
+    let password = password.map(|password| Secret::new(password.as_bytes().to_vec()));
+    let server = registry::find("mariadb").unwrap().server(address, password, &[]).unwrap();
+    load(streams, &Target::Server { server, wanted }, cx).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn awkward_data_is_restored_into_a_server_whole() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    for server in [&from, &to] {
+        server.load_time_zones().await;
+    }
+    from.run_sql("", AWKWARD).await;
+    // What a restore does at its own time cannot make it.
+    from.run_sql("shop", "DROP EVENT IF EXISTS ev3").await;
+    let streams = captured(&from).await;
+    let place = scratch();
+    let cx = context(&place);
+    let outcome = restored(&streams, &to.address("root"), None, Wanted::default(), &cx).await.unwrap();
+    assert_eq!(outcome.written.len(), 4, "{outcome:?}");
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("users and roles were there")), "{outcome:?}");
+    let again = captured(&to).await;
+    assert_eq!(again.names(), streams.names());
+    // Positions and ports of two servers differ.
+    let comparable = |streams: &MemoryStreams, name: &str| -> Vec<String> {
+        let own = |line: &&str| !line.starts_with("-- ") && !line.contains("`root`@`localhost`");
+        text(streams, name).lines().filter(own).map(str::to_owned).collect()
+    };
+    for name in streams.names() {
+        assert_eq!(comparable(&again, &name), comparable(&streams, &name), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_kept_unless_told_otherwise() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start_on_tcp().await);
+    from.run_sql(
+        "",
+        "CREATE DATABASE shop COMMENT 'it''s'; CREATE TABLE shop.t (a INT); INSERT INTO shop.t VALUES (1), (2);
+         CREATE USER app@'%' IDENTIFIED BY 'x'; GRANT SELECT ON shop.t TO app@'%'; CREATE DATABASE other;",
+    )
+    .await;
+    let admin = "CREATE USER admin@'127.0.0.1' IDENTIFIED BY 'pass''w'; GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION";
+    to.run_sql("", admin).await;
+    to.run_sql("", "CREATE DATABASE shop; CREATE TABLE shop.mine (a INT)").await;
+    let streams = captured(&from).await;
+    let place = scratch();
+    let cx = context(&place);
+    let go = async |wanted: Wanted| restored(&streams, &to.address("admin"), Some("pass'w"), wanted, &cx).await;
+
+    let refused = go(only("shop")).await.unwrap_err();
+    assert!(refused.class() == Class::Usage && refused.message().contains("not empty"), "{refused:?}");
+    assert_eq!(to.query("", "SELECT count(*) FROM shop.mine").await, "0\n");
+    let missing = go(only("gone")).await.unwrap_err();
+    assert!(missing.hint_text().unwrap().contains("other, shop"), "{missing:?}");
+
+    let beside = Wanted { rename: Some("shop`2".to_owned()), ..only("shop") };
+    let outcome = go(beside).await.unwrap();
+    assert_eq!(outcome.written, ["shop`2"]);
+    assert_eq!(to.query("", "SELECT count(*) FROM `shop``2`.t").await, "2\n");
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("--globals")), "{outcome:?}");
+    assert_eq!(to.query("", "SELECT count(*) FROM mysql.user WHERE User = 'app'").await, "0\n");
+
+    let replace = Wanted { overwrite: true, globals: true, ..only("shop") };
+    go(replace).await.unwrap();
+    assert_eq!(to.query("", "SELECT count(*) FROM shop.t").await, "2\n");
+    assert!(to.try_query("", "SELECT count(*) FROM shop.mine").await.is_err(), "it was not replaced");
+    assert!(to.query("", "SHOW GRANTS FOR app@'%'").await.contains("GRANT SELECT ON `shop`.`t` TO `app`@`%`"));
+
+    let wrong = restored(&streams, &to.address("admin"), Some("wrong"), only("shop"), &cx).await.unwrap_err();
+    assert!(wrong.hint_text().unwrap().contains("check user and password"), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_damaged_makes_the_restore_fail() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    from.run_sql("", "CREATE DATABASE shop; CREATE TABLE shop.t (a INT); INSERT INTO shop.t VALUES (1)").await;
+    let mut streams = captured(&from).await;
+    streams.facts.details.insert("damaged".to_owned(), "database/shop".to_owned());
+    let place = scratch();
+    let error = restored(&streams, &to.address("root"), None, Wanted::default(), &context(&place)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Integrity, "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_client_loads_the_files_of_a_restore() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    from.run_sql(
+        "",
+        "CREATE DATABASE shop; CREATE TABLE shop.t (a INT); INSERT INTO shop.t VALUES (1), (2);
+         CREATE USER app@'%' IDENTIFIED BY 'x'; GRANT SELECT ON shop.* TO app@'%'; DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'; FLUSH PRIVILEGES;",
+    )
+    .await;
+    let streams = captured(&from).await;
+    let place = scratch();
+    let files = place.path().join("files");
+    let target = Target::Directory { path: files.clone(), overwrite: false, sync: false };
+    load(&streams, &target, &context(&place)).await.unwrap();
+    let read = |name: &str| std::fs::read_to_string(files.join(name)).unwrap();
+    // As FORMAT.md says: the accounts that a new server has are there already.
+    let globals: String =
+        read("globals.sql").lines().filter(|line| !line.contains("USER `root`")).collect::<Vec<_>>().join("\n");
+    to.run_sql("", &globals).await;
+    to.run_sql("shop", &read("database/shop.sql")).await;
+    assert_eq!(to.query("", "SELECT sum(a) FROM shop.t").await, "3\n");
+    assert!(to.query("", "SHOW GRANTS FOR app@'%'").await.contains("`shop`.*"));
+}
