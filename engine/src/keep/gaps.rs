@@ -184,19 +184,12 @@ impl Witnesses<'_> {
     }
 
     /// Whether a run that was killed has left this manifest: the chain has gone on past it, and it
-    /// was written when there were acts, as the one before it has one, or the first one of all.
-    /// What is older than all acts may have been committed without one, and have lost its
-    /// signature.
+    /// was written when there were acts, as the one before it has one. What is older than all acts
+    /// may have been committed without one, and have lost its signature.
     pub(crate) fn is_leftover(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
-        let has_act = |snapshot: &SnapshotId| {
-            let mut commits = self.acts.found.values().filter(|found| found.act.act == ActKind::Commit);
-            commits.any(|found| found.act.id == *snapshot)
-        };
-        let had_acts = match &head.previous {
-            Some(previous) => has_act(&previous.snapshot),
-            None => self.outlines.values().any(|first| first.sequence == 1 && has_act(&first.snapshot)),
-        };
-        had_acts && self.is_passed_by(snapshot, head)
+        let before = head.previous.as_ref().map(|previous| &previous.snapshot);
+        let mut commits = self.acts.found.values().filter(|found| found.act.act == ActKind::Commit);
+        self.is_passed_by(snapshot, head) && before.is_some_and(|before| commits.any(|found| found.act.id == *before))
     }
 
     /// Whether the chain has gone on past this manifest, which has no signature. Until then, nobody

@@ -18,7 +18,7 @@ use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::verify::{Finding, verify};
 use lifeboat_tests::by_hand::{Hand, changed, harmed};
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::{DATASET, TestVault, name};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -391,32 +391,6 @@ async fn a_manifest_of_a_killed_run_is_no_witness_of_a_loss() {
     }
     assert!(!place.join(layout::manifest(&name(DATASET), &before[0])).exists(), "the predecessor was not pruned");
     vault.prune().await.unwrap();
-}
-
-/// The first run of a dataset, too, leaves nothing for good if it is killed before its act.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_first_run_left_goes_after_the_grace_period() {
-    let mut vault = TestVault::new(1, 1).await;
-    let grace = vault.config.limits.longest_run();
-    vault.config.datasets[0].retention = Retention { keep_last: 9, grace, ..Retention::default() };
-    let killed = vault.backup(&MemorySource::of(noise(90_000, 12_345))).await.unwrap().snapshot;
-    let (place, hand) = (vault.replica_path(1), Hand::of(&vault.config, &vault.master));
-    let manifest = layout::manifest(&name(DATASET), &killed);
-    std::fs::remove_file(place.join(layout::signature(&manifest))).unwrap();
-    std::fs::remove_file(place.join(layout::act(&name(DATASET), 1))).unwrap();
-    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-    let first = vault.backup(&source(1)).await.unwrap().snapshot;
-    let needed = hand.manifest(&first).packs;
-    let left = hand.manifest(&killed).packs.into_iter().filter(|pack| !needed.contains(pack));
-    let left: Vec<PathBuf> = left.map(|pack| place.join(layout::pack(&name(DATASET), &pack.id))).collect();
-    assert!(!left.is_empty() && left.iter().all(|pack| pack.exists()));
-    for _ in 0..6 {
-        let (_, outcome) = vault.prune().await.unwrap();
-        assert!(outcome.failures.is_empty(), "{outcome:?}");
-        vault.clock.advance(grace + Duration::from_secs(1));
-    }
-    assert!(!place.join(manifest).exists() && !left.iter().any(|pack| pack.exists()), "it is still there");
-    assert!(vault.restore(&first).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
