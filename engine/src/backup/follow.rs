@@ -1,10 +1,12 @@
-//! Which snapshot a new one follows, as acts tell: no number of the chain is taken twice.
+//! Which snapshot a new one follows, as acts tell, so that what is lost or damaged is no branch.
 //!
 //! A run may find the act of a commit whose snapshot no replica that answers returns whole: the
 //! region that holds it is lost, or its manifest is; it is damaged; or all replicas were rolled
 //! back. The new snapshot follows it all the same: what it says of the one before it stands in the
-//! act. If that snapshot comes back, or is repaired, there is no branch. Of two branches, the new
-//! snapshot follows the longer one.
+//! act. If that snapshot comes back, or is repaired, there is no branch. An act is believed no
+//! farther than its snapshot, where that can be read. Where there are branches, the new snapshot
+//! follows the longer one of those to which the newest snapshot and the one listed before it
+//! belong.
 //!
 //! An act of an older program does not tell the snapshot's place in the chain. Then it is at most
 //! as far from a known one as their acts are.
@@ -17,13 +19,14 @@ use lifeboat_format::id::SnapshotId;
 use lifeboat_format::manifest::Previous;
 use lifeboat_store::SharedReplica;
 
-use super::place::Place;
+use super::place::{Holders, Place};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::OrderReader;
 use crate::catalog::verdict::is_verdict;
 
-/// So many of the newest acts are read to find commits. Marks and sweeps stand between.
+/// So many of the newest acts are read to find commits, and as many that nobody lists. Marks and
+/// sweeps stand between.
 const MAX_UNSEEN_ACTS: usize = 256;
 
 /// What a run sees of its dataset.
@@ -45,26 +48,32 @@ impl InView<'_> {
     /// # Errors
     /// What the places hold cannot be read.
     pub(super) async fn follow(&self, place: &mut Place, warnings: &mut Vec<String>) -> Result<()> {
-        let acts = self.acts_beyond(place).await?;
-        let Some((act, sequence)) = farthest(&acts, place).filter(|(_, sequence)| *sequence >= place.sequence) else {
-            return Ok(());
-        };
-        let (snapshot, host, dataset) = (&act.id, &act.principal, self.order.dataset);
-        let holders: Vec<&Inventory> =
-            self.members.iter().filter(|member| member.snapshots.contains(snapshot)).collect();
-        if let Some(found) = Place::whole(self.documents, &holders, snapshot, warnings).await? {
-            *place = found;
+        let mut acts = self.acts_beyond(place).await?;
+        while let Some((act, sequence)) = farthest(&acts, place).filter(|(_, sequence)| *sequence >= place.sequence) {
+            let (snapshot, host, dataset) = (act.id.clone(), &act.principal, self.order.dataset);
+            let holders: Vec<&Inventory> =
+                self.members.iter().filter(|member| member.snapshots.contains(&snapshot)).collect();
+            let told = match Place::ask(self.documents, &holders, &snapshot, warnings).await? {
+                Holders::Signed(found) if found.sequence > place.sequence => {
+                    *place = *found;
+                    return Ok(());
+                }
+                // It is not as far as its act tells.
+                Holders::Signed(_) => {
+                    acts.retain(|_, act| act.id != snapshot);
+                    continue;
+                }
+                _ if holders.is_empty() => "is in no replica that answers; this one follows it".to_owned(),
+                Holders::Failed(error) => format!("cannot be fetched now; this one follows it: {}", error.chain()),
+                Holders::Unreadable(_) => format!(
+                    "is damaged in every replica that answers; this one follows it: run `lifeboat verify {dataset} --repair` when every replica answers"
+                ),
+            };
+            warnings.push(format!("snapshot {snapshot}, which host {host} committed, {told}"));
+            let previous = Previous { snapshot, blake3: Some(act.blake3) };
+            *place = Place { previous: Some(previous), sequence: sequence.saturating_add(1), manifest: None };
             return Ok(());
         }
-        warnings.push(if holders.is_empty() {
-            format!("snapshot {snapshot}, which host {host} committed, is in no replica that answers; this one follows it")
-        } else {
-            format!(
-                "snapshot {snapshot}, which host {host} committed, is damaged in every replica that answers; this one follows it: run `lifeboat verify {dataset} --repair` when every replica answers"
-            )
-        });
-        let previous = Previous { snapshot: snapshot.clone(), blake3: Some(act.blake3) };
-        *place = Place { previous: Some(previous), sequence: sequence.saturating_add(1), manifest: None };
         Ok(())
     }
 
@@ -74,7 +83,8 @@ impl InView<'_> {
         let numbers: BTreeSet<u64> = shown().flat_map(|shown| shown.acts.iter().copied()).collect();
         let lost = numbers.last().map_or(1, |last| last.saturating_add(1))..=self.newest;
         let (mut acts, mut has_commit) = (BTreeMap::new(), false);
-        for number in numbers.into_iter().chain(lost).rev().take(MAX_UNSEEN_ACTS) {
+        let lost = lost.rev().take(MAX_UNSEEN_ACTS);
+        for number in lost.chain(numbers.into_iter().rev().take(MAX_UNSEEN_ACTS)) {
             let holders: Vec<&SharedReplica> =
                 shown().filter(|shown| shown.acts.contains(&number)).map(|shown| &shown.replica).collect();
             let act = match self.order.act(&holders, number).await {

@@ -28,7 +28,7 @@ pub(super) enum PlaceFound {
 }
 
 /// What the replicas that show a snapshot say of it.
-enum Holders {
+pub(super) enum Holders {
     /// One returns it as a trusted signer signed it.
     Signed(Box<Place>),
     /// None does, and this one may have it whole.
@@ -87,12 +87,14 @@ impl Place {
         let all = all_snapshots(members);
         let other = all.range(..newest).next_back().filter(|other| predecessor != Some(*other))?;
         let holders: Vec<&Inventory> = members.iter().filter(|member| member.snapshots.contains(other)).collect();
-        let found = Self::whole(documents, &holders, other, &mut Vec::new()).await;
-        found.ok().flatten().filter(|found| found.sequence > place.sequence)
+        match Self::ask(documents, &holders, other, &mut Vec::new()).await {
+            Ok(Holders::Signed(found)) if found.sequence > place.sequence => Some(*found),
+            _ => None,
+        }
     }
 
     /// Asks one after the other, because what one returns says nothing of what another holds.
-    async fn ask(
+    pub(super) async fn ask(
         documents: &Documents<'_>,
         holders: &[&Inventory],
         snapshot: &SnapshotId,
@@ -136,22 +138,6 @@ impl Place {
         }
         let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
         Ok(Holders::Failed(combine(problem, &failed).hint("back up again when a replica that holds it answers")))
-    }
-
-    /// The place after a snapshot, if one of `holders` returns it whole.
-    ///
-    /// # Errors
-    /// As [`Self::find`].
-    pub(super) async fn whole(
-        documents: &Documents<'_>,
-        holders: &[&Inventory],
-        snapshot: &SnapshotId,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<Self>> {
-        Ok(match Self::ask(documents, holders, snapshot, warnings).await? {
-            Holders::Signed(found) => Some(*found),
-            Holders::Failed(_) | Holders::Unreadable(_) => None,
-        })
     }
 
     fn after(snapshot: &SnapshotId, hash: Digest, sequence: u64, manifest: Option<Manifest>) -> Self {

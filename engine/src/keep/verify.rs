@@ -139,7 +139,7 @@ pub async fn verify(
         None => {
             let outlines = &all_outlines;
             let all = Together { reader, dataset, keys: &keys, inventories: &inventories, records: &records, outlines };
-            all.gaps(now, &mut report).await
+            unless(cancel, all.gaps(now, &mut report)).await?
         }
     };
     report.findings.extend(missing(dataset, &all_links, &everywhere, pruned, &found));

@@ -7,7 +7,7 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
 use lifeboat_tests::faults::kinds;
 use lifeboat_tests::tally::Tally;
-use lifeboat_tests::vault::name;
+use lifeboat_tests::vault::{DATASET, name};
 
 use super::{Copy, HANG_TIME, Prepared, lasting, tells};
 
@@ -17,6 +17,12 @@ async fn assert_no_more_acts(copy: &Copy<'_>, records: &SharedReplica, when: &st
     let acts = listed.filter(|key| key != layout::VAULT).collect::<BTreeSet<String>>();
     let in_replica: BTreeSet<String> = copy.keys().await.remove(0);
     assert!(acts.is_subset(&in_replica), "{when}: {acts:?} are left with the records");
+}
+
+/// The newest act that a place shows; 0 if there is none.
+async fn newest_act(place: &SharedReplica) -> u64 {
+    let listed = place.list("").await.unwrap();
+    listed.iter().filter_map(|meta| layout::parse_act(&name(DATASET), &meta.key)).max().unwrap_or_default()
 }
 
 /// Without its number there, a mark or a sweep deletes nothing.
@@ -76,7 +82,10 @@ async fn replicas_that_fail_after_the_records_are_told_and_no_other_host_is_blam
         let failing = Arc::new(FailingReplica::new(copy.sound[0].clone()));
         (call..call + 1000).for_each(|call| failing.fail(call, Failure::Unavailable));
         (copy.replicas, copy.records) = (vec![failing.clone() as SharedReplica], vec![records.clone()]);
+        let before = newest_act(&records).await;
         let pruned = copy.prune().await;
+        let now = newest_act(&records).await;
+        assert!(now >= before, "from call {call} on: the newest act of the records fell from {before} to {now}");
         if failing.calls() < call {
             assert!(call > 20, "only {call} calls");
             break;

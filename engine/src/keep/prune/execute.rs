@@ -103,7 +103,10 @@ impl Prune<'_> {
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
                 self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome).await;
             }
-            self.sweep_records(&[&sweep.passed], &view, &mut outcome).await;
+            // What no replica has written down yet is passed by nothing.
+            let is_written = swept.iter().any(|inventory| acting.writes_to(inventory));
+            let says = if is_written { vec![&sweep.passed] } else { passed(&view) };
+            self.sweep_records(&says, &view, &mut outcome).await;
         } else {
             self.sweep_records(&passed(&view), &view, &mut outcome).await;
         }
