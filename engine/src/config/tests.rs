@@ -140,7 +140,12 @@ fn each_refusal_names_file_line_and_remedy() {
         ("schedule = \"15 2 * * *\"", "dedup = \"best\"", 20, "`rows` or `chunks`"),
         ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),
         ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
-        ("schedule = \"15 2 * * *\"", "replaces = \"mysql\"", 20, "use one of: postgres, mariadb, sqlite, file, command"),
+        (
+            "schedule = \"15 2 * * *\"",
+            "replaces = \"mysql\"",
+            20,
+            "use one of: postgres, mariadb, sqlite, file, command",
+        ),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one of url, service and socket"),
         (
             "kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres?sslmode=verify-full\"",

@@ -138,12 +138,14 @@ async fn two_snapshots_with_one_predecessor_alone_or_one_sequence_alone_are_a_fo
     assert_fork(&chain.vault, &chain.snapshots[1], &twin).await;
 }
 
-/// Two runs that each reached one replica alone, after a snapshot in both.
+/// Runs of two hosts that each reached one replica alone, after a snapshot in both. One host that
+/// remembers its first run would follow that.
 async fn divided() -> (TestVault, [SnapshotId; 2]) {
     let vault = TestVault::new(2, 1).await;
     vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap();
     let [one, two] = [&vault.replicas[..1], &vault.replicas[1..]];
     let one = vault.backup_to(&MemorySource::of(noise(200_000, 1)), one).await.unwrap().snapshot;
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let two = vault.backup_to(&MemorySource::of(noise(200_000, 2)), two).await.unwrap().snapshot;
     (vault, [one, two])
 }
