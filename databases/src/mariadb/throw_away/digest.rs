@@ -34,6 +34,8 @@ const DROPS: [(&[u8], &str); 5] = [
 const INSERT: &[u8] = b"INSERT INTO ";
 const VALUES: &[u8] = b" VALUES";
 const DELIMITER: &[u8] = b"DELIMITER ";
+/// The names of all columns that a table can have are not longer.
+const MAX_HEADER_BYTES: usize = 1 << 20;
 /// A title in words has no more.
 const MAX_TITLE_LETTERS: usize = 200;
 
@@ -164,7 +166,8 @@ impl<'k> DumpReader<'k> {
             self.begin(what, name);
             return Ok(());
         }
-        if self.table.is_some() && line.starts_with(INSERT) {
+        // A trigger of the table may hold such a line, too.
+        if self.plain && self.table.is_some() && line.starts_with(INSERT) {
             self.header.clear();
             return self.insert_line(line, whole);
         }
@@ -208,21 +211,22 @@ impl<'k> DumpReader<'k> {
 
     /// A line of what stands between `INSERT INTO` and the first row.
     fn insert_line(&mut self, line: &[u8], whole: bool) -> Result<()> {
-        let before = self.header.len();
-        self.header.extend_from_slice(line);
-        let Some(end) = end_of_header(&self.header) else {
-            self.at = At::Header;
-            return match whole {
-                true => Ok(()),
-                false => Err(not_understood("the columns of an INSERT are too long")),
-            };
+        let end = match header_line(line, self.at == At::Header) {
+            HeaderLine::EndsAt(end) => end,
+            HeaderLine::InName if whole && self.header.len() + line.len() < MAX_HEADER_BYTES => {
+                self.header.extend_from_slice(line);
+                self.at = At::Header;
+                return Ok(());
+            }
+            HeaderLine::InName => return Err(not_understood("the columns of an INSERT are too long")),
+            HeaderLine::Odd => return Err(not_understood("an INSERT has no VALUES")),
         };
-        let rest = self.header.split_off(end);
+        let (columns, rest) = line.split_at(end);
+        self.header.extend_from_slice(columns);
         if self.header != self.last_header {
             self.text.update(&self.header).update(b"\n");
             self.last_header.clone_from(&self.header);
         }
-        debug_assert!(end >= before);
         self.at = At::Rows;
         match (rest.strip_prefix(b" "), whole) {
             (Some(first), true) => self.row_line(first),
@@ -290,21 +294,32 @@ fn is_of_the_dump(line: &[u8], begun: bool) -> bool {
         || comments_of_position.iter().any(|comment| line.starts_with(comment))
 }
 
-/// Where the header of an `INSERT` ends: after `VALUES`, outside of names.
-fn end_of_header(header: &[u8]) -> Option<usize> {
-    let mut in_name = false;
-    for (at, byte) in header.iter().enumerate() {
+/// What a line of the header of an `INSERT` is.
+enum HeaderLine {
+    /// The header ends in it, here: after `VALUES`, outside of names.
+    EndsAt(usize),
+    /// It ends in a name that holds a line break.
+    InName,
+    /// It is of no header.
+    Odd,
+}
+
+/// Reads a line of a header. `in_name`: it begins in a name.
+fn header_line(line: &[u8], mut in_name: bool) -> HeaderLine {
+    for (at, byte) in line.iter().enumerate() {
         match byte {
             b'`' => in_name = !in_name,
-            b' ' if !in_name && header[at..].starts_with(VALUES) => {
-                let end = at + VALUES.len();
-                let rest = &header[end..];
-                return (rest.is_empty() || rest.starts_with(b" (")).then_some(end);
+            b' ' if !in_name && line[at..].starts_with(VALUES) => {
+                let rest = &line[at + VALUES.len()..];
+                return match rest.is_empty() || rest.starts_with(b" (") {
+                    true => HeaderLine::EndsAt(at + VALUES.len()),
+                    false => HeaderLine::Odd,
+                };
             }
             _ => {}
         }
     }
-    None
+    if in_name { HeaderLine::InName } else { HeaderLine::Odd }
 }
 
 fn not_understood(why: &str) -> Error {
@@ -321,7 +336,7 @@ mod tests {
     const DUMP: &str = "/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\n--\n-- Host: a    Database: s\n\n\
         /*!40101 SET NAMES utf8mb4 */;\n\n--\n-- Table structure for table `t`\n--\n\nDROP TABLE IF EXISTS `t`;\n\
         CREATE TABLE `t` (\n  `a` int\n);\n\n--\n-- Dumping data for table `t`\n--\n\nINSERT INTO `t` VALUES\n(1,'a;'),\n\
-        (2,'b');\nINSERT INTO `t` VALUES\n(2,'b');\nDELIMITER ;;\n/*!50003 CREATE*/ TRIGGER x\n\n--\nEND ;;\nDELIMITER ;\n\n--\n\
+        (2,'b');\nINSERT INTO `t` VALUES\n(2,'b');\nDELIMITER ;;\n/*!50003 CREATE*/ TRIGGER x\n\n--\nINSERT INTO t\nSELECT 1;\nINSERT INTO `t` VALUES (1);\nEND ;;\nDELIMITER ;\n\n--\n\
         -- Dumping data for table `w\n-- VALUES`\n--\n\nINSERT INTO `w\n VALUES` (`a`, ` VALUES (`) VALUES (1,2),\n(3,4);\n\n\
         --\n-- Dumping events for database 's'\n--\n/*!50106 DROP EVENT IF EXISTS `e` */;\nDELIMITER ;;\nCREATE EVENT e\n;;\n\
         /*!50106 DROP EVENT IF EXISTS `f` */;;\nCREATE EVENT f\n;;\nDELIMITER ;\n-- Dump completed\n";
@@ -392,6 +407,12 @@ mod tests {
             assert_ne!(changed, DUMP, "{from}");
             assert!(!differences(DUMP, &changed).is_empty(), "{from}");
         }
+    }
+
+    #[test]
+    fn columns_without_an_end_are_an_error_before_they_take_all_memory() {
+        let endless = format!("{}INSERT INTO `t{}", DUMP.split("INSERT").next().unwrap(), "\n".repeat(1 << 21));
+        assert!(digest(&endless).unwrap_err().message().contains("too long"));
     }
 
     #[test]
