@@ -16,7 +16,8 @@ const IGNORED_ACCOUNT: &str = "ERROR 1133";
 const ACCOUNTS: &str = "SELECT is_role, User, Host FROM mysql.user ORDER BY is_role DESC, User, Host";
 /// Objects on which somebody can have grants.
 const OBJECTS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES";
-const ROUTINES: &str = "SELECT ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES";
+/// A server writes names of routines in grants in lower case.
+const ROUTINES: &str = "SELECT ROUTINE_SCHEMA, LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES";
 
 /// What a server says of databases, users and grants, and what it leaves out of that, in words.
 ///

@@ -9,7 +9,7 @@ use lifeboat_tests::mariadb::{MariaDb, ask};
 use lifeboat_tests::programs;
 use lifeboat_tests::work::{context, throw_away as here};
 
-use super::{AWKWARD, captured, scratch};
+use super::{AWKWARD, captured, scratch, text};
 
 const SIMPLE: &str = "CREATE DATABASE shop CHARACTER SET utf8mb4;
     CREATE DATABASE other;
@@ -38,6 +38,10 @@ async fn awkward_data_is_captured_loaded_in_a_worker_and_proved() {
     server.run_sql("", AWKWARD).await;
     let streams = captured(&server).await;
     assert_eq!(streams.finished().len(), 5, "{:?}", streams.names());
+    let globals = text(&streams, "globals");
+    assert!(globals.contains("GRANT EXECUTE ON PROCEDURE `shop`.`myproc` TO `reader`"), "{globals}");
+    let warnings = &streams.facts.warnings;
+    assert!(!warnings.iter().any(|warning| warning.contains("not exist any more")), "{warnings:?}");
     drop(server);
     let place = scratch();
     let cx = context(&place);
