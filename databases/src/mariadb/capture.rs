@@ -15,13 +15,12 @@ use super::globals::MARIA_GLOBALS;
 use super::rights::AccountRights;
 use super::server::{MariaFacts, MariaServer, SYSTEM_DATABASES};
 use super::settings::MariaConfig;
-use super::{MARIADB_KIND, MariaDb, losses, users};
+use super::{MARIADB_KIND, MariaDb, fit, losses, users};
 use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::StreamSink;
 
 /// Details of a snapshot that a throw-away server must share, …
 pub(super) const PAGE_SIZE: &str = "page_size";
-pub(super) const LOWER_CASE: &str = "lower_case_table_names";
 pub(super) const CHARSET: &str = "character_set";
 pub(super) const COLLATION: &str = "collation";
 /// … the server's clock at the beginning, …
@@ -83,7 +82,7 @@ impl Source for MariaSource {
         stream.finish(0).await?;
         let mut details = BTreeMap::from([
             (PAGE_SIZE.to_owned(), facts.page_size),
-            (LOWER_CASE.to_owned(), facts.lower_case),
+            (fit::LOWER_CASE.to_owned(), facts.lower_case),
             (CHARSET.to_owned(), facts.charset),
             (COLLATION.to_owned(), facts.collation),
             (TAKEN.to_owned(), facts.now),
@@ -98,6 +97,7 @@ impl Source for MariaSource {
             warnings.extend(losses::of_database(&server, database).await?);
             let named =
                 stream_of(database).ok_or_else(|| Error::failed("a database has a name too long for a stream"))?;
+            details.insert(format!("{}{named}", fit::ENGINES_OF), fit::engines_of(&server, database).await?);
             let position = dump(&server, database, &named, extras, sink).await?;
             let told = [(BINLOG_OF, position.binlog), (GTID_OF, position.gtid)];
             details.extend(told.into_iter().filter_map(|(of, told)| Some((format!("{of}{named}"), told?))));

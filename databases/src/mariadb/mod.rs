@@ -10,6 +10,7 @@ mod clients;
 mod connect;
 mod dump;
 mod failures;
+mod fit;
 mod globals;
 mod lines;
 mod load;

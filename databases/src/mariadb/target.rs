@@ -12,6 +12,7 @@ use lifeboat_base::{Error, Result};
 
 use super::address::MariaAddress;
 use super::dump::database_of;
+use super::fit::{keeps_names, missing_engine};
 use super::globals::{MariaDatabase, MariaGlobals, read_globals};
 use super::load::load_database;
 use super::server::{MariaServer, SYSTEM_DATABASES};
@@ -73,12 +74,18 @@ impl ServerTarget for MariaTarget {
             ))
             .hint("restore it into a server of the same version or a newer one"));
         }
+        keeps_names(streams.facts(), &facts)?;
         let globals = read_globals(streams).await?;
         let parts = parts(streams, &globals, wanted)?;
         let account = account_of(&facts.account);
         let there = existing(&server).await?;
         let empty = databases(&server).await?.is_empty();
         let mut outcome = RestoreOutcome::default();
+        let named: Vec<String> = parts.iter().map(|part| part.stream.clone()).collect();
+        if let Some(missing) = missing_engine(&server, streams.facts(), &named).await? {
+            return Err(Error::usage(format!("the server lacks {missing}: it would make them in another engine"))
+                .hint("install the engine there (INSTALL SONAME), or restore into a server that has it"));
+        }
         // All are looked at before the first is touched.
         for part in &parts {
             if !wanted.overwrite && holds_something(&server, &part.into).await? {

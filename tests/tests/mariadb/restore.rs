@@ -6,7 +6,7 @@ use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, lo
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::mariadb::MariaDb;
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::work::{context, only};
+use lifeboat_tests::work::{context, only, throw_away};
 
 use super::{AWKWARD, captured, scratch, text};
 
@@ -87,6 +87,34 @@ async fn what_is_there_is_kept_unless_told_otherwise() {
 
     let wrong = restored(&streams, &to.address("admin"), Some("wrong"), only("shop"), &cx).await.unwrap_err();
     assert!(wrong.hint_text().unwrap().contains("check user and password"), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_would_change_tables_is_refused_before_it_is_touched() {
+    let from = MariaDb::start().await;
+    from.run_sql("", "CREATE DATABASE shop; CREATE TABLE shop.Orders (a INT); CREATE TABLE shop.orders (b INT)").await;
+    let streams = captured(&from).await;
+    assert_eq!(streams.facts.details["engines:database/shop"], "InnoDB");
+    let (place, overwrite) = (scratch(), Wanted { overwrite: true, ..only("shop") });
+    let cx = context(&place);
+    // An engine that no server of these tests has.
+    let mut strange = streams.clone();
+    strange.facts.details.insert("engines:database/shop".to_owned(), "InnoDB,ROCKSDB".to_owned());
+    for (streams, options, told, hint) in [
+        (&streams, &["--lower-case-table-names=1"][..], "`Orders` and `orders`", "lower_case_table_names = 0"),
+        (&strange, &[], "lacks the storage engine ROCKSDB of tables in shop", "INSTALL SONAME"),
+    ] {
+        let to = MariaDb::start_with(options).await;
+        to.run_sql("", "CREATE DATABASE shop; CREATE TABLE shop.mine (a INT)").await;
+        let refused = restored(streams, &to.address("root"), None, overwrite.clone(), &cx).await.unwrap_err();
+        assert!(refused.class() == Class::Usage && refused.message().contains(told), "{refused:?}");
+        assert!(refused.hint_text().unwrap().contains(hint), "{refused:?}");
+        assert_eq!(to.query("", "SELECT count(*) FROM shop.mine").await, "0\n");
+    }
+    let mut drill = throw_away(&strange.facts, &[], &cx).await;
+    let refused = drill.load(&strange).await.unwrap_err();
+    assert!(refused.message().contains("lacks the storage engine ROCKSDB"), "{refused:?}");
+    drill.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use lifeboat_base::{Error, Result};
 use self::server::MariaThrowAwayServer;
 use super::capture::TAKEN;
 use super::dump::database_of;
+use super::fit::missing_engine;
 use super::globals::read_globals;
 use super::load::load_database;
 use super::tokens::{name, text};
@@ -57,6 +58,11 @@ impl ThrowAway for MariaThrowAway {
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
         let globals = read_globals(streams).await?;
+        if let Some(missing) = missing_engine(&server, streams.facts(), &streams.names()).await? {
+            return Err(Error::source_failed(format!("the throw-away server lacks {missing}, and loads no engines")).hint(
+                "set level = \"fetched\" for drills of this dataset, and restore it into a server that has the engine",
+            ));
+        }
         make_accounts(&server, &globals, |_| true).await?;
         let before = at_the_time_of(streams.facts())?;
         let mut views = Vec::new();

@@ -20,9 +20,10 @@ use tokio::process::{Child, Command};
 
 use crate::database::{ServerAddress, WorkContext};
 use crate::mariadb::address::MariaAddress;
-use crate::mariadb::capture::{CHARSET, COLLATION, LOWER_CASE, PAGE_SIZE, TIME_ZONES};
+use crate::mariadb::capture::{CHARSET, COLLATION, PAGE_SIZE, TIME_ZONES};
 use crate::mariadb::clients::{self, MariaPrograms};
 use crate::mariadb::connect::MariaConnection;
+use crate::mariadb::fit::LOWER_CASE;
 use crate::mariadb::globals::Account;
 use crate::mariadb::server::MariaServer;
 use crate::mariadb::users::{drop_account, existing, make_administrator};
