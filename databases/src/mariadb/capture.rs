@@ -64,8 +64,9 @@ impl Source for MariaSource {
             let databases = self.databases(&server, &rights).await?;
             let broken = databases.iter().filter_map(|database| rights.lacking(database, &facts.account)).collect();
             let mut weak = lacks(&server, &facts, &rights);
+            let extras = DumpExtras::of(facts.version.series, false);
             for database in &databases {
-                weak.extend(losses::of_database(&server, database).await?);
+                weak.extend(losses::of_database(&server, database, extras.history).await?);
             }
             Ok(SourceCheck { broken, weak, scratch_bytes: 0 })
         };
@@ -94,7 +95,7 @@ impl Source for MariaSource {
             details.insert(TIME_ZONES.to_owned(), "named".to_owned());
         }
         for database in &databases {
-            warnings.extend(losses::of_database(&server, database).await?);
+            warnings.extend(losses::of_database(&server, database, extras.history).await?);
             let named =
                 stream_of(database).ok_or_else(|| Error::failed("a database has a name too long for a stream"))?;
             details.insert(format!("{}{named}", fit::ENGINES_OF), fit::engines_of(&server, database).await?);

@@ -3,7 +3,7 @@
 use lifeboat_base::Error;
 
 /// What is said, and what to do about it. The first that fits counts.
-const CAUSES: [(&[&str], &str); 16] = [
+const CAUSES: [(&[&str], &str); 17] = [
     (
         &["SSL connection error", "TLS/SSL error", "certificate verify failed", "Certificate verification"],
         "check sslmode and sslrootcert in the address, and that the certificate names the host",
@@ -33,6 +33,11 @@ const CAUSES: [(&[&str], &str); 16] = [
     (
         &["(1356)", "references invalid table(s)"],
         "repair or drop the view that it names: it cannot be used, and so not be dumped",
+    ),
+    (
+        &["transaction-precise history"],
+        "exclude the database, or let the table's history go by time (ROW START and ROW END of type TIMESTAMP(6)): \
+        mariadb-dump cannot write it by transactions",
     ),
     (&["(1449)", "specified as a definer"], "make the account that is missing, or give the object another definer"),
     (&["(1227)", "ERROR 1227", "Access denied; you need"], "grant the privilege that it names to the user"),
@@ -78,6 +83,10 @@ mod tests {
             (
                 "Couldn't execute 'show events': Access denied for user 'x'@'y' to database 'shop' (1044)",
                 "GRANT SELECT",
+            ),
+            (
+                "mariadb-dump: Cannot use --dump-history for table `t` with transaction-precise history",
+                "exclude the database",
             ),
         ] {
             let error = explained(Error::source_failed(said));

@@ -13,6 +13,9 @@ const NO_TRANSACTIONS: &str = "SELECT t.TABLE_NAME, t.ENGINE FROM information_sc
 const SINGLE_PRECISION: &str = "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS \
     WHERE DATA_TYPE = 'float' AND GENERATION_EXPRESSION IS NULL AND TABLE_NAME IN \
     (SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE <> 'VIEW' AND TABLE_SCHEMA = ";
+/// Tables whose old rows are kept.
+const SYSTEM_VERSIONED: &str =
+    "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED' AND TABLE_SCHEMA = ";
 /// What a server holds beside databases and accounts.
 const LOST_OF_SERVER: [(&str, &str); 2] = [
     (
@@ -38,8 +41,8 @@ pub(super) async fn of_server(server: &MariaServer<'_>) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// Of one database.
-pub(super) async fn of_database(server: &MariaServer<'_>, database: &str) -> Result<Vec<String>> {
+/// Of one database. `history`: dumps hold the old rows of system-versioned tables.
+pub(super) async fn of_database(server: &MariaServer<'_>, database: &str, history: bool) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let shown = database.escape_debug();
     let unsafe_tables = server.rows(&format!("{NO_TRANSACTIONS}{} ORDER BY 1", text(database))).await?;
@@ -50,6 +53,17 @@ pub(super) async fn of_database(server: &MariaServer<'_>, database: &str) -> Res
             counted(unsafe_tables.len(), "table"),
             some(named)
         ));
+    }
+    if !history {
+        let versioned = server.column(&format!("{SYSTEM_VERSIONED}{} ORDER BY 1", text(database))).await?;
+        if !versioned.is_empty() {
+            warnings.push(format!(
+                "database {shown}: the history of {} WITH SYSTEM VERSIONING is not backed up, only current rows: \
+                upgrade the server to MariaDB 10.11 or newer: {}",
+                counted(versioned.len(), "table"),
+                some(versioned.iter().map(|table| table.escape_debug().to_string()))
+            ));
+        }
     }
     let columns = format!("{SINGLE_PRECISION}{0}) AND TABLE_SCHEMA = {0} ORDER BY 1, 2", text(database));
     let mut cut = Vec::new();

@@ -51,6 +51,33 @@ async fn captured_shop(server: &MariaDb) -> MemoryStreams {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn history_that_a_dump_cannot_hold_is_told() {
+    let versioned = "CREATE DATABASE shop; CREATE TABLE shop.old (a INT) WITH SYSTEM VERSIONING;";
+    // A newer server that says it is older, as dumps of older ones hold no history.
+    let old = MariaDb::start_with(&["--version=10.6.1-MariaDB"]).await;
+    old.run_sql("", versioned).await;
+    let place = scratch();
+    let cx = context(&place);
+    let streams = try_captured(old.source("root"), &cx).await.unwrap();
+    let told = |warnings: &[String]| {
+        warnings.iter().any(|it| it.contains("history of 1 table") && it.contains("10.11") && it.ends_with("old"))
+    };
+    assert!(told(&streams.facts.warnings), "{:?}", streams.facts.warnings);
+    let found = MariaSource(old.source("root")).check(&cx).await;
+    assert!(told(&found.weak), "{found:?}");
+
+    let new = MariaDb::start().await;
+    new.run_sql("", versioned).await;
+    let streams = try_captured(new.source("root"), &cx).await.unwrap();
+    assert!(!streams.facts.warnings.iter().any(|it| it.contains("history")), "{:?}", streams.facts.warnings);
+    let by_transactions = "CREATE TABLE shop.precise (a INT, s BIGINT UNSIGNED GENERATED ALWAYS AS ROW START,
+        e BIGINT UNSIGNED GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING";
+    new.run_sql("", by_transactions).await;
+    let error = try_captured(new.source("root"), &cx).await.unwrap_err();
+    assert!(error.hint_text().unwrap().contains("exclude the database"), "{}", error.chain_and_hint());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_hinders_a_capture_is_told_with_what_to_do() {
     let server = MariaDb::start().await;
     server.run_sql("", "CREATE DATABASE shop; CREATE USER locked@localhost IDENTIFIED BY 'right'").await;
