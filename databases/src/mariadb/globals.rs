@@ -152,6 +152,67 @@ impl Grant {
         Some(GrantedObject { database: database.clone(), object, routine })
     }
 
+    /// The columns that it names, in lower case: case does not matter in them.
+    pub(super) fn columns(&self) -> Vec<String> {
+        match self.object() {
+            Some(GrantedObject { object: Some(_), routine: false, .. }) => {}
+            _ => return Vec::new(),
+        }
+        let on = self.what.iter().rposition(|token| token.is("ON")).unwrap_or(0);
+        let names = self.what[..on].iter().filter_map(|token| match token {
+            MariaToken::Name(name) => Some(name.to_lowercase()),
+            _ => None,
+        });
+        names.collect()
+    }
+
+    /// The same without these columns; `None` if nothing is left.
+    pub(super) fn without_columns(&self, gone: &[String]) -> Option<Self> {
+        let on = self.what.iter().rposition(|token| token.is("ON"))?;
+        let (mut kept, mut privilege, mut depth) = (Vec::new(), Vec::new(), 0);
+        let mut privileges = Vec::new();
+        for token in self.what[..on].iter().chain([&MariaToken::Mark(',')]) {
+            match token {
+                MariaToken::Mark('(') => depth += 1,
+                MariaToken::Mark(')') => depth -= 1,
+                MariaToken::Mark(',') if depth == 0 => {
+                    privileges.push(std::mem::take(&mut privilege));
+                    continue;
+                }
+                _ => {}
+            }
+            privilege.push(token.clone());
+        }
+        for privilege in privileges {
+            let begin = privilege.iter().position(|token| *token == MariaToken::Mark('(')).unwrap_or(privilege.len());
+            let (words, columns) = privilege.split_at(begin);
+            let there = columns.iter().filter(|token| match token {
+                MariaToken::Name(name) => !gone.contains(&name.to_lowercase()),
+                _ => false,
+            });
+            let there: Vec<&MariaToken> = there.collect();
+            if there.is_empty() && !columns.is_empty() {
+                continue;
+            }
+            if !kept.is_empty() {
+                kept.push(MariaToken::Mark(','));
+            }
+            kept.extend_from_slice(words);
+            for (at, column) in there.iter().enumerate() {
+                kept.push(MariaToken::Mark(if at == 0 { '(' } else { ',' }));
+                kept.push((*column).clone());
+            }
+            if !there.is_empty() {
+                kept.push(MariaToken::Mark(')'));
+            }
+        }
+        if kept.is_empty() {
+            return None;
+        }
+        kept.extend_from_slice(&self.what[on..]);
+        Some(Self { what: kept, ..self.clone() })
+    }
+
     /// The privileges that it grants, without those on columns.
     pub(super) fn privileges(&self) -> Vec<String> {
         let on = self.what.iter().rposition(|token| token.is("ON")).unwrap_or(0);
@@ -333,6 +394,19 @@ mod tests {
         ] {
             assert!(MariaGlobals::parse(&forged).is_err(), "{forged}");
         }
+    }
+
+    #[test]
+    fn columns_that_are_gone_are_left_out() {
+        let grant = |sql: &str| Grant::parse(&statement(sql).unwrap()).unwrap();
+        let told = "GRANT SELECT (`a`, `Gone`), INSERT, UPDATE (`gone`), REFERENCES (`b`, `a`) ON `s`.`t` TO `u`@`%`";
+        assert_eq!(grant(told).columns(), ["a", "gone", "gone", "b", "a"]);
+        let left = grant(told).without_columns(&["gone".to_owned()]).unwrap();
+        let expected = "GRANT SELECT (`a`), INSERT, REFERENCES (`b`, `a`) ON `s`.`t` TO `u`@`%`";
+        assert_eq!(left, grant(expected));
+        let nothing = grant("GRANT UPDATE (`gone`) ON `s`.`t` TO `u`@`%`");
+        assert_eq!(nothing.without_columns(&["gone".to_owned()]), None);
+        assert_eq!(grant("GRANT `role` TO `u`@`%`").columns(), Vec::<String>::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use lifeboat_base::{Error, Result};
 
 use super::globals::{Account, Grant, MariaDatabase, MariaGlobals, create_account, set_default_role};
 use super::server::MariaServer;
-use super::tokens::{MariaToken, name, statement};
+use super::tokens::{MariaToken, name, statement, text};
 
 /// Accounts of the server itself: each server has its own.
 const SYSTEM_ACCOUNTS: [(&str, &str); 1] = [("mariadb.sys", "localhost")];
@@ -67,21 +67,42 @@ pub(super) async fn globals(
                 Some(object) if object.object.is_some() => {
                     let there = if object.routine { &routines } else { &objects };
                     let named = vec![object.database, object.object.unwrap_or_default()];
-                    if there.contains(&named) {
-                        globals.grants.push(grant);
-                    } else {
+                    let mut left_out = |what: &str| {
                         warnings.push(format!(
                             "a grant to {} on {} is not backed up: that does not exist any more",
                             account.written().escape_debug(),
-                            named.join(".").escape_debug()
+                            what.escape_debug()
                         ));
+                    };
+                    if !there.contains(&named) {
+                        left_out(&named.join("."));
+                        continue;
                     }
+                    let gone = gone_columns(server, &named, grant.columns()).await?;
+                    gone.iter().for_each(|column| left_out(&format!("{}.{column}", named.join("."))));
+                    globals.grants.extend(grant.without_columns(&gone));
                 }
                 _ => globals.grants.push(grant),
             }
         }
     }
     Ok((globals, warnings))
+}
+
+/// Those of `columns` that a table does not have: `DROP COLUMN` leaves their grants.
+async fn gone_columns(server: &MariaServer<'_>, table: &[String], columns: Vec<String>) -> Result<Vec<String>> {
+    let [database, name] = table else { return Ok(Vec::new()) };
+    if columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there = format!(
+        "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        text(database),
+        text(name)
+    );
+    let there: BTreeSet<String> = server.column(&there).await?.iter().map(|column| column.to_lowercase()).collect();
+    let gone: BTreeSet<String> = columns.into_iter().filter(|column| !there.contains(column)).collect();
+    Ok(gone.into_iter().collect())
 }
 
 fn not_understood(account: &Account) -> Error {

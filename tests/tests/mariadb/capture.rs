@@ -25,7 +25,9 @@ async fn a_capture_holds_its_position_and_says_what_is_weak() {
             "CREATE DATABASE shop; CREATE DATABASE cache;
              CREATE TABLE shop.m (a INT) ENGINE=MyISAM; CREATE TABLE shop.i (a INT);
              CREATE TABLE shop.f (a FLOAT, b FLOAT, c DOUBLE); INSERT INTO shop.f VALUES (0.5, 16777217, 1/3);
-             CREATE TABLE shop.gone (a INT); CREATE USER u@'%'; GRANT SELECT ON shop.gone TO u@'%'; DROP TABLE shop.gone;",
+             CREATE TABLE shop.gone (a INT); CREATE USER u@'%'; GRANT SELECT ON shop.gone TO u@'%'; DROP TABLE shop.gone;
+             GRANT SELECT (a), INSERT (c), UPDATE (c, b) ON shop.f TO u@'%';
+             ALTER TABLE shop.f DROP COLUMN c;",
         )
         .await;
     let config = MariaConfig { exclude: vec!["cache".to_owned()], ..server.source("root") };
@@ -40,6 +42,10 @@ async fn a_capture_holds_its_position_and_says_what_is_weak() {
         assert!(facts.warnings.iter().any(|warning| warning.contains(&part)), "{part}: {:?}", facts.warnings);
     }
     assert!(!facts.warnings.iter().any(|warning| warning.contains("`f`.`a`")), "{:?}", facts.warnings);
+    // Of a grant, what is still there.
+    assert!(facts.warnings.iter().any(|warning| warning.contains("shop.f.c is not")), "{:?}", facts.warnings);
+    let globals = text(&streams, "globals");
+    assert!(globals.contains("GRANT SELECT (`a`), UPDATE (`b`) ON `shop`.`f` TO"), "{globals}");
     // Twice the same: nothing in a dump tells when it was made.
     let again = captured_shop(&server).await;
     assert_eq!(text(&again, "database/shop"), text(&streams, "database/shop"));
