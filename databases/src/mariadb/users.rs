@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_base::{Error, Result};
 
-use super::globals::{Account, Grant, MariaDatabase, MariaGlobals, create_account, set_default_role};
-use super::server::MariaServer;
+use super::globals::{Account, Grant, GrantedObject, MariaDatabase, MariaGlobals, create_account, set_default_role};
+use super::server::{MariaServer, SYSTEM_DATABASES};
 use super::tokens::{MariaToken, name, statement, text};
 
 /// Accounts of the server itself: each server has its own.
@@ -18,6 +18,43 @@ const ACCOUNTS: &str = "SELECT is_role, User, Host FROM mysql.user ORDER BY is_r
 const OBJECTS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES";
 /// A server writes names of routines in grants in lower case.
 const ROUTINES: &str = "SELECT ROUTINE_SCHEMA, LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES";
+
+/// The objects of a server on which somebody can have grants.
+#[derive(Debug)]
+pub(super) struct GrantObjects {
+    tables: BTreeSet<Vec<String>>,
+    routines: BTreeSet<Vec<String>>,
+}
+
+impl GrantObjects {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) async fn ask(server: &MariaServer<'_>) -> Result<Self> {
+        let tables = server.rows(OBJECTS).await?.into_iter().collect();
+        let routines = server.rows(ROUTINES).await?.into_iter().collect();
+        Ok(Self { tables, routines })
+    }
+
+    fn have(&self, of: &GrantedObject) -> bool {
+        let named = vec![of.database.clone(), of.object.clone().unwrap_or_default()];
+        if of.routine { self.routines.contains(&named) } else { self.tables.contains(&named) }
+    }
+
+    /// Whether the server takes a grant, if it has these databases of a snapshot.
+    pub(super) fn take(&self, grant: &Grant, databases: &[String]) -> bool {
+        grant.object().is_none_or(|object| {
+            object.object.is_none()
+                || databases.contains(&object.database)
+                || (is_of_system(&object.database) && self.have(&object))
+        })
+    }
+}
+
+fn is_of_system(database: &str) -> bool {
+    SYSTEM_DATABASES.contains(&database.to_ascii_lowercase().as_str())
+}
 
 /// What a server says of databases, users and grants, and what it leaves out of that, in words.
 ///
@@ -37,8 +74,7 @@ pub(super) async fn globals(
     if !with_users {
         return Ok((globals, warnings));
     }
-    let objects: BTreeSet<Vec<String>> = server.rows(OBJECTS).await?.into_iter().collect();
-    let routines: BTreeSet<Vec<String>> = server.rows(ROUTINES).await?.into_iter().collect();
+    let there = GrantObjects::ask(server).await?;
     for account in accounts(server).await?.into_iter().filter(|account| Some(account) != without) {
         if !account.is_public() {
             match clause(server, &account).await {
@@ -63,10 +99,11 @@ pub(super) async fn globals(
             if grant.to != account || grant.is_nothing() {
                 continue;
             }
-            match grant.object().filter(|object| databases.contains(&object.database)) {
+            let known = |object: &GrantedObject| databases.contains(&object.database) || is_of_system(&object.database);
+            match grant.object().filter(known) {
                 Some(object) if object.object.is_some() => {
-                    let there = if object.routine { &routines } else { &objects };
-                    let named = vec![object.database, object.object.unwrap_or_default()];
+                    let is_there = there.have(&object);
+                    let named = [object.database, object.object.unwrap_or_default()];
                     let mut left_out = |what: &str| {
                         warnings.push(format!(
                             "a grant to {} on {} is not backed up: that does not exist any more",
@@ -74,7 +111,7 @@ pub(super) async fn globals(
                             what.escape_debug()
                         ));
                     };
-                    if !there.contains(&named) {
+                    if !is_there {
                         left_out(&named.join("."));
                         continue;
                     }
@@ -182,8 +219,8 @@ pub(super) async fn make_accounts(
     Ok(())
 }
 
-/// Gives the accounts that pass `wanted` what they have in `databases`, on the whole server, and of
-/// roles. Grants on objects in other databases are passed over.
+/// Gives the accounts that pass `wanted` what they have in `databases`, in the system's, on the
+/// whole server, and of roles. Returns how many grants on other objects were passed over.
 ///
 /// # Errors
 /// The server refuses one.
@@ -192,11 +229,12 @@ pub(super) async fn make_grants(
     globals: &MariaGlobals,
     databases: &[String],
     wanted: impl Fn(&Account) -> bool,
-) -> Result<()> {
-    let loadable = |grant: &&Grant| can_be_made(grant, databases) && wanted(&grant.to);
+) -> Result<usize> {
+    let there = GrantObjects::ask(server).await?;
+    let (takes, passed_over): (Vec<_>, Vec<_>) =
+        globals.grants.iter().filter(|grant| wanted(&grant.to)).partition(|grant| there.take(grant, databases));
     // A role must have what it gives before somebody has it by the role.
-    let (of_roles, others): (Vec<_>, Vec<_>) =
-        globals.grants.iter().filter(loadable).partition(|grant| grant.role().is_some());
+    let (of_roles, others): (Vec<_>, Vec<_>) = takes.into_iter().partition(|grant| grant.role().is_some());
     for grant in others.into_iter().chain(of_roles) {
         let made = server.run(&grant.written()).await;
         made.map_err(|error| error.within(format!("cannot grant to {}", grant.to.written().escape_debug())))?;
@@ -204,12 +242,7 @@ pub(super) async fn make_grants(
     for (role, account) in globals.default_roles.iter().filter(|(_, account)| wanted(account)) {
         server.run(&set_default_role(role, account)).await?;
     }
-    Ok(())
-}
-
-/// Whether a server with these databases would take a grant.
-pub(super) fn can_be_made(grant: &Grant, databases: &[String]) -> bool {
-    grant.object().is_none_or(|object| object.object.is_none() || databases.contains(&object.database))
+    Ok(passed_over.len())
 }
 
 /// The account that we are, from what `CURRENT_USER()` says.

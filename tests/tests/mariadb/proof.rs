@@ -29,6 +29,7 @@ const SIMPLE: &str = "CREATE DATABASE shop CHARACTER SET utf8mb4;
     GRANT SELECT ON shop.* TO reader;
     GRANT reader TO app@'%';
     GRANT INSERT (t) ON shop.plain TO app@'%';
+    GRANT SELECT ON mysql.proc TO app@'%';
     SET DEFAULT ROLE reader FOR app@'%';";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +58,7 @@ async fn awkward_data_is_captured_loaded_in_a_worker_and_proved() {
 }
 
 /// Each of these must be found. The second is what is named.
-const SABOTAGE: [(&str, &str); 21] = [
+const SABOTAGE: [(&str, &str); 22] = [
     ("UPDATE shop.plain SET t = 'row 8' WHERE id = 7", "table `plain` in shop: rows differ"),
     ("DELETE FROM shop.plain WHERE id = 7", "table `plain` in shop: 3000 rows stored, 2999 restored"),
     ("INSERT INTO shop.twins VALUES (1)", "table `twins` in shop: 3 rows stored, 4 restored"),
@@ -75,6 +76,7 @@ const SABOTAGE: [(&str, &str); 21] = [
     ("DO SETVAL(shop.s, 500)", "sequence `s` in shop"),
     ("ALTER DATABASE shop CHARACTER SET latin1", "database shop"),
     ("REVOKE INSERT (t) ON shop.plain FROM app@'%'", "grants to `app`@`%`"),
+    ("REVOKE SELECT ON mysql.proc FROM app@'%'", "grants to `app`@`%`"),
     ("GRANT DELETE ON shop.* TO reader", "grants to `reader`"),
     ("REVOKE reader FROM app@'%'", "`app`@`%`"),
     ("ALTER USER app@'%' IDENTIFIED BY 'y'", "account `app`@`%`"),

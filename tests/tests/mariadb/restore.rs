@@ -55,7 +55,8 @@ async fn what_is_there_is_kept_unless_told_otherwise() {
     from.run_sql(
         "",
         "CREATE DATABASE shop COMMENT 'it''s'; CREATE TABLE shop.t (a INT); INSERT INTO shop.t VALUES (1), (2);
-         CREATE USER app@'%' IDENTIFIED BY 'x'; GRANT SELECT ON shop.t TO app@'%'; CREATE DATABASE other;",
+         CREATE USER app@'%' IDENTIFIED BY 'x'; GRANT SELECT ON shop.t TO app@'%'; CREATE DATABASE other;
+         CREATE TABLE other.t (a INT); GRANT SELECT ON other.t TO app@'%'; GRANT SELECT ON mysql.proc TO app@'%';",
     )
     .await;
     let admin = "CREATE USER admin@'127.0.0.1' IDENTIFIED BY 'pass''w'; GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION";
@@ -80,10 +81,18 @@ async fn what_is_there_is_kept_unless_told_otherwise() {
     assert_eq!(to.query("", "SELECT count(*) FROM mysql.user WHERE User = 'app'").await, "0\n");
 
     let replace = Wanted { overwrite: true, globals: true, ..only("shop") };
-    go(replace).await.unwrap();
+    let outcome = go(replace).await.unwrap();
+    assert!(outcome.warnings.iter().any(|it| it.contains("were not made, 1 in all")), "{outcome:?}");
     assert_eq!(to.query("", "SELECT count(*) FROM shop.t").await, "2\n");
     assert!(to.try_query("", "SELECT count(*) FROM shop.mine").await.is_err(), "it was not replaced");
-    assert!(to.query("", "SHOW GRANTS FOR app@'%'").await.contains("GRANT SELECT ON `shop`.`t` TO `app`@`%`"));
+    let grants = to.query("", "SHOW GRANTS FOR app@'%'").await;
+    assert!(grants.contains("GRANT SELECT ON `shop`.`t` TO `app`@`%`"), "{grants}");
+    assert!(grants.contains("GRANT SELECT ON `mysql`.`proc` TO `app`@`%`"), "{grants}");
+
+    // Who restores no users need not see them.
+    to.run_sql("", "CREATE USER mine@'127.0.0.1'; GRANT ALL ON shop.* TO mine@'127.0.0.1'").await;
+    let replace = Wanted { overwrite: true, ..only("shop") };
+    restored(&streams, &to.address("mine"), None, replace, &cx).await.unwrap();
 
     let wrong = restored(&streams, &to.address("admin"), Some("wrong"), only("shop"), &cx).await.unwrap_err();
     assert!(wrong.hint_text().unwrap().contains("check user and password"), "{wrong:?}");

@@ -11,9 +11,9 @@ use super::digest::{DumpDigest, read};
 use crate::mariadb::capture::USERS;
 use crate::mariadb::dump::{DumpExtras, DumpWatch};
 use crate::mariadb::failures::explained;
-use crate::mariadb::globals::{MariaGlobals, create_account, read_globals, set_default_role};
+use crate::mariadb::globals::{Grant, MariaGlobals, create_account, read_globals, set_default_role};
 use crate::mariadb::server::MariaServer;
-use crate::mariadb::users::{can_be_made, globals};
+use crate::mariadb::users::{GrantObjects, globals};
 use crate::mariadb::version_of;
 use crate::proof::ProofResult;
 use crate::proof::multiset::{ProofKey, Titled, shorten, tell};
@@ -33,8 +33,10 @@ pub(super) async fn prove(there: &MariaThrowAway, streams: &dyn StoredStreams) -
     let with_users = streams.facts().details.contains_key(USERS);
     let stored = read_globals(streams).await?;
     let (restored, _) = globals(&server, &databases, with_users, Some(&there.server.account)).await?;
-    let (stored, left_out) = statements(&stored, &databases, &key);
-    let (restored, _) = statements(&restored, &databases, &key);
+    let objects = GrantObjects::ask(&server).await?;
+    let takes = |grant: &Grant| objects.take(grant, &databases);
+    let (stored, left_out) = statements(&stored, takes, &key);
+    let (restored, _) = statements(&restored, takes, &key);
     if left_out > 0 {
         proof
             .notes
@@ -65,7 +67,7 @@ fn compare(stored: &DumpDigest, restored: &DumpDigest, proof: &mut ProofResult) 
 
 /// Databases, accounts and grants as definitions; and how many grants are left out, as a server
 /// takes no grants on objects that it does not have.
-fn statements(globals: &MariaGlobals, databases: &[String], key: &ProofKey) -> (DumpDigest, u64) {
+fn statements(globals: &MariaGlobals, takes: impl Fn(&Grant) -> bool, key: &ProofKey) -> (DumpDigest, u64) {
     let (mut definitions, mut left_out) = (Titled::new(), 0);
     let mut add = |title: String, text: &str| {
         let entry = definitions.entry(title).or_default();
@@ -81,7 +83,7 @@ fn statements(globals: &MariaGlobals, databases: &[String], key: &ProofKey) -> (
         .grants
         .iter()
         .filter(|grant| {
-            let loadable = can_be_made(grant, databases);
+            let loadable = takes(grant);
             left_out += u64::from(!loadable);
             loadable
         })
