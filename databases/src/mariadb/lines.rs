@@ -72,10 +72,68 @@ impl Lines {
     }
 }
 
+/// Follows quotes through the statements of a dump: names and texts can hold line breaks, and lines
+/// that look like those of the dump.
+#[derive(Debug, Default)]
+pub(super) struct Quotes {
+    /// The quote that is open.
+    open: Option<u8>,
+    /// Whether the last byte of a text was `\\`.
+    escaped: bool,
+}
+
+impl Quotes {
+    /// Whether a name or text is open.
+    pub(super) fn are_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Sees the beginning of a line. A comment is no statement.
+    pub(super) fn see_begin(&mut self, line: &[u8]) {
+        if self.are_open() || !line.starts_with(b"--") {
+            self.see(line);
+        }
+    }
+
+    /// Sees more of a line, or its line break.
+    pub(super) fn see(&mut self, text: &[u8]) {
+        for byte in text {
+            match (self.open, byte) {
+                (Some(_), _) if self.escaped => self.escaped = false,
+                (Some(b'\'' | b'"'), b'\\') => self.escaped = true,
+                (Some(open), byte) if *byte == open => self.open = None,
+                (None, b'`' | b'\'' | b'"') => self.open = Some(*byte),
+                _ => {}
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_are_open_until_they_are_closed() {
+        for (sql, open) in [
+            ("SELECT 'a", true),
+            ("SELECT 'it''s \\' `", true),
+            ("SELECT 'it''s \\\\' , \"`\\\"\"", false),
+            ("CREATE TABLE `a``'\"\\`", false),
+            ("CREATE TABLE `a``", true),
+            ("-- of `a'b", false),
+            ("/*!50001 `", true),
+        ] {
+            let mut quotes = Quotes::default();
+            quotes.see_begin(sql.as_bytes());
+            assert_eq!(quotes.are_open(), open, "{sql}");
+            let mut in_parts = Quotes::default();
+            in_parts.see_begin(&sql.as_bytes()[..2]);
+            sql.as_bytes()[2..].iter().for_each(|byte| in_parts.see(&[*byte]));
+            assert!(in_parts.are_open() == open || sql.starts_with("--"), "{sql}");
+        }
+    }
 
     #[test]
     fn lines_are_the_same_however_the_pieces_are_cut() {

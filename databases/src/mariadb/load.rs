@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use lifeboat_base::{Class, Context, Error, Result};
 
 use super::failures::explained;
-use super::lines::{LinePart, Lines};
+use super::lines::{LinePart, Lines, Quotes};
 use super::server::MariaServer;
 use crate::streams::{Once, StoredStreams, StreamReader};
 use crate::tool::process::feed;
@@ -48,6 +48,8 @@ struct Splitter {
     begun: bool,
     /// Whether the delimiter is `;`.
     plain: bool,
+    /// Where the delimiter is `;`.
+    quotes: Quotes,
     after_dashes: bool,
     views: Option<File>,
 }
@@ -60,6 +62,7 @@ impl Splitter {
             settings: Vec::new(),
             begun: false,
             plain: true,
+            quotes: Quotes::default(),
             after_dashes: false,
             views: None,
         }
@@ -83,10 +86,14 @@ impl Splitter {
                 self.look_at(line)?;
                 (line, false)
             }
-            LinePart::More(text) => (text, false),
+            LinePart::More(text) => {
+                self.see(text);
+                (text, false)
+            }
             LinePart::End => (&b""[..], true),
         };
         let end = if ended { &b"\n"[..] } else { b"" };
+        self.see(end);
         match &mut self.views {
             None => {
                 now.extend_from_slice(text);
@@ -100,8 +107,23 @@ impl Splitter {
         }
     }
 
+    fn see(&mut self, text: &[u8]) {
+        if self.plain && self.views.is_none() {
+            self.quotes.see(text);
+        }
+    }
+
     fn look_at(&mut self, line: &[u8]) -> Result<()> {
         if self.views.is_some() {
+            return Ok(());
+        }
+        let in_quotes = self.plain && self.quotes.are_open();
+        if self.plain {
+            self.quotes.see_begin(line);
+        }
+        // A name or a text can look like anything.
+        if in_quotes {
+            self.after_dashes = false;
             return Ok(());
         }
         if let Some(delimiter) = line.strip_prefix(DELIMITER_MARK) {
@@ -232,6 +254,20 @@ mod tests {
         }
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (text(&splitter.settings), text(&now), views)
+    }
+
+    #[test]
+    fn names_and_texts_that_look_like_the_mark_of_a_view_are_no_mark() {
+        let mark = "\n--\n-- Final view structure for view x\nDELIMITER ;;\n";
+        let first = format!(
+            "CREATE TABLE `a``'{mark}` (`b` int COMMENT 'it''s \\'{mark}\\\\');\n-- of `don't`\n\
+            INSERT INTO `t` VALUES\n('\\\n{mark}',\"{mark}\");\n--\n"
+        );
+        let last = "-- Final view structure for view `v`\n--\nDROP VIEW `v`;\n\n-- Dump completed\n";
+        for size in [1, 10, 10_000] {
+            let (_, now, views) = split(&format!("{first}{last}"), size);
+            assert_eq!((now.as_str(), views.as_str()), (first.as_str(), last), "{size}");
+        }
     }
 
     #[test]

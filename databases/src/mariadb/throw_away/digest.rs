@@ -7,7 +7,7 @@
 
 use lifeboat_base::{Error, Result};
 
-use crate::mariadb::lines::{LinePart, Lines};
+use crate::mariadb::lines::{LinePart, Lines, Quotes};
 use crate::proof::multiset::{ProofKey, Titled};
 use crate::streams::StreamReader;
 
@@ -79,6 +79,8 @@ pub(super) struct DumpReader<'k> {
     /// Whether a row that comes in parts is at work.
     in_row: bool,
     plain: bool,
+    /// Where the delimiter is `;`, and no rows come.
+    quotes: Quotes,
     after_dashes: bool,
     /// Whether anything but the beginning was read.
     begun: bool,
@@ -116,6 +118,7 @@ impl<'k> DumpReader<'k> {
             held: None,
             in_row: false,
             plain: true,
+            quotes: Quotes::default(),
             after_dashes: false,
             begun: false,
         }
@@ -137,19 +140,38 @@ impl<'k> DumpReader<'k> {
             (At::Definition, LinePart::Whole(line)) => self.line(line, true),
             (At::Definition, LinePart::Begin(line)) => self.line(line, false),
             (At::Definition, LinePart::More(more)) => {
-                self.text.update(more);
+                self.definition(more);
                 Ok(())
             }
             (At::Definition, LinePart::End) => {
-                self.text.update(b"\n");
+                self.definition(b"\n");
                 Ok(())
             }
             (At::Header, _) => Err(not_understood("the columns of an INSERT are too long")),
         }
     }
 
+    /// More of a line in the text of a definition.
+    fn definition(&mut self, more: &[u8]) {
+        self.text.update(more);
+        if self.plain {
+            self.quotes.see(more);
+        }
+    }
+
     /// A line that is no row.
     fn line(&mut self, line: &[u8], whole: bool) -> Result<()> {
+        let in_quotes = self.plain && self.quotes.are_open();
+        if self.plain {
+            self.quotes.see_begin(line);
+            self.quotes.see(if whole { b"\n" } else { b"" });
+        }
+        // A name or a text can look like anything.
+        if in_quotes {
+            self.after_dashes = false;
+            self.add_line(line, whole);
+            return Ok(());
+        }
         if let Some(delimiter) = line.strip_prefix(DELIMITER) {
             self.plain = delimiter == b";";
         }
@@ -169,17 +191,22 @@ impl<'k> DumpReader<'k> {
         // A trigger of the table may hold such a line, too.
         if self.plain && self.table.is_some() && line.starts_with(INSERT) {
             self.header.clear();
+            self.quotes = Quotes::default();
             return self.insert_line(line, whole);
         }
         if self.plain && whole && is_of_the_dump(line, self.begun) {
             return Ok(());
         }
+        self.add_line(line, whole);
+        Ok(())
+    }
+
+    fn add_line(&mut self, line: &[u8], whole: bool) {
         self.has_text = true;
         self.text.update(line);
         if whole {
             self.text.update(b"\n");
         }
-        Ok(())
     }
 
     /// Begins a definition.
@@ -406,6 +433,16 @@ mod tests {
             let changed = DUMP.replacen(from, to, 1);
             assert_ne!(changed, DUMP, "{from}");
             assert!(!differences(DUMP, &changed).is_empty(), "{from}");
+        }
+    }
+
+    #[test]
+    fn lines_in_a_name_are_of_the_name() {
+        let named = |name: &str| DUMP.replacen("`a` int\n", &format!("`{name}` int\n"), 1);
+        for name in ["a\n\nb", "a\n--\nb", "a\n--\n-- Table structure for table x\nb", "a\nDELIMITER ;;\nb"] {
+            assert!(!differences(&named(name), &named("a\nb")).is_empty(), "{name}");
+            let tables = digest(&named(name)).unwrap().tables;
+            assert_eq!(tables, digest(DUMP).unwrap().tables, "{name}");
         }
     }
 
