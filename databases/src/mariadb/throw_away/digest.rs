@@ -7,33 +7,11 @@
 
 use lifeboat_base::{Error, Result};
 
+use super::marks::{DELIMITER, DROPS, HeaderLine, INSERT, ROWS_OF, TITLES, header_line, is_of_the_dump};
 use crate::mariadb::lines::{LinePart, Lines, Quotes};
 use crate::proof::multiset::{ProofKey, Titled};
 use crate::streams::StreamReader;
 
-/// How the comment begins that says what comes next. The line before is `--`.
-const TITLES: [(&[u8], &str); 7] = [
-    (b"-- Table structure for table ", "table"),
-    (b"-- Sequence structure for ", "sequence"),
-    (b"-- Temporary table structure for view ", "columns of view"),
-    (b"-- Final view structure for view ", "view"),
-    (b"-- Dumping data for table ", ROWS_OF),
-    (b"-- Dumping events for database ", "events of"),
-    (b"-- Dumping routines for database ", "routines of"),
-];
-/// What comes with the rows of a table: its triggers.
-const ROWS_OF: &str = "triggers of table";
-/// Lines with which a definition of its own begins, and what it is.
-const DROPS: [(&[u8], &str); 5] = [
-    (b"/*!50106 DROP EVENT IF EXISTS ", "event"),
-    (b"/*!50003 DROP FUNCTION IF EXISTS ", "function"),
-    (b"/*!50003 DROP PROCEDURE IF EXISTS ", "procedure"),
-    (b"/*!50003 DROP PACKAGE IF EXISTS ", "package"),
-    (b"/*!50003 DROP PACKAGE BODY IF EXISTS ", "package body"),
-];
-const INSERT: &[u8] = b"INSERT INTO ";
-const VALUES: &[u8] = b" VALUES";
-const DELIMITER: &[u8] = b"DELIMITER ";
 /// The names of all columns that a table can have are not longer.
 const MAX_HEADER_BYTES: usize = 1 << 20;
 /// A title in words has no more.
@@ -307,48 +285,6 @@ impl<'k> DumpReader<'k> {
     }
 }
 
-/// Whether a line tells of the dump or the server, and not of what is in it. `begun`: it does not
-/// stand at the beginning.
-fn is_of_the_dump(line: &[u8], begun: bool) -> bool {
-    let comments_of_position: [&[u8]; 3] = [
-        b"-- The deferred gtid setting for slave corresponding to the master-data CHANGE-MASTER follows",
-        b"-- Preferably use GTID to start replication from GTID position:",
-        b"-- SET GLOBAL gtid_slave_pos='",
-    ];
-    line.is_empty()
-        || line == b"--"
-        || (!begun && line.starts_with(b"--"))
-        || comments_of_position.iter().any(|comment| line.starts_with(comment))
-}
-
-/// What a line of the header of an `INSERT` is.
-enum HeaderLine {
-    /// The header ends in it, here: after `VALUES`, outside of names.
-    EndsAt(usize),
-    /// It ends in a name that holds a line break.
-    InName,
-    /// It is of no header.
-    Odd,
-}
-
-/// Reads a line of a header. `in_name`: it begins in a name.
-fn header_line(line: &[u8], mut in_name: bool) -> HeaderLine {
-    for (at, byte) in line.iter().enumerate() {
-        match byte {
-            b'`' => in_name = !in_name,
-            b' ' if !in_name && line[at..].starts_with(VALUES) => {
-                let rest = &line[at + VALUES.len()..];
-                return match rest.is_empty() || rest.starts_with(b" (") {
-                    true => HeaderLine::EndsAt(at + VALUES.len()),
-                    false => HeaderLine::Odd,
-                };
-            }
-            _ => {}
-        }
-    }
-    if in_name { HeaderLine::InName } else { HeaderLine::Odd }
-}
-
 fn not_understood(why: &str) -> Error {
     Error::integrity(format!("the dump is not understood: {why}"))
         .hint("use the version of Lifeboat that wrote the snapshot, or a newer one")
@@ -414,6 +350,24 @@ mod tests {
             "\n-- Preferably use GTID to start replication from GTID position:\n\n-- SET GLOBAL gtid_slave_pos='0-1-2';\n-- Dump completed",
         );
         assert_eq!(differences(DUMP, &elsewhere), Vec::<String>::new());
+    }
+
+    #[test]
+    fn releases_of_the_tool_do_not_matter() {
+        let wrapped =
+            |before: &str, after: &str| {
+                DUMP.replace("\nINSERT INTO `t` VALUES\n(1", &format!("\n{before}\nINSERT INTO `t` VALUES\n(1"))
+                    .replacen("(2,'b');\nDELIMITER", &format!("(2,'b');\n{after}\nDELIMITER"), 1)
+            };
+        let older = wrapped("set autocommit=0;", "commit;");
+        let newer =
+            wrapped("SET @OLD_AUTOCOMMIT=@@AUTOCOMMIT, @@AUTOCOMMIT=0;", "COMMIT;\nSET AUTOCOMMIT=@OLD_AUTOCOMMIT;");
+        assert!(older.contains("=0;\nINSERT") && newer.contains("AUTOCOMMIT;\nDELIMITER"));
+        assert_eq!(differences(&older, &newer), Vec::<String>::new());
+        let before_sandboxes = DUMP.split_once('\n').unwrap().1;
+        assert_eq!(differences(DUMP, before_sandboxes), Vec::<String>::new());
+        let in_a_trigger = DUMP.replace("TRIGGER x\n", "TRIGGER x\nCOMMIT;\n");
+        assert!(!differences(DUMP, &in_a_trigger).is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Drills of MariaDB snapshots: a throw-away server loads, checks and proves them.
 
 mod digest;
+mod marks;
 mod prove;
 mod server;
 
