@@ -3,7 +3,7 @@
 use lifeboat_base::Error;
 
 /// What is said, and what to do about it. The first that fits counts.
-const CAUSES: [(&[&str], &str); 17] = [
+const CAUSES: [(&[&str], &str); 18] = [
     (
         &["SSL connection error", "TLS/SSL error", "certificate verify failed", "Certificate verification"],
         "check sslmode and sslrootcert in the address, and that the certificate names the host",
@@ -47,6 +47,11 @@ const CAUSES: [(&[&str], &str); 17] = [
         &["ERROR 1418"],
         "set log_bin_trust_function_creators = 1 in the server while you restore: it writes a binary log",
     ),
+    (
+        &["ERROR 1524"],
+        "load the plugin that it names into the server, such as INSTALL SONAME 'auth_ed25519': for a drill, install the \
+        package that has it",
+    ),
     (&["ERROR 1298"], "load the time zones into the server: mariadb-tzinfo-to-sql /usr/share/zoneinfo | mariadb mysql"),
     (&["ERROR 1153", "max_allowed_packet"], "raise max_allowed_packet in the server to 1G"),
 ];
@@ -88,6 +93,7 @@ mod tests {
                 "mariadb-dump: Cannot use --dump-history for table `t` with transaction-precise history",
                 "exclude the database",
             ),
+            ("ERROR 1524 (HY000) at line 2: Plugin 'ed25519' is not loaded", "INSTALL SONAME"),
         ] {
             let error = explained(Error::source_failed(said));
             let said = error.hint_text().unwrap_or_default();

@@ -9,7 +9,7 @@ use lifeboat_tests::mariadb::{MariaDb, ask};
 use lifeboat_tests::programs;
 use lifeboat_tests::work::{context, throw_away as here};
 
-use super::{AWKWARD, captured, scratch, text};
+use super::{AWKWARD, captured, scratch, text, with_text};
 
 const SIMPLE: &str = "CREATE DATABASE shop CHARACTER SET utf8mb4;
     CREATE DATABASE other;
@@ -55,6 +55,29 @@ async fn awkward_data_is_captured_loaded_in_a_worker_and_proved() {
     assert!(proof.tables >= 24 && proof.rows >= 50 && proof.definitions >= 100, "{proof:?}");
     drill.stop().await.unwrap();
     assert_eq!(std::fs::read_dir(place.path()).map_or(0, Iterator::count), 0, "something is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_a_plugin_are_proved_or_the_plugin_is_named() {
+    let server = MariaDb::start().await;
+    server.run_sql("", "CREATE DATABASE shop").await;
+    let streams = captured(&server).await;
+    let user = "CREATE USER `e`@`%` IDENTIFIED VIA ed25519 USING 'ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY';\n-- Complete\n";
+    let streams = with_text(&streams, "globals", text(&streams, "globals").replace("-- Complete\n", user));
+    let place = scratch();
+    let mut drill = here(&streams.facts, &[], &context(&place)).await;
+    match drill.load(&streams).await {
+        Ok(()) => {
+            let proof = drill.prove(&streams).await.unwrap();
+            assert!(proof.is_equal(), "{:#?}", proof.differences);
+        }
+        // The package with the plugin is not installed here.
+        Err(error) => {
+            assert!(error.message().contains("cannot make `e`@`%`"), "{error:?}");
+            assert!(error.hint_text().unwrap().contains("INSTALL SONAME 'auth_"), "{error:?}");
+        }
+    }
+    drill.stop().await.unwrap();
 }
 
 /// Each of these must be found. The second is what is named.

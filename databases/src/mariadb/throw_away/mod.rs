@@ -15,8 +15,9 @@ use self::server::MariaThrowAwayServer;
 use super::capture::TAKEN;
 use super::dump::database_of;
 use super::fit::missing_engine;
-use super::globals::read_globals;
+use super::globals::{MariaGlobals, read_globals};
 use super::load::load_database;
+use super::server::MariaServer;
 use super::tokens::{name, text};
 use super::users::{make_accounts, make_grants};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
@@ -25,6 +26,8 @@ use crate::streams::StoredStreams;
 
 /// The check of each database: `CHECK TABLE` of its tables.
 pub(super) const TABLE_CHECK: &str = "check_table";
+/// Ways to sign in that a server has to load, each from a library `auth_…` of this name.
+const AUTH_PLUGINS: [&str; 4] = ["ed25519", "gssapi", "pam", "parsec"];
 /// So many tables are checked by one statement.
 const TABLES_A_CHECK: usize = 100;
 /// What a table says that can be checked and is sound, or that cannot be checked.
@@ -64,6 +67,7 @@ impl ThrowAway for MariaThrowAway {
                 "set level = \"fetched\" for drills of this dataset, and restore it into a server that has the engine",
             ));
         }
+        load_auth_plugins(&server, &globals).await?;
         make_accounts(&server, &globals, |_| true).await?;
         let before = at_the_time_of(streams.facts())?;
         let mut views = Vec::new();
@@ -111,6 +115,19 @@ impl ThrowAway for MariaThrowAway {
     async fn stop(self: Box<Self>) -> Result<()> {
         self.server.stop().await
     }
+}
+
+/// Loads the plugins that accounts need. Where a library is not installed, the account cannot be
+/// made, and the server says why.
+async fn load_auth_plugins(server: &MariaServer<'_>, globals: &MariaGlobals) -> Result<()> {
+    let loaded = server.column("SELECT LOWER(PLUGIN_NAME) FROM information_schema.PLUGINS").await?;
+    let named = |word: &str| globals.accounts.iter().any(|(_, clause)| clause.iter().any(|token| token.is(word)));
+    for word in AUTH_PLUGINS.into_iter().filter(|word| named(word) && !loaded.iter().any(|it| it == word)) {
+        if let Err(error) = server.run(&format!("INSTALL SONAME 'auth_{word}'")).await {
+            tracing::debug!(plugin = word, "cannot load: {}", error.chain());
+        }
+    }
+    Ok(())
 }
 
 /// SQL that sets a session's clock to when the snapshot was taken: an event whose time has passed
