@@ -60,8 +60,10 @@ impl MariaDb {
         let place = tempfile::Builder::new().prefix("lifeboat-my-").tempdir_in("/tmp").expect("a temporary directory");
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
         let data = format!("--datadir={}", place.path().join("data").display());
+        // A server that starts removes temporary tables, those of other servers in `/tmp` too.
+        let temporary = format!("--tmpdir={}", place.path().display());
         let mut install = Command::new(tools::find("mariadb-install-db"));
-        install.args(["--no-defaults", &data, "--auth-root-authentication-method=normal"]);
+        install.args(["--no-defaults", &data, &temporary, "--auth-root-authentication-method=normal"]);
         install
             .args(["--skip-test-db", "--skip-name-resolve", "--force", "--innodb-use-native-aio=0"])
             .current_dir(place.path());
@@ -70,7 +72,13 @@ impl MariaDb {
         let (out, err) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
         assert!(made.status.success(), "mariadb-install-db: {err}{out}");
         let mut server = Command::new(tools::find("mariadbd"));
-        server.args(["--no-defaults", &data, "--event-scheduler=OFF", "--innodb-flush-log-at-trx-commit=0"]);
+        server.args([
+            "--no-defaults",
+            &data,
+            &temporary,
+            "--event-scheduler=OFF",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]);
         server.args(["--max-allowed-packet=1G", "--innodb-use-native-aio=0", "--skip-name-resolve"]).args(options);
         server.arg(format!("--socket={}", place.path().join("socket").display()));
         server.arg(format!("--pid-file={}", place.path().join("pid").display())).current_dir(place.path());
