@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
+use lifeboat_engine::databases::ThrowAway;
+use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::mariadb::MariaDb;
 use lifeboat_tests::programs;
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::work::context;
+use lifeboat_tests::work::{context, throw_away as here};
 
 use super::{captured, scratch, text, with_text};
 
@@ -22,10 +24,24 @@ async fn drilled(streams: &MemoryStreams) -> String {
     };
     let said = match drill.load(streams).await {
         Err(error) => error.chain_and_hint(),
-        Ok(()) => format!("{:?}", drill.prove(streams).await),
+        Ok(()) => match loot(drill.as_mut()).await {
+            Some(read) => format!("CANARY was read: {read}"),
+            None => format!("{:?}", drill.prove(streams).await),
+        },
     };
     let _ = drill.stop().await;
     said
+}
+
+/// Whether a row holds what was in the file of the attacks.
+async fn loot(drill: &mut dyn ThrowAway) -> Option<String> {
+    let query = DrillQuery {
+        database: Some("shop".to_owned()),
+        sql: "SELECT count(*) FROM t WHERE b LIKE '%CAN_RY%'".to_owned(),
+        expect: Some("0".to_owned()),
+    };
+    let checks = drill.check(&[query]).await.ok()?;
+    checks.into_iter().rfind(|check| !check.passed).map(|check| check.detail)
 }
 
 async fn simple() -> MemoryStreams {
@@ -58,8 +74,8 @@ async fn commands_of_the_client_in_a_dump_do_nothing() {
         format!("\\. {}\n", secret.display()),
         format!("pager cat > {}\nSELECT 1;\n", written("f")),
         format!("/*M!999999\\- disable the sandbox mode */\n\\! touch {}\n", written("g")),
-        format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE t;\n", secret.display()),
-        format!("LOAD DATA INFILE '{}' INTO TABLE t;\n", secret.display()),
+        format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE t (b);\n", secret.display()),
+        format!("LOAD DATA INFILE '{}' INTO TABLE t (b);\n", secret.display()),
         format!("SELECT 'x' INTO OUTFILE '{}';\n", written("h")),
         format!("INSERT INTO t VALUES (2, LOAD_FILE('{}'));\n", secret.display()),
         format!("SET GLOBAL general_log_file='{}', GLOBAL general_log=1;\n", written("i")),
@@ -77,6 +93,38 @@ async fn commands_of_the_client_in_a_dump_do_nothing() {
     }
     let control = drilled(&streams).await;
     assert!(control.contains("differences: []"), "{control}");
+}
+
+/// Without the worker, which keeps files away, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_of_a_drill_reads_no_file_elsewhere() {
+    let streams = simple().await;
+    let place = tempfile::Builder::new().prefix("lifeboat-loot-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let secret = place.path().join("canary");
+    std::fs::write(&secret, "CANARY").unwrap();
+    let dump = text(&streams, "database/shop");
+    for (attack, is_read) in [
+        (format!("LOAD DATA INFILE '{}' INTO TABLE t (b);\n", secret.display()), false),
+        (format!("INSERT INTO t VALUES (2, LOAD_FILE('{}'));\n", secret.display()), false),
+        // What the check would find.
+        ("INSERT INTO t VALUES (2, 'CANARY');\n".to_owned(), true),
+    ] {
+        let forged = dump.replace("-- Dump completed", &format!("{attack}-- Dump completed"));
+        let streams = with_text(&streams, "database/shop", forged);
+        let scratch = scratch();
+        let cx = context(&scratch);
+        let mut drill = here(&streams.facts, &[], &cx).await;
+        let read = match drill.load(&streams).await {
+            Err(error) => {
+                assert!(error.chain().contains("secure-file-priv"), "{error:?}");
+                None
+            }
+            Ok(()) => loot(drill.as_mut()).await,
+        };
+        assert_eq!(read.is_some(), is_read, "{attack}: {read:?}");
+        drill.stop().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -253,6 +253,8 @@ fn option_file(facts: &SourceFacts, directory: &Path, socket_directory: &Path) -
     let places = [
         ("datadir", directory.join("data")),
         ("tmpdir", directory.join("tmp")),
+        // No statement of a dump reads or writes files elsewhere.
+        ("secure-file-priv", directory.join("tmp")),
         ("pid-file", directory.join("pid")),
         ("socket", socket_directory.join(SOCKET_NAME)),
     ];
