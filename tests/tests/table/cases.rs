@@ -38,7 +38,7 @@ pub(crate) const TAMPERINGS: [&str; 7] =
     ["removed", "garbage", "an older one", "another vault's", "another dataset's", "another host's", "a later name"];
 
 /// Why nobody tells that an object was removed or exchanged, in so many replicas, or 0 for any.
-const SILENT: [(&str, &str, usize, &str); 15] = [
+const SILENT: [(&str, &str, usize, &str); 9] = [
     ("description of a host", "any", 0, "no program reads it"),
     ("keys of a host", "any", 0, "only an owner opens them; the scrub of the daemon puts them back"),
     ("signature of keys of a host", "any", 0, "only an owner needs them; the scrub of the daemon puts them back"),
@@ -48,14 +48,7 @@ const SILENT: [(&str, &str, usize, &str); 15] = [
     ("signature of a drill report", "removed", 0, "as the drill report"),
     ("mark", "removed", 0, "what it names is marked anew, and costs space until then"),
     ("prune record", "removed", 1, "it is copied back"),
-    ("act", "removed", 1, ACT),
-    ("act", "garbage", 1, ACT),
-    ("act", "an older one", 1, ACT),
-    ("act", "another vault's", 1, ACT),
-    ("act", "another dataset's", 1, ACT),
-    ("act", "another host's", 1, ACT),
 ];
-const ACT: &str = "acts are read from all replicas together, and another one has it";
 
 /// One case.
 pub(crate) struct Case {
