@@ -252,6 +252,11 @@ pub trait ServerTarget: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether `wanted.overwrite` drops what exists first, so that a load that fails loses it.
+    fn drops_first(&self) -> bool {
+        false
+    }
+
     /// Loads a snapshot of its engine. It succeeds only if every stream was read to its checked end
     /// and every tool ended with success. What exists is kept, unless `wanted.overwrite` is set.
     ///

@@ -1,5 +1,5 @@
 //! Where a MariaDB server is: `mariadb://user@host:port/?sslmode=…`, or
-//! `socket:/run/mysqld/mysqld.sock?user=root`.
+//! `socket:/run/mysqld/mysqld.sock?user=NAME`.
 //!
 //! Every user of the machine can see a command line, so a password in an address is refused. The
 //! refusal never repeats it.
@@ -13,7 +13,7 @@ use url::Url;
 use crate::tool::hosts::is_here;
 
 /// How an address is written.
-pub(super) const MARIA_ADDRESS_FORM: &str = "mariadb://user@host:3306, or socket:/run/mysqld/mysqld.sock[?user=root]";
+pub(super) const MARIA_ADDRESS_FORM: &str = "mariadb://user@host:3306, or socket:/run/mysqld/mysqld.sock[?user=NAME]";
 const DEFAULT_MARIA_PORT: u16 = 3306;
 /// What a URL can say of TLS.
 const TLS_OPTIONS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];

@@ -11,7 +11,7 @@ const CAUSES: [(&[&str], &str); 18] = [
     (&["Plugin caching_sha2", "cannot be loaded"], "use a user whose authentication plugin the client tools have"),
     (
         &["ERROR 1698", "error: 1698"],
-        "the server lets this user in only as the system's user of the same name: run this as that user, or name another `user`",
+        "the server lets this user in only as the system's user of the same name: run this as that user, or name a `user` that has a password; a restore needs one, as its worker is never root",
     ),
     (&["ERROR 1045", "error: 1045"], "check user and password (`password`, or --password-file)"),
     (

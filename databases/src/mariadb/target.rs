@@ -59,6 +59,10 @@ impl ServerTarget for MariaTarget {
         self.address.unverified_host()
     }
 
+    fn drops_first(&self) -> bool {
+        true
+    }
+
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
         if wanted.keep_going || wanted.as_superuser {
             return Err(Error::usage("a restore into a MariaDB server takes neither --keep-going nor --as-superuser")

@@ -31,6 +31,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
                 "One database of it, under another name, as it was yesterday evening",
                 "lifeboat restore shop --at yesterday\\ 18:00 --database orders --rename orders_old --to-postgres socket:/var/run/postgresql",
             ),
+            (
+                "Into a MariaDB server",
+                "lifeboat restore shop --identity master.txt --to-mariadb mariadb://restorer@new-db --password-file pw",
+            ),
             ("Into files", "lifeboat restore shop --to-directory /srv/restored"),
             (
                 "On a machine that has nothing but the owner's files",

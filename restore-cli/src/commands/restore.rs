@@ -66,11 +66,13 @@ pub(crate) struct Args {
     /// How many connections load at once [default: limits.cpu, or the number of cores]
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
     jobs: Option<NonZeroUsize>,
-    /// Replace what is already there: a database is dropped once the new one is complete
+    /// Replace what is already there. PostgreSQL drops a database once the new one is complete;
+    /// MariaDB drops it BEFORE the load, so it is gone if the load fails
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
     /// Take the snapshot's roles along into a server that has roles or databases already; roles
     /// that exist there stay as they are. A server without any gets them anyway
+    /// (MariaDB: unless --database is passed)
     #[arg(long, conflicts_with_all = NOT_A_SERVER)]
     globals: bool,
     /// Load as the superuser that connects, code in the snapshot included. Without it, a role
@@ -268,7 +270,7 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 
 /// What would be lost, in words that name it.
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
-    match target {
+    let asked = match target {
         Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
             format!("If the database {name} exists at {}, it is replaced.", describe(target))
         }
@@ -283,6 +285,12 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
             format!("Those of the databases {} that exist at {} are replaced.", names.join(", "), describe(target))
         }
         Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
+    };
+    match target {
+        Target::Server { server, .. } if server.drops_first() => {
+            format!("{asked} It is dropped BEFORE the load: if the load fails, it is gone.")
+        }
+        Target::Server { .. } | Target::Directory { .. } => asked,
     }
 }
 

@@ -65,8 +65,14 @@ pub(super) async fn check(checked: &mut Checked, config: &Config, session: &Sess
 
 /// Whether another user might have got another answer.
 fn depends_on_who_asks(said: &str) -> bool {
-    let of_user =
-        ["Peer authentication", "Ident authentication", "role \"root\"", "Permission denied", "permission denied"];
+    let of_user = [
+        "Peer authentication",
+        "Ident authentication",
+        "role \"root\"",
+        "ERROR 1698",
+        "Permission denied",
+        "permission denied",
+    ];
     of_user.iter().any(|words| said.contains(words))
 }
 
