@@ -4,7 +4,6 @@
 //! its own metrics tell the age of the data, too.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::backup::Progress;
@@ -13,17 +12,11 @@ use lifeboat_engine::config::Dataset;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::lead::{Lead, Leadership, StartTurn};
-use lifeboat_engine::state::Lock;
 
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::runner::{Runner, retry_at};
 use crate::start::{Start, Stop};
-
-/// A lock that is taken is looked at so often, …
-const TRIES_AT_LOCK: u32 = 4;
-/// … with so much time between.
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// How a start ended.
 pub(crate) enum Ended {
@@ -52,7 +45,7 @@ impl Runner {
         let (of, mut takes_over) = (installation.dataset(dataset)?, false);
         // Before anybody is asked.
         let early = |error: &Error| self.note_failure(of, error, matches!(start, Start::Scheduled | Start::Retry));
-        if self.take_lock(dataset).await.inspect_err(early)?.is_none() {
+        if self.state.take_dataset_lock(dataset).await.inspect_err(early)?.is_none() {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         }
         if of.hosts.len() > 1 && start != Start::Takeover {
@@ -98,7 +91,7 @@ impl Runner {
         if of.hosts.len() > 1 && (start == Start::Takeover || takes_over) {
             check_stores(installation, dataset).await.inspect_err(early)?;
         }
-        let Some(lock) = self.take_lock(dataset).await.inspect_err(early)? else {
+        let Some(lock) = self.state.take_dataset_lock(dataset).await.inspect_err(early)? else {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         };
         let report = self.run(installation, dataset, (start, lock), progress, stop).await?;
@@ -106,18 +99,6 @@ impl Runner {
             self.remember(dataset, |status| (status.led_by, status.takeover_needed) = (None, false));
         }
         Ok(Ended::BackedUp(Box::new(report)))
-    }
-
-    /// Takes the lock of a dataset; `None` if another run holds it. A tool that another run starts
-    /// just now has a copy of what this process has open, for a moment.
-    async fn take_lock(&self, dataset: &Name) -> Result<Option<Lock>> {
-        for _ in 0..TRIES_AT_LOCK {
-            if let Some(lock) = self.state.try_lock_dataset(dataset)? {
-                return Ok(Some(lock));
-            }
-            tokio::time::sleep(BETWEEN_TRIES).await;
-        }
-        Ok(None)
     }
 
     pub(crate) fn lead<'a>(&'a self, installation: &'a Installation, dataset: &'a Dataset) -> Lead<'a> {

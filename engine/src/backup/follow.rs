@@ -48,19 +48,20 @@ impl InView<'_> {
     /// # Errors
     /// What the places hold cannot be read.
     pub(super) async fn follow(&self, place: &mut Place, warnings: &mut Vec<String>) -> Result<()> {
-        let mut acts = self.acts_beyond(place).await?;
-        while let Some((act, sequence)) = farthest(&acts, place).filter(|(_, sequence)| *sequence >= place.sequence) {
+        let (acts, mut looked_at) = (self.acts_beyond(place).await?, BTreeSet::new());
+        while let Some((act, sequence)) =
+            farthest(&acts, &looked_at, place).filter(|(_, sequence)| *sequence >= place.sequence)
+        {
             let (snapshot, host, dataset) = (act.id.clone(), &act.principal, self.order.dataset);
             let holders: Vec<&Inventory> =
                 self.members.iter().filter(|member| member.snapshots.contains(&snapshot)).collect();
             let told = match Place::ask(self.documents, &holders, &snapshot, warnings).await? {
-                Holders::Signed(found) if found.sequence > place.sequence => {
-                    *place = *found;
-                    return Ok(());
-                }
-                // It is not as far as its act tells.
-                Holders::Signed(_) => {
-                    acts.retain(|_, act| act.id != snapshot);
+                // It may not be as far as its act tells, and another one farther.
+                Holders::Signed(found) => {
+                    if found.sequence > place.sequence {
+                        *place = *found;
+                    }
+                    looked_at.insert(snapshot);
                     continue;
                 }
                 _ if holders.is_empty() => "is in no replica that answers; this one follows it".to_owned(),
@@ -110,9 +111,14 @@ fn before(place: &Place) -> Option<&SnapshotId> {
     place.previous.as_ref().map(|previous| &previous.snapshot)
 }
 
-/// The commit that is farthest in the chain, and its place there. Where the act does not tell it,
-/// that is the last place that it can have if it came after the one before `place`.
-fn farthest<'a>(acts: &'a BTreeMap<u64, Act>, place: &Place) -> Option<(&'a Act, u64)> {
+/// The commit that is farthest in the chain, but for those that were looked at, and its place
+/// there. Where the act does not tell it, that is the last place that it can have if it came after
+/// the one before `place`.
+fn farthest<'a>(
+    acts: &'a BTreeMap<u64, Act>,
+    looked_at: &BTreeSet<SnapshotId>,
+    place: &Place,
+) -> Option<(&'a Act, u64)> {
     let is_before = |act: &Act| before(place) == Some(&act.id);
     let base = acts.iter().find(|(_, act)| is_before(act)).map(|(number, _)| *number);
     let place_of = |number: u64, act: &Act| {
@@ -130,7 +136,7 @@ fn farthest<'a>(acts: &'a BTreeMap<u64, Act>, place: &Place) -> Option<(&'a Act,
         let others = acts.range(first..=number).filter(|(_, act)| act.act != ActKind::Commit).count() as u64;
         Some((place.sequence - 1).saturating_add(number - first + 1 - others))
     };
-    let commits = acts.iter().filter(|(_, act)| act.act == ActKind::Commit);
+    let commits = acts.iter().filter(|(_, act)| act.act == ActKind::Commit && !looked_at.contains(&act.id));
     let placed = commits.filter_map(|(number, act)| Some((act, place_of(*number, act)?)));
     placed.max_by_key(|(_, sequence)| *sequence)
 }

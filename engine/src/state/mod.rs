@@ -41,11 +41,16 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 
 const LOCK: &str = "lock";
+/// A lock that is taken is looked at so often, …
+const TRIES_AT_LOCK: u32 = 4;
+/// … with so much time between.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// The folder of logs.
 const LOG: &str = "log";
 /// How the name of a file begins that is not whole yet.
@@ -157,6 +162,23 @@ impl StateDirectory {
     pub fn try_lock_dataset(&self, dataset: &Name) -> Result<Option<Lock>> {
         self.refuse_another_user()?;
         try_lock(&self.dataset(dataset)?.join(LOCK))
+    }
+
+    /// As [`Self::try_lock_dataset`], but looks a few times: a tool that this process starts has a
+    /// copy of what is open here until it executes its program, and so of a lock that was dropped.
+    ///
+    /// # Errors
+    /// As [`Self::try_lock_dataset`].
+    pub async fn take_dataset_lock(&self, dataset: &Name) -> Result<Option<Lock>> {
+        for tried in 0..TRIES_AT_LOCK {
+            if tried > 0 {
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+            if let Some(lock) = self.try_lock_dataset(dataset)? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
     }
 
     /// The error of whoever needs the lock of a dataset that another run holds.

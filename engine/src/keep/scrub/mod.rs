@@ -230,7 +230,7 @@ impl Scrub<'_> {
         let (_alone, lock) = match locked {
             Locked::ByCaller => (None, None),
             Locked::ForRepairs(repairs) => {
-                (Some(repairs.lock().await), Some(self.state.try_lock_dataset(&self.dataset.name)?))
+                (Some(repairs.lock().await), Some(self.state.take_dataset_lock(&self.dataset.name).await?))
             }
         };
         let again = looker.judge(replica, key, looker.look(replica, key).await?).await?;
