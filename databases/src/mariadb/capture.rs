@@ -11,7 +11,7 @@ use lifeboat_base::{Error, Result};
 
 use super::dump::{DumpExtras, DumpPosition, DumpWatch, stream_of};
 use super::failures::explained;
-use super::globals::MARIA_GLOBALS;
+use super::globals::{MARIA_GLOBALS, MAX_MARIA_GLOBALS_BYTES};
 use super::rights::AccountRights;
 use super::server::{MariaFacts, MariaServer, SYSTEM_DATABASES};
 use super::settings::MariaConfig;
@@ -78,8 +78,16 @@ impl Source for MariaSource {
         let CapturePlan { databases, with_users, extras, mut warnings } = self.plan(&server, &facts).await?;
         let (globals, left_out) = users::globals(&server, &databases, with_users, None).await?;
         warnings.extend(left_out);
+        let written = globals.written();
+        if written.len() > MAX_MARIA_GLOBALS_BYTES {
+            return Err(Error::source_failed(format!(
+                "the server's users and grants take {} bytes, and no more than {MAX_MARIA_GLOBALS_BYTES} can be restored",
+                written.len()
+            ))
+            .hint("remove accounts that nobody needs, or revoke SELECT on mysql.* to back up without users"));
+        }
         let mut stream = sink.open(MARIA_GLOBALS)?;
-        stream.write(Bytes::from(globals.written())).await?;
+        stream.write(Bytes::from(written)).await?;
         stream.finish(0).await?;
         let mut details = BTreeMap::from([
             (PAGE_SIZE.to_owned(), facts.page_size),

@@ -17,7 +17,7 @@ const GLOBALS_END: &str = "-- Complete\n";
 /// The first line.
 const GLOBALS_BEGIN: &str = "-- Databases, roles, users and grants\n";
 /// No more is parsed.
-const MAX_MARIA_GLOBALS_BYTES: usize = 256 << 20;
+pub(super) const MAX_MARIA_GLOBALS_BYTES: usize = 32 << 20;
 
 /// What is said of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -109,6 +109,45 @@ impl Quotes {
     }
 }
 
+/// How a line begins that sets the delimiter.
+const DELIMITER_MARK: &[u8] = b"DELIMITER ";
+
+/// Follows the delimiter of statements, which a dump sets to `;;` around routines, triggers and
+/// events. What they hold can look like anything, so `;` is believed only after a line that ends
+/// with `;;`.
+#[derive(Debug, Default)]
+pub(super) struct Delimiter {
+    is_other: bool,
+    /// The last two bytes of the line before, or of what was seen of this one.
+    tail: [u8; 2],
+}
+
+impl Delimiter {
+    /// Whether it is `;`.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_other
+    }
+
+    /// Sees the beginning of a line that is in no quotes.
+    pub(super) fn see_begin(&mut self, line: &[u8]) {
+        if let Some(set) = line.strip_prefix(DELIMITER_MARK)
+            && (!self.is_other || self.tail == *b";;")
+        {
+            self.is_other = set != b";";
+        }
+        self.tail = [0; 2];
+        self.see_more(line);
+    }
+
+    /// Sees more of the line, or its line break.
+    pub(super) fn see_more(&mut self, more: &[u8]) {
+        let more = more.strip_suffix(b"\n").unwrap_or(more);
+        for byte in more.iter().skip(more.len().saturating_sub(2)) {
+            self.tail = [self.tail[1], *byte];
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -133,6 +172,27 @@ mod tests {
             sql.as_bytes()[2..].iter().for_each(|byte| in_parts.see(&[*byte]));
             assert!(in_parts.are_open() == open || sql.starts_with("--"), "{sql}");
         }
+    }
+
+    #[test]
+    fn a_delimiter_ends_only_after_its_own_end() {
+        let mut delimiter = Delimiter::default();
+        for (line, plain) in [
+            ("SELECT 1;", true),
+            ("DELIMITER ;;", false),
+            ("CREATE PROCEDURE p() BEGIN /* paste:", false),
+            ("DELIMITER ;", false),
+            ("*/ SELECT 1; END ;;", false),
+            ("DELIMITER ;", true),
+        ] {
+            delimiter.see_begin(line.as_bytes());
+            assert_eq!(delimiter.is_plain(), plain, "{line}");
+        }
+        delimiter.see_begin(b"DELIMITER ;;");
+        delimiter.see_begin(b"long ");
+        [&b"line"[..], b";", b";", b""].iter().for_each(|more| delimiter.see_more(more));
+        delimiter.see_begin(b"DELIMITER ;");
+        assert!(delimiter.is_plain());
     }
 
     #[test]

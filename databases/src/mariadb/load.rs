@@ -16,15 +16,13 @@ use bytes::{Bytes, BytesMut};
 use lifeboat_base::{Class, Context, Error, Result};
 
 use super::failures::explained;
-use super::lines::{LinePart, Lines, Quotes};
+use super::lines::{Delimiter, LinePart, Lines, Quotes};
 use super::server::MariaServer;
 use crate::streams::{Once, StoredStreams, StreamReader};
 use crate::tool::process::feed;
 
 /// How the comment of a view begins. The line before is `--`.
 const VIEW_MARK: &[u8] = b"-- Final view structure for view ";
-/// How a line begins that sets the delimiter.
-const DELIMITER_MARK: &[u8] = b"DELIMITER ";
 /// The settings at the beginning of a dump have no more.
 const MAX_SETTINGS_BYTES: usize = 64 << 10;
 const ASIDE_PIECE_BYTES: usize = 256 << 10;
@@ -46,8 +44,7 @@ struct Splitter {
     settings: Vec<u8>,
     /// Whether the settings at the beginning have ended.
     begun: bool,
-    /// Whether the delimiter is `;`.
-    plain: bool,
+    delimiter: Delimiter,
     /// Where the delimiter is `;`.
     quotes: Quotes,
     after_dashes: bool,
@@ -61,7 +58,7 @@ impl Splitter {
             lines: Lines::default(),
             settings: Vec::new(),
             begun: false,
-            plain: true,
+            delimiter: Delimiter::default(),
             quotes: Quotes::default(),
             after_dashes: false,
             views: None,
@@ -108,7 +105,8 @@ impl Splitter {
     }
 
     fn see(&mut self, text: &[u8]) {
-        if self.plain && self.views.is_none() {
+        self.delimiter.see_more(text);
+        if self.delimiter.is_plain() && self.views.is_none() {
             self.quotes.see(text);
         }
     }
@@ -117,8 +115,8 @@ impl Splitter {
         if self.views.is_some() {
             return Ok(());
         }
-        let in_quotes = self.plain && self.quotes.are_open();
-        if self.plain {
+        let in_quotes = self.delimiter.is_plain() && self.quotes.are_open();
+        if self.delimiter.is_plain() {
             self.quotes.see_begin(line);
         }
         // A name or a text can look like anything.
@@ -126,9 +124,7 @@ impl Splitter {
             self.after_dashes = false;
             return Ok(());
         }
-        if let Some(delimiter) = line.strip_prefix(DELIMITER_MARK) {
-            self.plain = delimiter == b";";
-        }
+        self.delimiter.see_begin(line);
         if !self.begun {
             let sets = line.starts_with(b"/*!4") || line.starts_with(b"/*M!");
             let passes = line.is_empty() || line.starts_with(b"--");
@@ -140,7 +136,7 @@ impl Splitter {
                 false => self.begun = !passes,
             }
         }
-        if self.plain && self.after_dashes && line.starts_with(VIEW_MARK) {
+        if self.delimiter.is_plain() && self.after_dashes && line.starts_with(VIEW_MARK) {
             let file = tempfile::tempfile_in(&self.scratch)
                 .context(Class::Storage, || "cannot put the views of a dump aside")?;
             self.views = Some(file);

@@ -17,7 +17,7 @@ use super::globals::{MariaDatabase, MariaGlobals, read_globals};
 use super::load::load_database;
 use super::server::{MariaServer, SYSTEM_DATABASES};
 use super::tokens::{name, text};
-use super::users::{account_of, existing, make_accounts, make_grants};
+use super::users::{GrantDatabases, account_of, existing, make_accounts, make_grants};
 use super::{MariaDb, version_of};
 use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContext};
 use crate::streams::StoredStreams;
@@ -111,9 +111,14 @@ impl ServerTarget for MariaTarget {
             views.push((load_database(&server, streams, &part.stream, &part.into, "").await?, &part.into));
             outcome.written.push(part.into.clone());
         }
-        let loaded = outcome.written.clone();
-        // Who defines a view must already have the rights on what it uses.
-        let passed_over = if with_users { make_grants(&server, &globals, &loaded, makes).await? } else { 0 };
+        // Who defines a view must already have the rights on what it uses. A grant means the
+        // database that it names, and not another one that has its name now.
+        let (own, renamed): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.into == part.described.name);
+        let databases = GrantDatabases {
+            loaded: own.into_iter().map(|part| part.into.clone()).collect(),
+            replaced: renamed.into_iter().map(|part| part.into.clone()).collect(),
+        };
+        let passed_over = if with_users { make_grants(&server, &globals, &databases, makes).await? } else { 0 };
         for (views, into) in views {
             views.load(&server, into).await?;
         }

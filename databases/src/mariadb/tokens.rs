@@ -29,12 +29,15 @@ impl MariaToken {
 
 const TOKEN_MARKS: &str = "*.,()@";
 
+/// No more tokens are held, of all statements: each takes many times the memory of its text.
+const MAX_MARIA_TOKENS: usize = 8 << 20;
+
 /// Splits `text` into statements, each of which ends with `;`.
 ///
 /// # Errors
-/// Something is no token, or the last statement has no end.
+/// Something is no token, there are too many, or the last statement has no end.
 pub(super) fn statements(text: &str) -> Result<Vec<Vec<MariaToken>>> {
-    let (mut statements, mut current) = (Vec::new(), Vec::new());
+    let (mut statements, mut current, mut count) = (Vec::new(), Vec::new(), 0);
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
         rest = if first == ';' {
@@ -42,6 +45,12 @@ pub(super) fn statements(text: &str) -> Result<Vec<Vec<MariaToken>>> {
             &rest[1..]
         } else {
             let (token, after) = token(rest)?;
+            count += 1;
+            if count > MAX_MARIA_TOKENS {
+                return Err(Error::integrity(format!(
+                    "users and grants have more than {MAX_MARIA_TOKENS} words and marks"
+                )));
+            }
             current.push(token);
             after
         }

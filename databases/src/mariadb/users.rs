@@ -43,12 +43,28 @@ impl GrantObjects {
     }
 
     /// Whether the server takes a grant, if it has these databases of a snapshot.
-    pub(super) fn take(&self, grant: &Grant, databases: &[String]) -> bool {
+    pub(super) fn take(&self, grant: &Grant, databases: &GrantDatabases) -> bool {
         grant.object().is_none_or(|object| {
-            object.object.is_none()
-                || databases.contains(&object.database)
-                || (is_of_system(&object.database) && self.have(&object))
+            !databases.replaced.contains(&object.database)
+                && (object.object.is_none()
+                    || databases.loaded.contains(&object.database)
+                    || (is_of_system(&object.database) && self.have(&object)))
         })
+    }
+}
+
+/// The databases that grants can mean.
+pub(super) struct GrantDatabases {
+    /// Those of the snapshot that were loaded under their own names.
+    pub(super) loaded: Vec<String>,
+    /// Names under which others were loaded: a grant on such a name means another database.
+    pub(super) replaced: Vec<String>,
+}
+
+impl GrantDatabases {
+    /// All of them have their own names.
+    pub(super) fn under_own_names(loaded: Vec<String>) -> Self {
+        Self { loaded, replaced: Vec::new() }
     }
 }
 
@@ -227,7 +243,7 @@ pub(super) async fn make_accounts(
 pub(super) async fn make_grants(
     server: &MariaServer<'_>,
     globals: &MariaGlobals,
-    databases: &[String],
+    databases: &GrantDatabases,
     wanted: impl Fn(&Account) -> bool,
 ) -> Result<usize> {
     let there = GrantObjects::ask(server).await?;

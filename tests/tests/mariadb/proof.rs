@@ -71,8 +71,11 @@ async fn accounts_of_a_plugin_are_proved_or_the_plugin_is_named() {
             let proof = drill.prove(&streams).await.unwrap();
             assert!(proof.is_equal(), "{:#?}", proof.differences);
         }
-        // The package with the plugin is not installed here.
         Err(error) => {
+            // Then the package with the plugin is not installed here.
+            let plugins = server.query("", "SELECT @@plugin_dir").await;
+            let is_installed = std::path::Path::new(plugins.trim()).join("auth_ed25519.so").exists();
+            assert!(!is_installed, "{error:?}");
             assert!(error.message().contains("cannot make `e`@`%`"), "{error:?}");
             assert!(error.hint_text().unwrap().contains("INSTALL SONAME 'auth_"), "{error:?}");
         }

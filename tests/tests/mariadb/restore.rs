@@ -99,6 +99,22 @@ async fn what_is_there_is_kept_unless_told_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_not_made_on_another_database_that_was_given_the_name() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    from.run_sql(
+        "",
+        "CREATE DATABASE shop; CREATE TABLE shop.t (a INT); CREATE DATABASE crm; CREATE TABLE crm.t (a INT);
+         CREATE USER app@'%' IDENTIFIED BY 'x'; GRANT SELECT ON crm.t TO app@'%'; GRANT INSERT ON crm.* TO app@'%'",
+    )
+    .await;
+    let (streams, place) = (captured(&from).await, scratch());
+    let renamed = Wanted { rename: Some("crm".to_owned()), globals: true, ..only("shop") };
+    restored(&streams, &to.address("root"), None, renamed, &context(&place)).await.unwrap();
+    let grants = to.query("", "SHOW GRANTS FOR app@'%'").await;
+    assert!(grants.contains("GRANT USAGE") && !grants.contains("crm"), "{grants}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_would_change_tables_is_refused_before_it_is_touched() {
     let from = MariaDb::start().await;
     from.run_sql("", "CREATE DATABASE shop; CREATE TABLE shop.Orders (a INT); CREATE TABLE shop.orders (b INT)").await;

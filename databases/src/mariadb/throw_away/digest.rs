@@ -7,8 +7,8 @@
 
 use lifeboat_base::{Error, Result};
 
-use super::marks::{DELIMITER, DROPS, HeaderLine, INSERT, ROWS_OF, TITLES, header_line, is_of_the_dump};
-use crate::mariadb::lines::{LinePart, Lines, Quotes};
+use super::marks::{DROPS, HeaderLine, INSERT, ROWS_OF, TITLES, header_line, is_of_the_dump};
+use crate::mariadb::lines::{Delimiter, LinePart, Lines, Quotes};
 use crate::proof::multiset::{ProofKey, Titled};
 use crate::streams::StreamReader;
 
@@ -51,12 +51,14 @@ pub(super) struct DumpReader<'k> {
     header: Vec<u8>,
     /// The columns of the last `INSERT` of this table: all have the same.
     last_header: Vec<u8>,
+    /// Its hash, which each row begins with.
+    header_hash: blake3::Hash,
     row: blake3::Hasher,
     /// The last byte of what is known of a row, which separates or ends rows.
     held: Option<u8>,
     /// Whether a row that comes in parts is at work.
     in_row: bool,
-    plain: bool,
+    delimiter: Delimiter,
     /// Where the delimiter is `;`, and no rows come.
     quotes: Quotes,
     after_dashes: bool,
@@ -92,10 +94,11 @@ impl<'k> DumpReader<'k> {
             at: At::Definition,
             header: Vec::new(),
             last_header: Vec::new(),
+            header_hash: blake3::hash(b""),
             row: blake3::Hasher::new_keyed(key),
             held: None,
             in_row: false,
-            plain: true,
+            delimiter: Delimiter::default(),
             quotes: Quotes::default(),
             after_dashes: false,
             begun: false,
@@ -132,15 +135,16 @@ impl<'k> DumpReader<'k> {
     /// More of a line in the text of a definition.
     fn definition(&mut self, more: &[u8]) {
         self.text.update(more);
-        if self.plain {
+        self.delimiter.see_more(more);
+        if self.delimiter.is_plain() {
             self.quotes.see(more);
         }
     }
 
     /// A line that is no row.
     fn line(&mut self, line: &[u8], whole: bool) -> Result<()> {
-        let in_quotes = self.plain && self.quotes.are_open();
-        if self.plain {
+        let in_quotes = self.delimiter.is_plain() && self.quotes.are_open();
+        if self.delimiter.is_plain() {
             self.quotes.see_begin(line);
             self.quotes.see(if whole { b"\n" } else { b"" });
         }
@@ -150,11 +154,9 @@ impl<'k> DumpReader<'k> {
             self.add_line(line, whole);
             return Ok(());
         }
-        if let Some(delimiter) = line.strip_prefix(DELIMITER) {
-            self.plain = delimiter == b";";
-        }
+        self.delimiter.see_begin(line);
         let after_dashes = std::mem::replace(&mut self.after_dashes, line == b"--");
-        let title = TITLES.iter().find(|(mark, _)| self.plain && after_dashes && line.starts_with(mark));
+        let title = TITLES.iter().find(|(mark, _)| self.delimiter.is_plain() && after_dashes && line.starts_with(mark));
         if let Some((mark, what)) = title {
             self.begin(what, &line[mark.len()..]);
             return Ok(());
@@ -167,12 +169,12 @@ impl<'k> DumpReader<'k> {
             return Ok(());
         }
         // A trigger of the table may hold such a line, too.
-        if self.plain && self.table.is_some() && line.starts_with(INSERT) {
+        if self.delimiter.is_plain() && self.table.is_some() && line.starts_with(INSERT) {
             self.header.clear();
             self.quotes = Quotes::default();
             return self.insert_line(line, whole);
         }
-        if self.plain && whole && is_of_the_dump(line, self.begun) {
+        if self.delimiter.is_plain() && whole && is_of_the_dump(line, self.begun) {
             return Ok(());
         }
         self.add_line(line, whole);
@@ -231,6 +233,7 @@ impl<'k> DumpReader<'k> {
         if self.header != self.last_header {
             self.text.update(&self.header).update(b"\n");
             self.last_header.clone_from(&self.header);
+            self.header_hash = blake3::hash(&self.header);
         }
         self.at = At::Rows;
         match (rest.strip_prefix(b" "), whole) {
@@ -250,6 +253,8 @@ impl<'k> DumpReader<'k> {
             return Err(not_understood("a row does not begin as one"));
         }
         self.row = blake3::Hasher::new_keyed(self.key);
+        // A title can stand for several tables, of whose names it shows only the beginning.
+        self.row.update(self.header_hash.as_bytes());
         self.in_row = true;
         self.row_goes_on(line);
         Ok(())
@@ -317,6 +322,20 @@ mod tests {
         tell("definition of", "texts", &a.definitions, &b.definitions, &mut differences);
         tell("table", "rows", &a.tables, &b.tables, &mut differences);
         differences
+    }
+
+    #[test]
+    fn rows_of_two_tables_with_one_title_are_not_exchanged() {
+        let dump = |x: u8, y: u8| {
+            let table = |name: &str, row: u8| {
+                format!(
+                    "\n--\n-- Dumping data for table `w\n-- {name}`\n--\n\nINSERT INTO `w\n {name}` VALUES\n({row}),\n(7);\n"
+                )
+            };
+            format!("-- MariaDB dump 10.19\n{}{}-- Dump completed\n", table("x", x), table("y", y))
+        };
+        assert!(differences(&dump(1, 2), &dump(1, 2)).is_empty());
+        assert!(!differences(&dump(1, 2), &dump(2, 1)).is_empty());
     }
 
     #[test]

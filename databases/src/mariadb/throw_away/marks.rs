@@ -32,7 +32,7 @@ const WRAPPERS: [&[u8]; 6] = [
 ];
 pub(super) const INSERT: &[u8] = b"INSERT INTO ";
 const VALUES: &[u8] = b" VALUES";
-pub(super) const DELIMITER: &[u8] = b"DELIMITER ";
+
 /// Whether a line tells of the dump or the server, and not of what is in it. `begun`: it does not
 /// stand at the beginning.
 pub(super) fn is_of_the_dump(line: &[u8], begun: bool) -> bool {

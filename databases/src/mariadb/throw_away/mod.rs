@@ -19,7 +19,7 @@ use super::globals::{MariaGlobals, read_globals};
 use super::load::load_database;
 use super::server::MariaServer;
 use super::tokens::{name, text};
-use super::users::{make_accounts, make_grants};
+use super::users::{GrantDatabases, make_accounts, make_grants};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
 use crate::streams::StoredStreams;
@@ -84,7 +84,8 @@ impl ThrowAway for MariaThrowAway {
             return Err(Error::integrity("the snapshot holds no database"));
         }
         // Who defines a view must already have the rights on what it uses.
-        let databases: Vec<String> = self.databases.iter().map(|(database, _)| database.clone()).collect();
+        let loaded = self.databases.iter().map(|(database, _)| database.clone()).collect();
+        let databases = GrantDatabases::under_own_names(loaded);
         make_grants(&server, &globals, &databases, |_| true).await?;
         for (views, database) in views {
             views.load(&server, &database).await?;

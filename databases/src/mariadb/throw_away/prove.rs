@@ -13,7 +13,7 @@ use crate::mariadb::dump::{DumpExtras, DumpWatch};
 use crate::mariadb::failures::explained;
 use crate::mariadb::globals::{Grant, MariaGlobals, create_account, read_globals, set_default_role};
 use crate::mariadb::server::MariaServer;
-use crate::mariadb::users::{GrantObjects, globals};
+use crate::mariadb::users::{GrantDatabases, GrantObjects, globals};
 use crate::mariadb::version_of;
 use crate::proof::ProofResult;
 use crate::proof::multiset::{ProofKey, Titled, shorten, tell};
@@ -33,8 +33,8 @@ pub(super) async fn prove(there: &MariaThrowAway, streams: &dyn StoredStreams) -
     let with_users = streams.facts().details.contains_key(USERS);
     let stored = read_globals(streams).await?;
     let (restored, _) = globals(&server, &databases, with_users, Some(&there.server.account)).await?;
-    let objects = GrantObjects::ask(&server).await?;
-    let takes = |grant: &Grant| objects.take(grant, &databases);
+    let (objects, granted) = (GrantObjects::ask(&server).await?, GrantDatabases::under_own_names(databases));
+    let takes = |grant: &Grant| objects.take(grant, &granted);
     let (stored, left_out) = statements(&stored, takes, &key);
     let (restored, _) = statements(&restored, takes, &key);
     if left_out > 0 {
