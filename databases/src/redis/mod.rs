@@ -1,0 +1,4 @@
+//! `redis`: work in progress.
+#![allow(dead_code)]
+
+mod rdb;
