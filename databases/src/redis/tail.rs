@@ -47,8 +47,9 @@ impl DumpTail {
     }
 
     fn check_begin(&self, passed: &[u8]) -> Result<()> {
-        let most = passed.len().min(RDB_MAGIC.len());
-        match self.length > 0 || passed[..most] == RDB_MAGIC[..most] {
+        let at = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let expected = RDB_MAGIC.get(at..).unwrap_or_default();
+        match expected.iter().zip(passed).all(|(expected, byte)| expected == byte) {
             true => Ok(()),
             false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis does")
                 .hint("a server with another format, such as Valkey 9, is not supported: use kind = \"command\"")),
@@ -131,7 +132,9 @@ mod tests {
             changed[at] ^= 4;
             assert!(passed(&changed, 64).is_err(), "{at}");
         }
-        let error = passed(&[b"VALKEY080", &DUMP[9..]].concat(), 64).unwrap_err();
-        assert!(error.message().contains("does not begin"), "{error}");
+        for (begin, size) in [(&b"VALKEY080"[..], 64), (b"REDIX0010", 1), (b"REDIX0010", 64)] {
+            let error = passed(&[begin, &DUMP[9..]].concat(), size).unwrap_err();
+            assert!(error.message().contains("does not begin"), "{error}");
+        }
     }
 }

@@ -61,9 +61,11 @@ impl RedisUsers {
         self.0.remove(name);
     }
 
-    /// Names and rules.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.0.iter()
+    /// Names and rules, with rules of single commands in the order of the commands: a server that
+    /// reads them again lists them in another order. Those of one command keep theirs, and so do
+    /// all others, as later rules overrule earlier ones.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&String, String)> {
+        self.0.iter().map(|(name, rules)| (name, ordered(rules)))
     }
 
     /// An ACL file.
@@ -72,10 +74,47 @@ impl RedisUsers {
     }
 }
 
+/// The command that a rule such as `+config|get` is about; `None` for other rules.
+fn command_of(rule: &str) -> Option<&str> {
+    let command = rule.strip_prefix(['+', '-']).filter(|command| !command.starts_with('@'))?;
+    command.split('|').next()
+}
+
+fn ordered(rules: &str) -> String {
+    let mut words = Vec::new();
+    for word in rules.split(' ') {
+        // The end of a selector.
+        match word.strip_suffix(')').filter(|rule| command_of(rule).is_some()) {
+            Some(rule) => words.extend([rule, ")"]),
+            None => words.push(word),
+        }
+    }
+    for run in words.chunk_by_mut(|a, b| command_of(a).is_some() && command_of(b).is_some()) {
+        run.sort_by_key(|rule| command_of(rule));
+    }
+    words.join(" ")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_rules_of_different_commands_may_change_places() {
+        let same = |a: &str, b: &str| ordered(a) == ordered(b);
+        assert!(same("on ~* -@all +@read -keys -sort_ro (~q +a +b)", "on ~* -@all +@read -sort_ro -keys (~q +b +a)"));
+        for (a, b) in [
+            ("-@all +get", "+get -@all"),
+            ("-config +config|get", "+config|get -config"),
+            ("+a +@read +b", "+b +@read +a"),
+            ("+a (~q +b)", "+b (~q +a)"),
+            ("~a ~b", "~b ~a"),
+            ("+a", "-a"),
+        ] {
+            assert!(!same(a, b), "{a} | {b}");
+        }
+    }
 
     #[test]
     fn users_are_read_and_written() {

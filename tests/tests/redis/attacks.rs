@@ -51,6 +51,9 @@ async fn a_forged_dump_is_refused_and_nothing_is_left() {
     assert!(drilled(&streams).await.contains("differences: []"));
     let said = drilled(&unchecked(&streams, |_| {})).await;
     assert!(said.contains("differences: []") && said.contains("has no checksum"), "{said}");
+    // What old servers wrote in error, and every server leaves out when it loads.
+    let said = drilled(&unchecked(&streams, |dump| dump.extend(b"\x02\x05empty\x00"))).await;
+    assert!(said.contains("differences: []") && said.contains("1 keys have no element"), "{said}");
     let mut flipped = whole.clone();
     flipped[40] ^= 1;
     for (dump, said) in [

@@ -27,6 +27,8 @@ pub(in crate::redis) struct RdbDigest {
     functions: Multiset,
     /// How many keys expire no later than the time asked for.
     pub(in crate::redis) expired: u64,
+    /// How many keys are without any element, which no server loads.
+    pub(in crate::redis) empty: u64,
     /// The highest number of a database.
     pub(in crate::redis) highest_database: u64,
 }
@@ -89,6 +91,10 @@ impl RdbContent for Digesting<'_> {
             self.digest.expired += u64::from(expires <= self.now);
         }
         Ok(())
+    }
+
+    fn empty_key(&mut self) {
+        self.digest.empty += 1;
     }
 
     fn function(&mut self, code: &blake3::Hasher) {

@@ -5,15 +5,33 @@
 use std::io::Read;
 
 use crc_fast::{CrcAlgorithm, Digest};
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Error, Result};
 
 /// What is read at once.
 const RDB_BUFFER_BYTES: usize = 64 << 10;
+
+/// The file may be sound, but this version cannot read it.
+pub(super) fn unsupported(what: &str) -> Error {
+    Error::source_failed(format!("the Redis dump cannot be compared: {what}"))
+        .hint("set level = \"fetched\" for drills of this dataset")
+}
 
 /// The file is not as a server writes it.
 pub(super) fn damaged(what: &str) -> Error {
     Error::integrity(format!("the Redis dump is damaged: {what}"))
         .hint("restore an older snapshot; run redis-check-rdb on a new dump of the server")
+}
+
+/// The file cannot be read. That says nothing about what is in it.
+fn unreadable(error: std::io::Error) -> Error {
+    let told = error.get_ref().and_then(|told| told.downcast_ref::<Error>());
+    let (class, hint) = told.map_or((Class::Source, None), |told| (told.class(), told.hint_text()));
+    let hint = hint.map(str::to_owned);
+    let unreadable = Error::new(class, "cannot read the Redis dump").because(error);
+    match hint {
+        Some(hint) => unreadable.hint(hint),
+        None => unreadable,
+    }
 }
 
 /// What stands in the place of a length.
@@ -66,9 +84,10 @@ impl<R: Read> RdbInput<R> {
         loop {
             match self.from.read(&mut self.buffer) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                read => {
-                    self.end = read.context(Class::Integrity, || "cannot read the Redis dump")?;
-                    return Ok(self.end > 0);
+                Err(error) => return Err(unreadable(error)),
+                Ok(read) => {
+                    self.end = read;
+                    return Ok(read > 0);
                 }
             }
         }

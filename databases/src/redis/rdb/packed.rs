@@ -95,7 +95,7 @@ const PACKED_END: u8 = 0xff;
 const UNKNOWN_COUNT: u16 = u16::MAX;
 
 /// What listpacks and ziplists have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Counted<'a> {
     rest: PackedRest<'a>,
     told: u16,
@@ -115,7 +115,7 @@ impl Counted<'_> {
 }
 
 /// A listpack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Listpack<'a>(Counted<'a>);
 
 impl<'a> Listpack<'a> {

@@ -45,17 +45,19 @@ pub(super) fn hash_stream<R: Read>(
     hasher: &mut blake3::Hasher,
 ) -> Result<()> {
     let nodes = input.length()?;
-    let mut entries = 0_u64;
+    // Apart, so that no entry looks like what follows the entries.
+    let (mut entries, mut hash_of_entries) = (0_u64, blake3::Hasher::new());
     for _ in 0..nodes {
         let node = input.string()?;
         let first: [u8; 16] = node.try_into().map_err(|_| damaged("a part of a stream has no id"))?;
         let pack = input.string()?;
-        entries += hash_entries(first, &pack, hasher)?;
+        entries += hash_entries(first, &pack, &mut hash_of_entries)?;
     }
     let length = input.length()?;
     if length != entries {
         return Err(damaged("a stream has not as many entries as it says"));
     }
+    hasher.update(hash_of_entries.finalize().as_bytes());
     hash_numbers(&[length, input.length()?, input.length()?], hasher);
     if form >= StreamForm::WithCounters {
         let told = [input.length()?, input.length()?, input.length()?, input.length()?, input.length()?];
@@ -124,8 +126,15 @@ fn hash_entries(first: [u8; 16], pack: &[u8], hasher: &mut blake3::Hasher) -> Re
     let (milliseconds, sequence) = (half(0), half(8));
     let mut pack = Listpack::new(pack)?;
     let told = (count(pack.expect()?)?, count(pack.expect()?)?);
-    let fields = read_fields(&mut pack)?;
-    number(pack.expect()?)?;
+    // They are read again for each entry that has them: a list of them could be large.
+    let field_count = count(pack.expect()?)?;
+    let fields = pack.clone();
+    for _ in 0..field_count {
+        pack.expect()?;
+    }
+    if number(pack.expect()?)? != 0 {
+        return Err(damaged("the first entry of a part of a stream has no end"));
+    }
     let (mut alive, mut dead) = (0, 0);
     while let Some(flags) = pack.next()? {
         let flags = number(flags)?;
@@ -144,9 +153,10 @@ fn hash_entries(first: [u8; 16], pack: &[u8], hasher: &mut blake3::Hasher) -> Re
                 pack.expect()?.hash(into);
             }
         } else {
-            hash_numbers(&[fields.len() as u64], into);
-            for field in &fields {
-                field.hash(into);
+            hash_numbers(&[field_count], into);
+            let mut fields = fields.clone();
+            for _ in 0..field_count {
+                fields.expect()?.hash(into);
                 pack.expect()?.hash(into);
             }
         }
@@ -158,16 +168,6 @@ fn hash_entries(first: [u8; 16], pack: &[u8], hasher: &mut blake3::Hasher) -> Re
         true => Ok(alive),
         false => Err(damaged("a part of a stream has not as many entries as it says")),
     }
-}
-
-/// The fields of the first entry of a part.
-fn read_fields<'a>(pack: &mut Listpack<'a>) -> Result<Vec<PackedEntry<'a>>> {
-    let told = count(pack.expect()?)?;
-    let mut fields = Vec::new();
-    for _ in 0..told {
-        fields.push(pack.expect()?);
-    }
-    Ok(fields)
 }
 
 fn number(entry: PackedEntry<'_>) -> Result<i64> {

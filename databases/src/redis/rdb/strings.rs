@@ -5,12 +5,12 @@ use std::io::Read;
 
 use lifeboat_base::Result;
 
-use super::input::{Length, RdbInput, damaged};
+use super::input::{Length, RdbInput, damaged, unsupported};
 use super::lzf;
 
-/// Keys, and values that must be in memory as a whole, are not longer: the server's own limit for
-/// strings.
-pub(super) const MAX_PIECE_BYTES: u64 = 512 << 20;
+/// Keys, and values that must be in memory as a whole, are not longer. A server's packed values end
+/// a little above 1 GiB.
+pub(super) const MAX_PIECE_BYTES: u64 = (1 << 30) + (16 << 20);
 /// So much is reserved for a piece before its bytes come.
 const MAX_RESERVED_BYTES: u64 = 1 << 20;
 
@@ -84,7 +84,7 @@ impl<R: Read> RdbInput<R> {
             StringHead::Number(_) => 0,
         };
         if length > MAX_PIECE_BYTES {
-            return Err(damaged(&format!("a key or a packed value has {length} bytes")));
+            return Err(unsupported(&format!("a key or a packed value has {length} bytes")));
         }
         let mut string = Vec::with_capacity(usize::try_from(length.min(MAX_RESERVED_BYTES)).unwrap_or_default());
         self.string_after(head, &mut |chunk| {

@@ -182,7 +182,7 @@ fn what_is_not_known_is_refused_by_name() {
         ([b"\xf7", &id[..]].concat(), "module type `ReJSON-RL`"),
         (b"\xf6\x01x".to_vec(), "release candidate"),
         (b"\x08\x01k\x01v".to_vec(), "unknown type 8"),
-        (b"\x16\x01k\x01v".to_vec(), "unknown type 22"),
+        (b"\x16\x01k\x01v".to_vec(), "release candidate of Redis 7.4"),
         (b"\x63\x01k\x01v".to_vec(), "unknown type 99"),
         (b"\xfe\x80\x00\x00\x40\x00".to_vec(), "database 16384"),
         (b"\xfc\0\0\0\0\0\0\0\0".to_vec(), "an expiry has no key"),
@@ -195,10 +195,35 @@ fn what_is_not_known_is_refused_by_name() {
         (b"REDIS0004", "version 4"),
         (b"VALKEY080", "does not begin"),
         (b"REDIS00x2", "does not begin"),
+        (b"REDIS+012", "does not begin"),
         (b"SQLite fo", "does not begin"),
     ] {
         let file = checked([begin, &made(b"")[9..]].concat());
         assert!(said(&file).contains(named), "{}", said(&file));
     }
     assert!(digest_like(&made(b"\x00\x01k\x01v"), None).is_ok());
+}
+
+/// A server takes both zeros for one score, and loads no key without an element.
+#[test]
+fn what_is_the_same_to_a_server_is_the_same_here() {
+    let zset = |score: f64| made(&[&b"\x05\x01k\x01\x01m"[..], &score.to_le_bytes()].concat());
+    assert!(same(&zset(0.0), &zset(-0.0)) && !same(&zset(0.0), &zset(5e-324)));
+    for empty in [&b"\x01\x01e\x00"[..], b"\x02\x01e\x00", b"\x04\x01e\x00", b"\x05\x01e\x00", b"\x12\x01e\x00"] {
+        let digest = digested(&made(&[empty, b"\x00\x01k\x01v"].concat()));
+        assert_eq!((digest.key_count(), digest.empty), (1, 1), "{empty:x?}");
+    }
+}
+
+/// What another reader says when it fails is not the file's fault, and keeps its class.
+#[test]
+fn a_reader_that_fails_keeps_its_class() {
+    struct Failing;
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other(Error::storage("the replica is gone").hint("wait")))
+        }
+    }
+    let error = digest(b"REDIS0012".chain(Failing), &KEY, 0, None).unwrap_err();
+    assert_eq!((error.class(), error.hint_text()), (lifeboat_base::Class::Storage, Some("wait")));
 }

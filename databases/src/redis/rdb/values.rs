@@ -7,7 +7,7 @@ use std::io::Read;
 
 use lifeboat_base::Result;
 
-use super::input::{RdbInput, damaged};
+use super::input::{RdbInput, damaged, unsupported};
 use super::packed::{Intset, Listpack, PackedEntries, Ziplist, Zipmap};
 use super::stream_value::{StreamDetail, StreamForm, hash_stream};
 use crate::proof::multiset::{Multiset, ProofKey};
@@ -92,6 +92,7 @@ impl ValueForm {
             21 => Self::Stream(StreamForm::WithActiveTimes),
             24 => Self::HashOfExpiring,
             25 => Self::HashListpackOfExpiring,
+            22 | 23 => return Err(unsupported("it holds hashes of a release candidate of Redis 7.4")),
             _ => return Err(damaged(&format!("there is a value of the unknown type {number}"))),
         })
     }
@@ -115,48 +116,52 @@ impl ValueForm {
     }
 }
 
-/// Reads the value of a key, and puts it into `hasher`.
+/// Reads the value of a key, and puts it into `hasher`. Returns how many elements it has; a string
+/// and a stream count as one.
 pub(super) fn hash_value<R: Read>(
     input: &mut RdbInput<R>,
     form: ValueForm,
     detail: StreamDetail,
     key: &ProofKey,
     hasher: &mut blake3::Hasher,
-) -> Result<()> {
+) -> Result<u64> {
     let new = || blake3::Hasher::new_keyed(key);
     let mut members = Multiset::default();
     match form {
-        ValueForm::String => return input.hash_string(hasher),
-        ValueForm::Stream(form) => return hash_stream(input, form, detail, hasher),
+        ValueForm::String => return input.hash_string(hasher).map(|()| 1),
+        ValueForm::Stream(form) => return hash_stream(input, form, detail, hasher).map(|()| 1),
         ValueForm::List => {
-            for _ in 0..input.length()? {
+            let elements = input.length()?;
+            for _ in 0..elements {
                 input.hash_string(hasher)?;
             }
-            return Ok(());
+            return Ok(elements);
         }
         ValueForm::ListZiplist => {
             let pack = input.string()?;
             return hash_all(Ziplist::new(&pack)?, hasher);
         }
         ValueForm::ListOfZiplists => {
+            let mut elements = 0;
             for _ in 0..input.length()? {
                 let pack = input.string()?;
-                hash_all(Ziplist::new(&pack)?, hasher)?;
+                elements += hash_all(Ziplist::new(&pack)?, hasher)?;
             }
-            return Ok(());
+            return Ok(elements);
         }
         ValueForm::ListOfListpacks => {
+            let mut elements = 0;
             for _ in 0..input.length()? {
-                match input.length()? {
-                    1 => input.hash_string(hasher)?,
+                elements += match input.length()? {
+                    1 => input.hash_string(hasher).map(|()| 1)?,
                     2 => {
                         let pack = input.string()?;
-                        hash_all(Listpack::new(&pack)?, hasher)?;
+                        hash_all(Listpack::new(&pack)?, hasher)?
                     }
                     _ => return Err(damaged("a part of a list has an unknown form")),
-                }
+                };
             }
-            return Ok(());
+            return Ok(elements);
         }
         ValueForm::Set => {
             for _ in 0..input.length()? {
@@ -196,7 +201,10 @@ pub(super) fn hash_value<R: Read>(
                 // Counted from the earliest, and one more, as 0 is for a field that stays.
                 let expires = match input.length()? {
                     0 => 0,
-                    later => earliest.wrapping_add(later - 1),
+                    later => {
+                        let expires = earliest.checked_add(later - 1);
+                        expires.ok_or_else(|| damaged("a field of a hash expires at no time"))?
+                    }
                 };
                 input.hash_string(&mut pair)?;
                 input.hash_string(&mut pair)?;
@@ -213,14 +221,16 @@ pub(super) fn hash_value<R: Read>(
         }
     }
     members.put_into(hasher);
-    Ok(())
+    Ok(members.count)
 }
 
-fn hash_all<'a>(mut entries: impl PackedEntries<'a>, hasher: &mut blake3::Hasher) -> Result<()> {
+fn hash_all<'a>(mut entries: impl PackedEntries<'a>, hasher: &mut blake3::Hasher) -> Result<u64> {
+    let mut elements = 0;
     while let Some(entry) = entries.next()? {
         entry.hash(hasher);
+        elements += 1;
     }
-    Ok(())
+    Ok(elements)
 }
 
 fn add_members<'a>(mut entries: impl PackedEntries<'a>, key: &ProofKey, members: &mut Multiset) -> Result<()> {
@@ -271,7 +281,8 @@ fn add_pair(pair: &mut blake3::Hasher, expires: u64, members: &mut Multiset) {
 }
 
 fn hash_score(score: f64, member: &mut blake3::Hasher) {
-    member.update(&score.to_bits().to_le_bytes());
+    // To a server both zeros are one score, and it writes now this and now that.
+    member.update(&(score + 0.0).to_bits().to_le_bytes());
 }
 
 fn no_score() -> lifeboat_base::Error {

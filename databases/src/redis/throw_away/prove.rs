@@ -43,6 +43,12 @@ pub(super) async fn prove(
             stored.expired
         ));
     }
+    if stored.empty > 0 {
+        proof.notes.push(format!(
+            "{} keys have no element: an error of an old server, and no server loads such",
+            stored.empty
+        ));
+    }
     if !stored.is_checked {
         proof.notes.push("the dump has no checksum: the server has rdbchecksum no".to_owned());
     }
@@ -94,7 +100,7 @@ async fn compare_users(
     }
     let titled = |users: &RedisUsers| {
         let mut titled = Titled::new();
-        for (name, rules) in users.iter() {
+        for (name, rules) in users.in_order() {
             let mut hasher = blake3::Hasher::new_keyed(key);
             hasher.update(rules.as_bytes());
             titled.entry(format!("user {}", name.escape_debug())).or_default().add(&hasher);

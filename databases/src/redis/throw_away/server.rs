@@ -165,7 +165,7 @@ impl RedisThrowAwayServer {
         let (settings, acl) = (self.directory.join("redis.conf"), self.directory.join("users.acl"));
         std::fs::write(&acl, users.written()).context(Class::Source, failed)?;
         std::fs::write(&settings, self.settings(databases, &acl)).context(Class::Source, failed)?;
-        for path in [&settings, &acl] {
+        for path in [&settings, &acl, &self.dump()] {
             self.hand_over(path)?;
         }
         let mut server = Command::new(&self.programs.server);
@@ -183,7 +183,9 @@ impl RedisThrowAwayServer {
             .spawn()
             .context(Class::Source, || "cannot run the throw-away Redis server")?;
         self.process = Some(process);
-        self.wait_until_loaded(cx).await
+        self.wait_until_loaded(cx).await?;
+        // What is there after a save is then what was saved.
+        std::fs::remove_file(self.dump()).context(Class::Source, || "cannot remove the dump that was loaded")
     }
 
     fn settings(&self, databases: u64, acl: &Path) -> String {
