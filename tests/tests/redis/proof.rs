@@ -200,6 +200,50 @@ async fn queries_only_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_missing_is_named_and_nothing_is_left() {
+    let mut streams = captured(&Redis::start().await).await;
+    for (told, named) in [
+        (Some("99.1.2"), "a Redis 99.1 server for the drill are not installed (there is 7."),
+        (Some("Valkey 8.1.3"), "a Valkey 8.1 server for the drill are not installed"),
+        (Some("7.0\nsave 1 1"), "does not name its version"),
+        (None, "does not name its version"),
+    ] {
+        streams.facts.server_version = told.map(str::to_owned);
+        let place = scratch();
+        let error = match throw_away(&programs::worker(), &streams, &[], &context(&place)).await {
+            Ok(_) => panic!("a server of {told:?} started"),
+            Err(error) => error,
+        };
+        assert!(error.message().contains(named), "{error:?}");
+        if told.is_some_and(|told| told.starts_with("99")) {
+            assert!(error.hint_text().unwrap().starts_with("install redis-server"), "{error:?}");
+        }
+        assert_eq!(std::fs::read_dir(place.path()).map_or(0, Iterator::count), 0, "something is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_during_a_drill_proves_nothing() {
+    let server = Redis::start().await;
+    server.run(SIMPLE).await;
+    let streams = captured(&server).await;
+    let place = scratch();
+    let mut drill = here(&streams.facts, &[], &context(&place)).await;
+    drill.load(&streams).await.unwrap();
+    let address = drill.address().unwrap();
+    let mut client = RedisClient::connect(&address.socket_directory.join("redis.sock")).await;
+    client.command(&[b"AUTH", address.user.as_bytes(), b""]).await.unwrap();
+    let info = client.command(&[b"INFO", b"server"]).await.unwrap().concat();
+    let info = String::from_utf8(info).unwrap();
+    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    let error = drill.prove(&streams).await.unwrap_err();
+    assert!(error.class() == Class::Source && error.chain().contains("Could not connect"), "{error:?}");
+    drill.stop().await.unwrap();
+    assert_eq!(std::fs::read_dir(place.path()).map_or(0, Iterator::count), 0, "something is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stored_difference_is_found_too() {
     let server = Redis::start().await;
     server.run(SIMPLE).await;
