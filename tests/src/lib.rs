@@ -18,6 +18,7 @@ pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod recovery;
+pub mod redis;
 pub mod rooted;
 pub mod runbook;
 pub mod s3;
