@@ -121,16 +121,16 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     let shop: Name = "shop".parse().unwrap();
     let cancel = CancellationToken::new();
     let stop = Stop::from(cancel.clone());
-    let lock = || (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
+    let lock = async || (Start::Asked, runner.state.take_dataset_lock(&shop).await.unwrap().unwrap());
     if then == Then::NoMoreActs {
         // Of two snapshots, one is to be marked.
-        runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await.unwrap();
+        runner.run(&installation, &shop, lock().await, &Arc::default(), &stop).await.unwrap();
     }
     let slow = |inner: &SharedReplica| -> SharedReplica {
         Arc::new(Troubled { inner: inner.clone(), then, cancel: cancel.clone(), decides: AtomicBool::default() })
     };
     installation.replicas = installation.replicas.iter().map(slow).collect();
-    let report = runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await;
+    let report = runner.run(&installation, &shop, lock().await, &Arc::default(), &stop).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
     (report, runner.ledger.get(&shop))
 }
@@ -141,7 +141,7 @@ async fn replicas_are_looked_at_after_a_run_unless_it_saw_them_level() {
     let (runner, installation) = prepared(place.path(), 9).await;
     let (shop, stop): (Name, _) = ("shop".parse().unwrap(), Stop::from(CancellationToken::new()));
     let needs_catch_up = async || {
-        let start = (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
+        let start = (Start::Asked, runner.state.take_dataset_lock(&shop).await.unwrap().unwrap());
         let report = runner.run(&installation, &shop, start, &Arc::default(), &stop).await.unwrap();
         runner.needs_catch_up(&report.backup)
     };
