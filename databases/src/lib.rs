@@ -15,6 +15,7 @@ pub mod file;
 pub mod mariadb;
 pub mod postgres;
 pub mod proof;
+pub mod redis;
 pub mod registry;
 pub mod sqlite;
 pub mod streams;

@@ -19,6 +19,7 @@ pub mod programs;
 pub mod proxy;
 pub mod readme;
 pub mod recovery;
+pub mod redis;
 pub mod rooted;
 pub mod runbook;
 pub mod s3;

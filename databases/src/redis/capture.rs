@@ -1,0 +1,227 @@
+//! Captures a server: its users, its settings as text to read, and its dump.
+//!
+//! The dump comes by the replication protocol, with `redis-cli --rdb -`: one state of all
+//! databases, and no file on the server's disk where it has `repl-diskless-sync yes`. The client
+//! speaks TLS and knows every way to sign in, so that Lifeboat need not. What it passes on is
+//! checked on its way (`tail.rs`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::secret::{Secret, SecretRef};
+use lifeboat_base::{Error, Result};
+
+use super::connect::RedisConnection;
+use super::failures::{CAPTURE_RIGHTS, explained};
+use super::replies::RedisReply;
+use super::server::RedisInfo;
+use super::settings::RedisConfig;
+use super::tail::DumpTail;
+use super::users::{MAX_REDIS_USERS_BYTES, RedisUsers};
+use super::{DUMP_STREAM, REDIS_KIND, RedisDb, SETTINGS_STREAM, USERS_STREAM, clients};
+use crate::database::{Database, Source, SourceCheck, WorkContext};
+use crate::streams::StreamSink;
+
+/// Settings whose names hold one of these are secret.
+const SECRET_WORDS: [&str; 3] = ["pass", "masterauth", "secret"];
+/// What stands in the place of a secret that is set.
+const SECRET_LEFT_OUT: &str = "(left out)";
+
+/// Captures the configured server.
+#[derive(Debug, Clone)]
+pub struct RedisSource(pub RedisConfig);
+
+#[async_trait]
+impl Source for RedisSource {
+    fn database(&self) -> &'static dyn Database {
+        &RedisDb
+    }
+
+    fn client_directories(&self) -> &[PathBuf] {
+        &self.0.client_directories
+    }
+
+    async fn check(&self, cx: &WorkContext) -> SourceCheck {
+        let looked = async {
+            let (connection, info) = self.reach(cx).await?;
+            let broken = unusable(&info).into_iter().chain(lacks_sync(&connection, cx).await?).collect();
+            let mut weak = weaknesses(&info);
+            let (_, settings_warnings) = settings(&connection, cx).await?;
+            let (_, users_warnings) = users(&connection, cx).await?;
+            weak.extend(settings_warnings.into_iter().chain(users_warnings));
+            Ok(SourceCheck { broken, weak, scratch_bytes: 0 })
+        };
+        looked.await.unwrap_or_else(SourceCheck::of)
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        let (connection, info) = self.reach(cx).await?;
+        if let Some(error) = unusable(&info) {
+            return Err(error);
+        }
+        let mut warnings = weaknesses(&info);
+        let (users, left_out) = users(&connection, cx).await?;
+        warnings.extend(left_out);
+        let (settings, left_out) = settings(&connection, cx).await?;
+        warnings.extend(left_out);
+        for (name, text) in [(USERS_STREAM, users), (SETTINGS_STREAM, settings)] {
+            let Some(text) = text else { continue };
+            let mut stream = sink.open(name)?;
+            stream.write(Bytes::from(text)).await?;
+            stream.finish(0).await?;
+        }
+        if !dump(&connection, sink, cx).await? {
+            warnings.push(
+                "sends its dump without a checksum: set rdbchecksum yes there, so that what is damaged on its way is found"
+                    .to_owned(),
+            );
+        }
+        let client = connection.client().version.clone();
+        Ok(SourceFacts {
+            engine: REDIS_KIND.to_owned(),
+            server_version: Some(info.version.told()),
+            tools: BTreeMap::from([("redis-cli".to_owned(), client.whole)]),
+            details: BTreeMap::new(),
+            warnings,
+            skipped: Vec::new(),
+        })
+    }
+}
+
+impl RedisSource {
+    async fn reach(&self, cx: &WorkContext) -> Result<(RedisConnection, RedisInfo)> {
+        let password: Option<Secret> = self.0.password.as_ref().map(SecretRef::read).transpose()?;
+        let client = clients::client(&self.0.client_directories, cx).await?;
+        let connection = RedisConnection::new(client, &self.0.address, password.as_ref())?;
+        let info = RedisInfo::ask(&connection, cx).await?;
+        Ok((connection, info))
+    }
+}
+
+/// Why a server that answers sends no dump.
+fn unusable(info: &RedisInfo) -> Option<Error> {
+    if info.value("loading") == "1" {
+        return Some(explained(Error::source_failed("the Redis server is LOADING its data")));
+    }
+    let is_replica = info.value("role") == "slave";
+    (is_replica && info.value("master_link_status") != "up").then(|| {
+        explained(Error::source_failed(
+            "the Redis server is a replica without a master (NOMASTERLINK), and sends no dump",
+        ))
+    })
+}
+
+/// Whether the server says that it would refuse to send a dump. Older ones do not say it.
+async fn lacks_sync(connection: &RedisConnection, cx: &WorkContext) -> Result<Option<Error>> {
+    let RedisReply::Values(me) = connection.ask(&["ACL", "WHOAMI"], cx).await? else { return Ok(None) };
+    let me = String::from_utf8_lossy(&me.concat()).into_owned();
+    for command in ["SYNC", "REPLCONF"] {
+        if let RedisReply::Values(said) = connection.ask(&["ACL", "DRYRUN", &me, command], cx).await? {
+            let said = String::from_utf8_lossy(&said.concat()).into_owned();
+            if said.contains("no permissions") {
+                return Ok(Some(
+                    Error::source_failed(format!("the user {} may not run {command}", me.escape_debug()))
+                        .hint(format!("ACL SETUSER {} {CAPTURE_RIGHTS}", me.escape_debug())),
+                ));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What a capture lives with.
+fn weaknesses(info: &RedisInfo) -> Vec<String> {
+    let mut weak = Vec::new();
+    if info.value("cluster_enabled") == "1" {
+        weak.push(
+            "is one node of a cluster: a snapshot holds its slots alone, so back up a node of each shard".to_owned(),
+        );
+    }
+    if !info.modules.is_empty() {
+        weak.push(format!(
+            "has modules ({}): no drill loads them, so a snapshot with their data reaches level `fetched` only",
+            info.modules.join(", ").escape_debug()
+        ));
+    }
+    weak
+}
+
+/// The settings as text, without secrets; and what is told about them.
+async fn settings(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option<String>, Vec<String>)> {
+    let pairs = match connection.ask(&["CONFIG", "GET", "*"], cx).await? {
+        RedisReply::Values(pairs) => pairs,
+        RedisReply::Refused(why) => {
+            let why = why.escape_debug();
+            let warning =
+                format!("is captured without its settings, which it does not show ({why}): allow +config|get");
+            return Ok((None, vec![warning]));
+        }
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let mut written: Vec<String> = Vec::new();
+    let mut warnings = Vec::new();
+    for pair in pairs.chunks(2) {
+        let [name, value] = pair else { continue };
+        let (name, value) = (text(name), text(value));
+        let is_secret = SECRET_WORDS.iter().any(|word| name.contains(word)) && !value.is_empty();
+        if name == "repl-diskless-sync" && value == "no" {
+            warnings.push(
+                "writes each dump to its own disk before it sends it: CONFIG SET repl-diskless-sync yes".to_owned(),
+            );
+        }
+        written.push(format!("{name} {}\n", if is_secret { SECRET_LEFT_OUT } else { &value }));
+    }
+    written.sort_unstable();
+    Ok((Some(written.concat()), warnings))
+}
+
+/// The users as lines of an ACL file; and what is told about them.
+async fn users(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option<String>, Vec<String>)> {
+    match connection.ask(&["ACL", "LIST"], cx).await? {
+        RedisReply::Values(lines) => {
+            let lines: Vec<String> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+            let text = RedisUsers::of_lines(&lines)?.written();
+            match text.len() > MAX_REDIS_USERS_BYTES {
+                true => Err(Error::source_failed(format!(
+                    "the server's users take {} bytes, and no more than {MAX_REDIS_USERS_BYTES} can be restored",
+                    text.len()
+                ))
+                .hint("remove users that nobody needs")),
+                false => Ok((Some(text), Vec::new())),
+            }
+        }
+        RedisReply::Refused(why) => {
+            let why = why.escape_debug();
+            Ok((None, vec![format!("is captured without its users, which it does not show ({why}): allow +acl|list")]))
+        }
+    }
+}
+
+/// Captures the dump. Returns whether it has a checksum.
+async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkContext) -> Result<bool> {
+    let failed = |error: Error| explained(error).within("cannot dump the Redis server");
+    let mut tool = connection.start(&["--rdb", "-"], cx).await?;
+    let (mut stream, mut tail) = (sink.open(DUMP_STREAM)?, DumpTail::default());
+    let mut pumped = Ok(());
+    while let Some(piece) = tool.read().await.map_err(failed)? {
+        match tail.see(&piece) {
+            Ok(passed) => stream.write(passed).await?,
+            // What the client says tells more.
+            Err(error) => {
+                pumped = Err(error);
+                break;
+            }
+        }
+    }
+    if pumped.is_ok() {
+        connection.finish(&mut tool).await.map_err(failed)?;
+    }
+    pumped?;
+    let (rest, is_checked) = tail.end()?;
+    stream.write(rest).await?;
+    stream.finish(0).await?;
+    Ok(is_checked)
+}
