@@ -75,7 +75,6 @@ async fn from_nothing_to_protected_and_proved() {
     let standings: Vec<&str> =
         status["datasets"].as_array().unwrap().iter().map(|dataset| dataset["standing"].as_str().unwrap()).collect();
     assert_eq!(standings, ["proved", "proved"], "{status}");
-    println!("{}", machines.shown(&mut block, "drill", "status", &[], &[]).await);
     block.end();
 
     // All of it again: nothing is made anew, and nothing is refused.

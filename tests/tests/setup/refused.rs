@@ -28,7 +28,6 @@ async fn wrong_keys_and_a_missing_bucket_are_named_and_change_nothing() {
         let words = ["setup", "--root", &root, "--replica", place, "--replica", &far, "--sqlite", &wiki, "--yes"];
         let keys = keys.map(|keys| vec!["--store-keys", keys]).unwrap_or_default();
         let said = machines.refused("host", &[&words[..], &keys].concat()).await;
-        println!("{said}");
         assert!(said.contains(told), "{told}: {said}");
         assert!(!said.contains("a-key-"), "{said}");
         assert!(!machines.config("host").exists(), "{said}");

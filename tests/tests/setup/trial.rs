@@ -14,7 +14,6 @@ async fn a_trial_ends_proved_and_says_what_is_not_safe() {
     let words = ["setup", "--try", &folder, "--sqlite", &wiki];
     let done = machines.lifeboat("nowhere", &words).await;
     assert!(done.status.success(), "{done}");
-    println!("{}", done.stdout);
     let (_, told) = done.stdout.split_once("Not safe: ").unwrap();
     assert_eq!(told.lines().next().unwrap().matches(". ").count(), 2, "three sentences: {told}");
     let status = machines.ok("trial/drill", &["--json", "status"]).await;
