@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lifeboat_base::settings::{Section, SettingsReader};
 
-use crate::database::{Database, Source, ToolFound, WorkContext};
+use crate::database::{Database, FoundSource, Look, Source, ToolFound, WorkContext};
 use crate::tool::environment::ToolEnvironment;
 use crate::{command, file, mariadb, postgres, redis, sqlite};
 
@@ -48,6 +48,15 @@ pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
     let mut found = Vec::new();
     for engine in ENGINES {
         found.extend(engine.client_tools(directories, cx).await);
+    }
+    found
+}
+
+/// The databases of all engines on this machine, in the order of the engines.
+pub async fn find_here(look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
+    let mut found = Vec::new();
+    for engine in ENGINES {
+        found.extend(engine.find_here(look, cx).await);
     }
     found
 }

@@ -17,6 +17,7 @@ pub mod ports;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
+pub mod readme;
 pub mod recovery;
 pub mod redis;
 pub mod rooted;
