@@ -3,6 +3,7 @@
 //! What this cannot show: the machines are chroots without systemd, so no unit is started. A first
 //! backup and a drill run as the units' users, with what the units would hand over.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::print_stdout, reason = "whoever runs it by hand reads how it went")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
