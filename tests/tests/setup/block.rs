@@ -75,6 +75,8 @@ async fn from_nothing_to_protected_and_proved() {
     let standings: Vec<&str> =
         status["datasets"].as_array().unwrap().iter().map(|dataset| dataset["standing"].as_str().unwrap()).collect();
     assert_eq!(standings, ["proved", "proved"], "{status}");
+    let shown = machines.shown(&mut block, "drill", "status", &[], &[]).await;
+    assert!(shown.contains("protected, proved"), "{shown}");
     block.end();
 
     // All of it again: nothing is made anew, and nothing is refused.

@@ -23,7 +23,7 @@ pub(super) async fn line(session: &Session, question: &str) -> Result<String> {
 /// The answer to a question, which is not shown while it is typed.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(super) async fn secret(session: &Session, question: &str) -> Result<Secret> {
     let terminal = Silent::begin()?;
     let answer = line(session, question).await;

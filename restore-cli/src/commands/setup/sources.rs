@@ -21,8 +21,9 @@ const NAMELESS: &str = "data";
 /// Which datasets, and how they are asked for.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct SourceFlags {
-    /// What to back up: NAME=postgres:FOLDER-OF-SOCKET[:PORT], NAME=mariadb:SOCKET,
-    /// NAME=sqlite:FILE or NAME=file:FILE; may be repeated [default: what is found here]
+    /// What to back up: NAME=postgres:FOLDER-OF-SOCKET or FOLDER-OF-SOCKET:PORT,
+    /// NAME=mariadb:SOCKET, NAME=sqlite:FILE or NAME=file:FILE; may be repeated [default: what is
+    /// found here]
     #[arg(long = "dataset", value_name = "NAME=KIND:ADDRESS")]
     datasets: Vec<String>,
     /// An SQLite file, which is a dataset of its name; may be repeated
