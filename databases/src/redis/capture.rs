@@ -25,8 +25,10 @@ use super::{DUMP_STREAM, REDIS_KIND, RedisDb, SETTINGS_STREAM, USERS_STREAM, cli
 use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::StreamSink;
 
-/// Settings whose names hold one of these are secret.
-const SECRET_WORDS: [&str; 3] = ["pass", "masterauth", "secret"];
+/// Settings whose names hold one of these are secret, …
+const SECRET_WORDS: [&str; 2] = ["pass", "secret"];
+/// … and those whose names end so: `masterauth`, and `primaryauth` of Valkey.
+const SECRET_ENDING: &str = "auth";
 /// What stands in the place of a secret that is set.
 const SECRET_LEFT_OUT: &str = "(left out)";
 
@@ -149,6 +151,12 @@ fn weaknesses(info: &RedisInfo) -> Vec<String> {
     weak
 }
 
+/// Whether a setting of this name is secret.
+fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(SECRET_ENDING) || SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
 /// The settings as text, without secrets; and what is told about them.
 async fn settings(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option<String>, Vec<String>)> {
     let pairs = match connection.ask(&["CONFIG", "GET", "*"], cx).await? {
@@ -166,7 +174,7 @@ async fn settings(connection: &RedisConnection, cx: &WorkContext) -> Result<(Opt
     for pair in pairs.chunks(2) {
         let [name, value] = pair else { continue };
         let (name, value) = (text(name), text(value));
-        let is_secret = SECRET_WORDS.iter().any(|word| name.contains(word)) && !value.is_empty();
+        let is_secret = names_secret(&name) && !value.is_empty();
         if name == "repl-diskless-sync" && value == "no" {
             warnings.push(
                 "writes each dump to its own disk before it sends it: CONFIG SET repl-diskless-sync yes".to_owned(),
@@ -224,4 +232,19 @@ async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkCont
     stream.write(rest).await?;
     stream.finish(0).await?;
     Ok(is_checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_the_names_of_their_settings() {
+        for name in ["requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "X.Secret", "x-auth"] {
+            assert!(names_secret(name), "{name}");
+        }
+        for name in ["tls-auth-clients", "masteruser", "primaryuser", "dir"] {
+            assert!(!names_secret(name), "{name}");
+        }
+    }
 }
