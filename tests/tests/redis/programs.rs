@@ -11,7 +11,7 @@ use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::redis::{Redis, fill_with_awkward_data};
 use lifeboat_tests::vault::name;
 
-use super::scratch;
+use super::{captured, content, scratch};
 
 /// A host whose dataset is this server, and its replica.
 async fn host(server: &Redis, vault: &tempfile::TempDir) -> BackupHost {
@@ -118,4 +118,44 @@ async fn what_is_wrong_has_its_exit_code() {
     let no_server = host.lifeboat(&["-i", &master, "restore", "data", "--to-mariadb", "mariadb://localhost"]).await;
     assert_eq!(no_server.code(), Some(2), "{no_server}");
     assert!(no_server.stderr.contains("kind redis cannot be restored into a server of kind mariadb"), "{no_server}");
+}
+
+/// The last step of the runbook: without it, the next start would load the old dump again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_a_restore_outlives_the_next_start() {
+    let source = Redis::start().await;
+    source.run("SET before 1").await;
+    let place = scratch();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let dir = place.path().join("data");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let dump = dir.join("dump.rdb");
+    fs::write(&dump, content(&captured(&source).await, "dump")).unwrap();
+    fs::set_permissions(&dump, fs::Permissions::from_mode(0o666)).unwrap();
+    let dir = dir.display().to_string();
+    {
+        let restored = Redis::start_with(&["--dir", &dir, "--appendonly", "no"]).await;
+        let mut client = restored.client().await;
+        while client.command(&[b"PING"]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        client.run("CONFIG SET appendonly yes").await;
+        let ready = |said: &str| {
+            ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0", "aof_last_bgrewrite_status:ok"]
+                .iter()
+                .all(|line| said.contains(line))
+        };
+        while !ready(&client.text("INFO persistence").await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        client.run("CONFIG SET appendfsync always\nSET after 1").await;
+    }
+    let again = Redis::start_with(&["--dir", &dir, "--appendonly", "yes"]).await;
+    let mut client = again.client().await;
+    while client.command(&[b"PING"]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(client.text("GET before").await, "1");
+    assert_eq!(client.text("GET after").await, "1");
 }
