@@ -190,8 +190,10 @@ async fn settings(connection: &RedisConnection, cx: &WorkContext) -> Result<(Opt
 async fn users(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option<String>, Vec<String>)> {
     match connection.ask(&["ACL", "LIST"], cx).await? {
         RedisReply::Values(lines) => {
-            let lines: Vec<String> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-            let text = RedisUsers::of_lines(&lines)?.written();
+            let text = match users_text(&lines) {
+                Ok(text) => text,
+                Err(warning) => return Ok((None, vec![warning])),
+            };
             match text.len() > MAX_REDIS_USERS_BYTES {
                 true => Err(Error::source_failed(format!(
                     "the server's users take {} bytes, and no more than {MAX_REDIS_USERS_BYTES} can be restored",
@@ -206,6 +208,24 @@ async fn users(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option
             Ok((None, vec![format!("is captured without its users, which it does not show ({why}): allow +acl|list")]))
         }
     }
+}
+
+/// The users as they are written; or a warning that nothing can write them. A line that is changed
+/// on its way would give other rights, so one such line leaves all of them out.
+fn users_text(lines: &[Vec<u8>]) -> std::result::Result<String, String> {
+    let written = |line: &Vec<u8>| String::from_utf8(line.clone()).ok().filter(|line| !line.contains(char::is_control));
+    let texts: Vec<Option<String>> = lines.iter().map(written).collect();
+    if let Some((line, _)) = lines.iter().zip(&texts).find(|(_, text)| text.is_none()) {
+        let name = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        return Err(format!(
+            "is captured without its users: a rule of user {} has bytes that no ACL file holds; change it by ACL SETUSER",
+            name.escape_ascii()
+        ));
+    }
+    let texts: Vec<String> = texts.into_iter().flatten().collect();
+    RedisUsers::of_lines(&texts)
+        .map(|users| users.written())
+        .map_err(|_| "is captured without its users: its ACL LIST is not understood".to_owned())
 }
 
 /// Captures the dump. Returns whether it has a checksum.
@@ -237,6 +257,17 @@ async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkCont
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_that_no_file_holds_are_left_out_with_a_warning() {
+        let line = |rules: &[u8]| [b"user app on ", rules].concat();
+        assert_eq!(users_text(&[line(b"~a:*")]), Ok("user app on ~a:*\n".to_owned()));
+        for rules in [&b"~\x01"[..], b"~\xff", b"~\xc2\x85", b"~a\nsave 1 1"] {
+            let warning = users_text(&[b"user b on".to_vec(), line(rules)]).expect_err("no file holds it");
+            assert!(warning.contains("user app has bytes"), "{warning}");
+        }
+        assert!(users_text(&[b"nonsense".to_vec()]).is_err_and(|warning| warning.contains("not understood")));
+    }
 
     #[test]
     fn secrets_are_known_by_the_names_of_their_settings() {

@@ -88,7 +88,7 @@ async fn compare_users(
     cx: &WorkContext,
 ) -> Result<()> {
     if !streams.names().iter().any(|name| name == USERS_STREAM) {
-        proof.notes.push("the snapshot holds no users, as its account may not read them".to_owned());
+        proof.notes.push("the snapshot holds no users: its warnings say why".to_owned());
         return Ok(());
     }
     let captured = version_of(streams.facts())?;
