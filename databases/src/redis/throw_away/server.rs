@@ -27,10 +27,12 @@ use crate::redis::connect::RedisConnection;
 use crate::redis::replies::RedisReply;
 use crate::redis::users::RedisUsers;
 use crate::redis::version_of;
-use crate::tool::process::{Invocation, output_bytes};
+use crate::tool::process::Invocation;
 use crate::tool::user::unprivileged_user;
 
 const MAX_REDIS_START_TIME: Duration = Duration::from_secs(120);
+/// With this status `redis-check-rdb` ends when it refuses a dump, and also when it crashes on one.
+const DUMP_REFUSED: i32 = 1;
 const MAX_REDIS_END_TIME: Duration = Duration::from_secs(20);
 /// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
 const MAX_REDIS_PLACE_BYTES: usize = 80;
@@ -141,16 +143,20 @@ impl RedisThrowAwayServer {
     /// Looks at the dump with the tool of the server, which is told what is wrong.
     ///
     /// # Errors
-    /// The tool refuses the dump.
+    /// [`Class::Integrity`]: the tool refuses the dump. Else: it could not look at all of it.
     pub(super) async fn check_dump(&self, cx: &WorkContext) -> Result<()> {
         let dump = self.dump();
         self.hand_over(&dump)?;
         let check = Invocation::new(&self.programs.check_rdb, [&dump], cx).user(self.ids).directory(&self.directory);
-        output_bytes(check).await.map(drop).map_err(|error| {
-            Error::integrity("redis-check-rdb refuses the dump")
-                .because(error)
-                .hint("restore an older snapshot; run redis-check-rdb on a new dump of the server")
-        })
+        let failed = |error: Error| error.within("cannot look at the dump with redis-check-rdb");
+        let mut tool = check.start(false).map_err(failed)?;
+        // What it prints may name keys.
+        while tool.read().await.map_err(failed)?.is_some() {}
+        match tool.finish_with(&[0, DUMP_REFUSED]).await.map_err(failed)? {
+            DUMP_REFUSED => Err(Error::integrity(format!("redis-check-rdb refuses the dump{}", tool.said()))
+                .hint("restore an older snapshot; run redis-check-rdb on a new dump of the server")),
+            _ => Ok(()),
+        }
     }
 
     /// Starts it with the dump, these users and so many databases, and waits until it has loaded.
