@@ -1,5 +1,8 @@
 //! Whoever writes a dump decides what the server of a drill is given, and reaches nothing by it.
 
+use std::time::Duration;
+
+use lifeboat_engine::databases::WorkContext;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::programs;
@@ -78,6 +81,28 @@ async fn a_forged_dump_is_refused_and_nothing_is_left() {
         let found = drilled(&unchecked(&streams, add(more))).await;
         assert!(said.split('\0').any(|said| found.contains(said)), "{said}: {found}");
         assert!(!found.contains("differences: []"), "{found}");
+    }
+}
+
+/// Loading a library runs it, in a server that answers nobody meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_without_an_end_does_not_hold_a_drill_up() {
+    let streams = simple().await;
+    for body in ["while true do end", "while true do redis.log(redis.LOG_WARNING, string.rep('x', 900)) end"] {
+        let library = format!("#!lua name=endless\n{body}");
+        let endless = unchecked(&streams, |dump| {
+            dump.push(0xf5);
+            dump.push(0x40 | u8::try_from(library.len() >> 8).unwrap());
+            dump.push(u8::try_from(library.len() & 0xff).unwrap());
+            dump.extend(library.as_bytes());
+        });
+        let place = scratch();
+        let cx = WorkContext { stall: Duration::from_secs(8), ..context(&place) };
+        let mut drill = here(&endless.facts, &[], &cx).await;
+        let loaded = tokio::time::timeout(Duration::from_secs(60), drill.load(&endless)).await;
+        let said = loaded.expect("it ends").expect_err("it is refused").chain_and_hint();
+        assert!(said.contains("libraries of functions") || said.contains("ended with"), "{body}: {said}");
+        drill.stop().await.unwrap();
     }
 }
 

@@ -9,7 +9,9 @@
 //! directory becomes that user's. It is a child of this process. Stopping, dropping or cancelling
 //! kills it and removes its files. Only a SIGKILL of this process leaves it behind.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -31,11 +33,22 @@ use crate::tool::process::Invocation;
 use crate::tool::user::unprivileged_user;
 
 const MAX_REDIS_START_TIME: Duration = Duration::from_secs(120);
+/// One question whether it is there waits no longer.
+const MAX_REDIS_PING_TIME: Duration = Duration::from_secs(2);
+/// A server that only loads a dump writes a few lines. A function of the dump can write any number.
+const MAX_REDIS_LOG_BYTES: u64 = 64 << 20;
+/// So much of the log's end is told.
+const TOLD_LOG_BYTES: u64 = 2000;
+/// What to do about a server that is busy with something else than loading.
+const BUSY_HINT: &str = "look at the libraries of functions in the snapshot, as one may run for ever when it is loaded; \
+    if this host is only slow, raise stall in [limits]";
 /// With this status `redis-check-rdb` ends when it refuses a dump, and also when it crashes on one.
 const DUMP_REFUSED: i32 = 1;
 const MAX_REDIS_END_TIME: Duration = Duration::from_secs(20);
 /// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
 const MAX_REDIS_PLACE_BYTES: usize = 80;
+/// The signal by which a system without memory ends a process.
+const KILLED: i32 = 9;
 const REDIS_SOCKET: &str = "redis.sock";
 const DUMP_FILE: &str = "dump.rdb";
 /// What we may do in it, …
@@ -179,7 +192,7 @@ impl RedisThrowAwayServer {
         if let Some((user, group)) = self.ids {
             server.uid(user).gid(group);
         }
-        let log = std::fs::File::create(self.directory.join("log")).context(Class::Source, failed)?;
+        let log = std::fs::File::create(self.log_path()).context(Class::Source, failed)?;
         let errors = log.try_clone().context(Class::Source, failed)?;
         server.stdin(Stdio::null()).stdout(log).stderr(errors).env_clear();
         server.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
@@ -229,30 +242,48 @@ impl RedisThrowAwayServer {
         Ok(users)
     }
 
-    /// It takes connections before it has loaded, and refuses all commands until then.
+    /// It takes connections before it has loaded, and refuses all commands until then. While it
+    /// loads it answers now and then. One that runs a function of the dump does not, so its silence
+    /// has a limit, and so has its log.
     async fn wait_until_loaded(&mut self, cx: &WorkContext) -> Result<()> {
         let connection = self.connection()?;
-        let begun = tokio::time::Instant::now();
-        let mut answered = false;
+        let asking = WorkContext { stall: cx.stall.min(MAX_REDIS_PING_TIME), ..cx.clone() };
+        let mut last_answer = tokio::time::Instant::now();
+        // The first answer comes soon, or something is wrong.
+        let mut patience = cx.stall.min(MAX_REDIS_START_TIME);
         loop {
             let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
             if let Some(status) = ended {
-                return Err(Error::source_failed(format!(
-                    "the throw-away Redis server ended with {status}: {}",
-                    self.log()
-                )));
+                let error =
+                    Error::source_failed(format!("the throw-away Redis server ended with {status}: {}", self.log()));
+                return Err(match status.signal() {
+                    Some(KILLED) => error.hint("give the host more memory: a drill holds all data of the dump in it"),
+                    _ => error,
+                });
             }
-            match connection.ask(&["PING"], cx).await {
+            if self.log_bytes() > MAX_REDIS_LOG_BYTES {
+                return Err(Error::source_failed(format!(
+                    "the throw-away Redis server wrote a log of more than {} MiB while it loaded: {}",
+                    MAX_REDIS_LOG_BYTES >> 20,
+                    self.log()
+                ))
+                .hint(BUSY_HINT));
+            }
+            match connection.ask(&["PING"], &asking).await {
                 Ok(RedisReply::Values(_)) => return Ok(()),
                 // It loads, for as long as that takes.
-                Ok(RedisReply::Refused(_)) => answered = true,
+                Ok(RedisReply::Refused(_)) => {
+                    last_answer = tokio::time::Instant::now();
+                    patience = cx.stall;
+                }
                 Err(_) if cx.cancel.is_cancelled() => return Err(Error::cancelled("the drill")),
-                Err(error) if !answered && begun.elapsed() > MAX_REDIS_START_TIME => {
+                Err(error) if last_answer.elapsed() > patience => {
                     return Err(Error::source_failed(format!(
-                        "the throw-away Redis server did not start within {MAX_REDIS_START_TIME:?}: {}",
+                        "the throw-away Redis server gave no answer for {patience:?} while it loaded: {}",
                         self.log()
                     ))
-                    .because(error));
+                    .because(error)
+                    .hint(BUSY_HINT));
                 }
                 Err(_) => {}
             }
@@ -260,9 +291,22 @@ impl RedisThrowAwayServer {
         }
     }
 
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn log_bytes(&self) -> u64 {
+        std::fs::metadata(self.log_path()).map_or(0, |log| log.len())
+    }
+
     fn log(&self) -> String {
-        let log = std::fs::read(self.directory.join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
+        let end = || -> std::io::Result<Vec<u8>> {
+            let (mut log, mut end) = (std::fs::File::open(self.log_path())?, Vec::new());
+            log.seek(SeekFrom::Start(log.metadata()?.len().saturating_sub(TOLD_LOG_BYTES)))?;
+            log.take(TOLD_LOG_BYTES).read_to_end(&mut end)?;
+            Ok(end)
+        };
+        let text = String::from_utf8_lossy(&end().unwrap_or_default()).into_owned();
         let clean: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
         clean.split_whitespace().collect::<Vec<_>>().join(" ")
     }
