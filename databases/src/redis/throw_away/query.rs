@@ -1,5 +1,5 @@
 //! Queries of the operator: one command of Redis, which may only read. What counts is the first
-//! element of the answer.
+//! element of the answer that is not nil; if there is none, nothing was found.
 
 use lifeboat_base::{Error, Result};
 
@@ -10,6 +10,8 @@ use crate::redis::replies::RedisReply;
 
 /// What the server says to a typing error.
 const TYPING_ERRORS: [&str; 3] = ["ERR unknown command", "ERR unknown subcommand", "ERR wrong number of arguments"];
+/// So much of a value is told.
+const MAX_FOUND_CHARS: usize = 100;
 /// What it says to somebody who may not.
 const NOT_ALLOWED: &str = "NOPERM";
 
@@ -40,18 +42,29 @@ pub(super) async fn ask(
         (RedisReply::Refused(why), _) => {
             let odd = TYPING_ERRORS.iter().any(|begin| why.starts_with(begin)).then(|| typing_error(&why));
             let detail = match why.starts_with(NOT_ALLOWED) {
-                true => format!("a query may only read: {why}"),
-                false => why,
+                true => format!("a query may only read: {}", why.escape_debug()),
+                false => why.escape_debug().to_string(),
             };
             (failed(detail), odd)
         }
         (RedisReply::Values(_), None) => (CheckResult { check, passed: true, detail: "ran".to_owned() }, None),
         (RedisReply::Values(values), Some(expected)) => {
-            let first = values.first().map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
-            let detail = format!("expected {expected}, found {first} in database {database}");
-            (CheckResult { check, passed: first == *expected, detail }, None)
+            let (passed, found) = compared(&values, expected);
+            let detail = format!("expected {expected}, found {found} in database {database}");
+            (CheckResult { check, passed, detail }, None)
         }
     })
+}
+
+/// Whether the first value is as expected, and what is told of it. A key that is missing has no
+/// value, and is not as one that is empty.
+fn compared(values: &[Vec<u8>], expected: &str) -> (bool, String) {
+    let Some(first) = values.first().map(|value| String::from_utf8_lossy(value)) else {
+        return (false, "nothing".to_owned());
+    };
+    let told: String = first.chars().take(MAX_FOUND_CHARS).collect();
+    let more = if told.len() < first.len() { "…" } else { "" };
+    (first == expected, format!("{}{more}", told.escape_debug()))
 }
 
 /// The words of a command. A word with blanks stands in quotation marks of either kind; there is no
@@ -77,6 +90,15 @@ fn words(command: &str) -> Option<Vec<String>> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_not_empty_and_what_is_found_is_told_in_one_short_line() {
+        assert_eq!(compared(&[], ""), (false, "nothing".to_owned()));
+        assert_eq!(compared(&[Vec::new()], ""), (true, String::new()));
+        assert_eq!(compared(&[b"a\n\x1b[2J".to_vec()], "a"), (false, "a\\n\\u{1b}[2J".to_owned()));
+        let (passed, told) = compared(&[vec![b'x'; 1000]], &"x".repeat(1000));
+        assert_eq!((passed, told), (true, format!("{}…", "x".repeat(MAX_FOUND_CHARS))));
+    }
 
     #[test]
     fn commands_are_split_into_words() {
