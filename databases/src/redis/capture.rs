@@ -177,7 +177,9 @@ async fn settings(connection: &RedisConnection, cx: &WorkContext) -> Result<(Opt
         let is_secret = names_secret(&name) && !value.is_empty();
         if name == "repl-diskless-sync" && value == "no" {
             warnings.push(
-                "writes each dump to its own disk before it sends it: CONFIG SET repl-diskless-sync yes".to_owned(),
+                "writes each dump to its own disk before it sends it: CONFIG SET repl-diskless-sync yes (its fork \
+                then lives as long as the upload takes)"
+                    .to_owned(),
             );
         }
         written.push(format!("{name} {}\n", if is_secret { SECRET_LEFT_OUT } else { &value }));

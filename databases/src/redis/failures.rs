@@ -24,8 +24,8 @@ const REDIS_CAUSES: [(&[&str], &str); 8] = [
     (&["max number of clients"], "the server has no connection left: raise maxclients there"),
     (
         &["I/O Error reading", "I/O error reading", "Server closed the connection", "Connection reset"],
-        "the server closed the connection: see its log; if it tells of output buffer limits, raise \
-        client-output-buffer-limit of replicas there",
+        "see the server's log; if it tells of a replica that timed out, raise repl-timeout there, as the upload was \
+        slower than the dump",
     ),
 ];
 
@@ -52,7 +52,7 @@ mod tests {
             ("Could not connect to Redis at /x: No such file or directory", "runs and listens"),
             ("Could not connect to Redis at db:6379: SSL_connect failed: wrong version number", "with TLS"),
             ("SYNC with master failed: -NOMASTERLINK Can't SYNC while not connected with my master", "its master"),
-            ("I/O Error reading RDB payload from socket", "output-buffer-limit"),
+            ("I/O Error reading RDB payload from socket", "repl-timeout"),
         ] {
             let error = explained(Error::source_failed(said));
             let told = error.hint_text().unwrap_or_default();
