@@ -108,6 +108,12 @@ fn unusable(info: &RedisInfo) -> Option<Error> {
     if info.value("loading") == "1" {
         return Some(explained(Error::source_failed("the Redis server is LOADING its data")));
     }
+    if info.value("redis_mode") == "sentinel" {
+        return Some(
+            Error::source_failed("this is a Sentinel, which holds no data")
+                .hint("name the address of a Redis server that it watches"),
+        );
+    }
     let is_replica = info.value("role") == "slave";
     (is_replica && info.value("master_link_status") != "up").then(|| {
         explained(Error::source_failed(
@@ -121,7 +127,15 @@ async fn lacks_sync(connection: &RedisConnection, cx: &WorkContext) -> Result<Op
     let RedisReply::Values(me) = connection.ask(&["ACL", "WHOAMI"], cx).await? else { return Ok(None) };
     let me = String::from_utf8_lossy(&me.concat()).into_owned();
     for command in ["SYNC", "REPLCONF"] {
-        if let RedisReply::Values(said) = connection.ask(&["ACL", "DRYRUN", &me, command], cx).await? {
+        let said = match connection.ask(&["ACL", "DRYRUN", &me, command], cx).await? {
+            RedisReply::Refused(why) if why.contains(&format!("Command '{command}' not found")) => {
+                return Ok(Some(explained(Error::source_failed(format!(
+                    "the Redis server says: unknown command '{command}'"
+                )))));
+            }
+            said => said,
+        };
+        if let RedisReply::Values(said) = said {
             let said = String::from_utf8_lossy(&said.concat()).into_owned();
             if said.contains("no permissions") {
                 return Ok(Some(

@@ -8,7 +8,7 @@ pub(super) const CAPTURE_RIGHTS: &str =
     "+ping +info +time +sync +replconf +config|get +acl|list +acl|whoami +acl|dryrun";
 
 /// What is said, and what to do about it. The first that fits counts.
-const REDIS_CAUSES: [(&[&str], &str); 8] = [
+const REDIS_CAUSES: [(&[&str], &str); 9] = [
     (
         &["SSL_connect failed", "certificate verify failed", "Invalid CA Certificate", "Failed to set client cert"],
         "check sslrootcert, sslcert and sslkey in the url, and that the port is the one with TLS",
@@ -21,6 +21,10 @@ const REDIS_CAUSES: [(&[&str], &str); 8] = [
     ),
     (&["NOMASTERLINK"], "the replica has lost its master: reconnect it, or back up the master"),
     (&["LOADING"], "the server still loads its data: run this again when it has"),
+    (
+        &["unknown command 'SYNC'", "unknown command 'REPLCONF'"],
+        "use the snapshots of its provider: this server sends no dump, as its commands for replicas are disabled",
+    ),
     (&["max number of clients"], "the server has no connection left: raise maxclients there"),
     (
         &["I/O Error reading", "I/O error reading", "Server closed the connection", "Connection reset"],
@@ -52,6 +56,7 @@ mod tests {
             ("Could not connect to Redis at /x: No such file or directory", "runs and listens"),
             ("Could not connect to Redis at db:6379: SSL_connect failed: wrong version number", "with TLS"),
             ("SYNC with master failed: -NOMASTERLINK Can't SYNC while not connected with my master", "its master"),
+            ("SYNC with master failed: -ERR unknown command 'SYNC', with args beginning with: ", "no dump"),
             ("I/O Error reading RDB payload from socket", "repl-timeout"),
         ] {
             let error = explained(Error::source_failed(said));
