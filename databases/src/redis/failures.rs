@@ -28,8 +28,8 @@ const REDIS_CAUSES: [(&[&str], &str); 9] = [
     (&["max number of clients"], "the server has no connection left: raise maxclients there"),
     (
         &["I/O Error reading", "I/O error reading", "Server closed the connection", "Connection reset"],
-        "see the server's log; if it tells of a replica that timed out, raise repl-timeout there, as the upload was \
-        slower than the dump",
+        "the server closed the connection: see its log; if it tells of a replica that timed out, raise repl-timeout \
+        there, as the upload was slower than the dump",
     ),
 ];
 
