@@ -3,12 +3,14 @@
 
 use lifeboat_base::Error;
 
+use crate::tool::causes::{self, Cause};
+
 /// The rights that a capture needs.
 pub(super) const CAPTURE_RIGHTS: &str =
     "+ping +info +time +sync +replconf +config|get +acl|list +acl|whoami +acl|dryrun";
 
 /// What is said, and what to do about it. The first that fits counts.
-const REDIS_CAUSES: [(&[&str], &str); 9] = [
+const REDIS_CAUSES: [Cause; 10] = [
     (
         &["SSL_connect failed", "certificate verify failed", "Invalid CA Certificate", "Failed to set client cert"],
         "check sslrootcert, sslcert and sslkey in the url, and that the port is the one with TLS",
@@ -31,16 +33,16 @@ const REDIS_CAUSES: [(&[&str], &str); 9] = [
         "the server closed the connection: see its log; if it tells of a replica that timed out, raise repl-timeout \
         there, as the upload was slower than the dump",
     ),
+    (
+        &["gave no byte for"],
+        "see INFO persistence of the server: while it saves or rewrites its append-only file, it sends no dump; run this \
+        after that, or raise stall in [limits]",
+    ),
 ];
 
 /// `error` with a hint for its cause, if that is known.
 pub(super) fn explained(error: Error) -> Error {
-    let said = error.chain();
-    let known = REDIS_CAUSES.iter().find(|(words, _)| words.iter().any(|word| said.contains(word)));
-    match known {
-        Some((_, hint)) => error.hint(*hint),
-        None => error,
-    }
+    causes::explained(error, &REDIS_CAUSES)
 }
 
 #[cfg(test)]
@@ -58,6 +60,7 @@ mod tests {
             ("SYNC with master failed: -NOMASTERLINK Can't SYNC while not connected with my master", "its master"),
             ("SYNC with master failed: -ERR unknown command 'SYNC', with args beginning with: ", "no dump"),
             ("I/O Error reading RDB payload from socket", "repl-timeout"),
+            ("redis-cli gave no byte for 600s and was stopped", "append-only"),
         ] {
             let error = explained(Error::source_failed(said));
             let told = error.hint_text().unwrap_or_default();
