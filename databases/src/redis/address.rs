@@ -3,7 +3,7 @@
 //! `redis-cli` checks that a certificate is of a CA that it trusts, but not whose name is in it. So
 //! only a CA of one's own proves who the server is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -14,6 +14,16 @@ const DEFAULT_REDIS_PORT: u16 = 6379;
 /// What a URL can say of TLS, and the options of `redis-cli` for it.
 const REDIS_TLS_OPTIONS: [(&str, &str); 3] = [("sslrootcert", "--cacert"), ("sslcert", "--cert"), ("sslkey", "--key")];
 const REDIS_TLS_SCHEME: &str = "rediss";
+/// Where systems keep the certificates of public authorities.
+const PUBLIC_AUTHORITIES: [&str; 7] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls",
+    "/etc/pki/ca-trust",
+    "/usr/share/ca-certificates",
+    "/var/lib/ca-certificates",
+];
 
 /// How to connect to Redis. It holds no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +106,10 @@ impl RedisAddress {
     pub(super) fn unverified_host(&self) -> Option<String> {
         let Self::Url(url) = self else { return None };
         let host = decoded(url.host_str()?);
-        let proves = url.scheme() == REDIS_TLS_SCHEME && url.query_pairs().any(|(name, _)| name == "sslrootcert");
+        // `redis-cli` checks no names: whoever has a certificate of a public authority would pass.
+        let is_own = |file: &str| !PUBLIC_AUTHORITIES.iter().any(|folder| Path::new(file).starts_with(folder));
+        let proves = url.scheme() == REDIS_TLS_SCHEME
+            && url.query_pairs().any(|(name, file)| name == "sslrootcert" && is_own(&file));
         (!is_here(&host) && !proves).then_some(host)
     }
 }
@@ -144,7 +157,12 @@ mod tests {
         for text in ["redis://localhost", "redis://[::1]", "rediss://db?sslrootcert=/ca"] {
             assert_eq!(host(text), None, "{text}");
         }
-        for text in ["redis://db", "rediss://db", "rediss://db?sslcert=/c"] {
+        for text in [
+            "redis://db",
+            "rediss://db",
+            "rediss://db?sslcert=/c",
+            "rediss://db?sslrootcert=/etc/ssl/certs/ca-certificates.crt",
+        ] {
             assert!(host(text).is_some(), "{text}");
         }
     }
