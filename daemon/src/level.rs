@@ -42,7 +42,7 @@ impl Runner {
         let work = async {
             // A slow replica must not keep the dataset from its backups.
             root::keep(keys, replicas, &self.state, self.clock.now()).await?;
-            let lock = self.state.lock_dataset(&dataset.name)?;
+            let lock = self.state.lock_dataset(&dataset.name).await?;
             Ok::<_, Error>((lock, catch_up(dataset, keys, replicas, &self.state, &config.limits, cancel).await?))
         };
         let (_lock, states) = tokio::select! {
