@@ -1,9 +1,9 @@
 //! Reads RDB files, the dumps of Redis and Valkey, of versions 5 to 12 (Redis 2.6 to 8.0).
 //!
 //! The reader is strict: what it does not know it refuses, and a file counts only after its
-//! checksum and its end. Each length comes from whoever wrote the file. So memory is bounded by the
-//! longest key or packed value: at most about 1 GiB, and usually a few kilobytes. Other strings are
-//! read in chunks. The form follows `rdb.c` of Redis.
+//! checksum and its end. Each length comes from whoever wrote the file. So memory is bounded by one
+//! key and one packed value, of at most about 1 GiB each, and usually a few kilobytes. Other
+//! strings are read in chunks. The form follows `rdb.c` of Redis.
 
 mod digest;
 mod input;

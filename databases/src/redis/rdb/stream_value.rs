@@ -126,12 +126,14 @@ fn hash_entries(first: [u8; 16], pack: &[u8], hasher: &mut blake3::Hasher) -> Re
     let (milliseconds, sequence) = (half(0), half(8));
     let mut pack = Listpack::new(pack)?;
     let told = (count(pack.expect()?)?, count(pack.expect()?)?);
-    // They are read again for each entry that has them: a list of them could be large.
+    // Hashed once, and not for each entry that has them: long names and many entries would take
+    // days.
     let field_count = count(pack.expect()?)?;
-    let fields = pack.clone();
+    let mut names = blake3::Hasher::new();
     for _ in 0..field_count {
-        pack.expect()?;
+        pack.expect()?.hash(&mut names);
     }
+    let names = names.finalize();
     if number(pack.expect()?)? != 0 {
         return Err(damaged("the first entry of a part of a stream has no end"));
     }
@@ -145,21 +147,24 @@ fn hash_entries(first: [u8; 16], pack: &[u8], hasher: &mut blake3::Hasher) -> Re
         let mut entry = blake3::Hasher::new();
         let into = if flags & DELETED == 0 { &mut *hasher } else { &mut entry };
         hash_numbers(&id, into);
-        if flags & SAME_FIELDS == 0 {
+        let (fields, values) = if flags & SAME_FIELDS == 0 {
             let own = count(pack.expect()?)?;
-            hash_numbers(&[own], into);
+            let (mut names, mut values) = (blake3::Hasher::new(), blake3::Hasher::new());
             for _ in 0..own {
-                pack.expect()?.hash(into);
-                pack.expect()?.hash(into);
+                pack.expect()?.hash(&mut names);
+                pack.expect()?.hash(&mut values);
             }
+            hash_numbers(&[own], into);
+            (names.finalize(), values)
         } else {
-            hash_numbers(&[field_count], into);
-            let mut fields = fields.clone();
+            let mut values = blake3::Hasher::new();
             for _ in 0..field_count {
-                fields.expect()?.hash(into);
-                pack.expect()?.hash(into);
+                pack.expect()?.hash(&mut values);
             }
-        }
+            hash_numbers(&[field_count], into);
+            (names, values)
+        };
+        into.update(fields.as_bytes()).update(values.finalize().as_bytes());
         // How many entries of the listpack that was.
         number(pack.expect()?)?;
         *(if flags & DELETED == 0 { &mut alive } else { &mut dead }) += 1;
