@@ -45,7 +45,8 @@ pub(super) async fn prove(
     }
     if stored.empty > 0 {
         proof.notes.push(format!(
-            "{} keys have no element: an error of an old server, and no server loads such",
+            "{} keys have no element: an error of an old server, and no server loads such; redis-check-rdb refuses \
+             them, so it was not run",
             stored.empty
         ));
     }
