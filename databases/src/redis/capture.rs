@@ -29,6 +29,8 @@ use crate::streams::StreamSink;
 const SECRET_WORDS: [&str; 2] = ["pass", "secret"];
 /// … and those whose names end so: `masterauth`, and `primaryauth` of Valkey.
 const SECRET_ENDING: &str = "auth";
+/// So much is read of what is no dump, until whoever sends it ends.
+const MAX_ODD_BYTES: usize = 1 << 20;
 /// What stands in the place of a secret that is set.
 const SECRET_LEFT_OUT: &str = "(left out)";
 
@@ -211,11 +213,14 @@ async fn users(connection: &RedisConnection, cx: &WorkContext) -> Result<(Option
                 Err(warning) => return Ok((None, vec![warning])),
             };
             match text.len() > MAX_REDIS_USERS_BYTES {
-                true => Err(Error::source_failed(format!(
-                    "the server's users take {} bytes, and no more than {MAX_REDIS_USERS_BYTES} can be restored",
-                    text.len()
-                ))
-                .hint("remove users that nobody needs")),
+                true => Ok((
+                    None,
+                    vec![format!(
+                        "is captured without its users: they take {} bytes, and no more than {MAX_REDIS_USERS_BYTES} can be \
+                    restored",
+                        text.len()
+                    )],
+                )),
                 false => Ok((Some(text), Vec::new())),
             }
         }
@@ -253,14 +258,21 @@ async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkCont
     while let Some(piece) = tool.read().await.map_err(failed)? {
         match tail.see(&piece) {
             Ok(passed) => stream.write(passed).await?,
-            // What the client says tells more.
             Err(error) => {
                 pumped = Err(error);
                 break;
             }
         }
     }
-    if pumped.is_ok() {
+    // A client that fails may write anything before it ends: what it says then tells more.
+    let mut odd_bytes = 0;
+    while pumped.is_err() && odd_bytes < MAX_ODD_BYTES {
+        match tool.read().await.map_err(failed)? {
+            Some(piece) => odd_bytes += piece.len(),
+            None => break,
+        }
+    }
+    if odd_bytes < MAX_ODD_BYTES {
         connection.finish(&mut tool).await.map_err(failed)?;
     }
     pumped?;
