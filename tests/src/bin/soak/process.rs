@@ -191,7 +191,10 @@ fn allocator_of_the_unit() -> impl Iterator<Item = (&'static str, &'static str)>
     let lines = include_str!("../../../../systemd/lifeboatd.service").lines();
     let settings =
         lines.filter_map(|line| line.strip_prefix("Environment=").filter(|line| line.starts_with("MALLOC_")));
-    settings.flat_map(str::split_whitespace).filter_map(|setting| setting.split_once('='))
+    let settings: Vec<_> =
+        settings.flat_map(str::split_whitespace).filter_map(|setting| setting.split_once('=')).collect();
+    assert!(!settings.is_empty(), "the unit does not set the allocator");
+    settings.into_iter()
 }
 
 /// What the limit of another process is, which the kernel tells in a file.
