@@ -223,8 +223,7 @@ impl Drop for ServerProcess {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Instant;
-
+    use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
