@@ -8,7 +8,7 @@ use lifeboat_base::{Error, Result};
 
 use super::POSTGRES_KIND;
 use super::clients;
-use super::settings::{DEFAULT_PORT, unverified_host};
+use super::settings::{DEFAULT_PORT, holds_password, unverified_host};
 use crate::database::{FoundSource, Look, NewAccount, WorkContext};
 use crate::tool::process::{Invocation, output};
 
@@ -83,8 +83,9 @@ fn statements(user: &str) -> String {
 
 /// The server that an operator names: the folder of its socket, perhaps with `:PORT`, or a URL.
 pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
+    // What is refused may hold a password, so it is not shown.
     let refused = |why: &str| {
-        Error::usage(format!("`{}` is no address of a PostgreSQL server", address.escape_debug()))
+        Error::usage("this is no address of a PostgreSQL server")
             .because(why)
             .hint("write the folder of its socket, such as /var/run/postgresql or /var/run/postgresql:5433, or postgresql://user@host/?sslmode=verify-full")
     };
@@ -99,11 +100,9 @@ pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
         return Ok(at_socket(Path::new(folder), port, &look.user));
     }
     let url = url::Url::parse(address).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
-    // What is refused may hold a password, so it is not shown.
-    let hidden = |why: &str| Error::usage("this is no address of a PostgreSQL server").because(why);
-    let url = url.ok_or_else(|| hidden("it is no URL of one"))?;
-    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
-        return Err(hidden("it holds a password, and every user of this machine can see a command line")
+    let url = url.ok_or_else(|| refused("it is no URL of one"))?;
+    if holds_password(&url) {
+        return Err(refused("it holds a password, and every user of this machine can see a command line")
             .hint("change the password, and write `password = \"credential:NAME\"` into the configuration"));
     }
     if let Some(host) = unverified_host(&url) {
@@ -163,6 +162,10 @@ mod tests {
             "/run/pg:x",
             "http://x",
             "postgresql://a:hunter2@db/?sslmode=verify-full",
+            "postgresql://a@db/?sslmode=verify-full&password=hunter2",
+            "postgresql://a@db/?sslmode=verify-full&sslkey=/k&sslpassword=hunter2",
+            "host=db user=a password=hunter2",
+            "/run/pg:password=hunter2",
             "postgresql://db/",
         ] {
             let error = at(bad, &look).unwrap_err();
