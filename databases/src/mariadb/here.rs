@@ -63,9 +63,10 @@ pub(super) async fn make_account(found: &FoundSource, cx: &WorkContext) -> Resul
     let program = clients::newest(&[], cx).await?.client;
     let client = connection.tool(&program, &["--batch", "-e", &account.statements], cx);
     output(client).await.map(drop).map_err(|error| {
-        error
-            .within(format!("the account that reads {} cannot be made", found.what))
-            .hint(format!("run the statements that were shown by hand: {}", account.by_hand))
+        error.within(format!("the account that reads {} cannot be made", found.what)).hint(format!(
+            "run the statements that were shown by hand: {}; then run the same set-up with --no-roles",
+            account.by_hand
+        ))
     })
 }
 

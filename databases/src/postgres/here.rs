@@ -75,9 +75,12 @@ fn at_socket(folder: &Path, port: u16, user: &str) -> FoundSource {
 /// server would let nobody in.
 fn statements(user: &str) -> String {
     let (name, text) = (format!("\"{}\"", user.replace('"', "\"\"")), user.replace('\'', "''"));
+    // A name that holds the quote of the body would end it.
+    let mut quotes = (0_usize..).map(|number| format!("$lifeboat{number}$"));
+    let quote = quotes.find(|quote| !user.contains(quote)).unwrap_or_default();
     format!(
-        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{text}') THEN CREATE ROLE {name} LOGIN; \
-         END IF; END $$;\nGRANT pg_read_all_data TO {name};\nGRANT SELECT ON pg_authid TO {name};\n"
+        "DO {quote} BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{text}') THEN \
+         CREATE ROLE {name} LOGIN; END IF; END {quote};\nGRANT pg_read_all_data TO {name};\nGRANT SELECT ON pg_authid TO {name};\n"
     )
 }
 
@@ -94,7 +97,7 @@ pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
             Some((folder, port)) => (folder, port.parse().map_err(|_| refused("its port is no number"))?),
             None => (address, DEFAULT_PORT),
         };
-        if !folder.starts_with('/') || folder.contains("$$") {
+        if !folder.starts_with('/') {
             return Err(refused("the folder of a socket begins with a slash"));
         }
         return Ok(at_socket(Path::new(folder), port, &look.user));
@@ -137,9 +140,10 @@ pub(super) async fn make_account(found: &FoundSource, cx: &WorkContext) -> Resul
     let arguments = arguments.into_iter().chain(["-d", "postgres", "-c", account.statements.as_str()]);
     let psql = Invocation::new(&program, arguments, cx).directory(Path::new("/")).user(becomes);
     output(psql).await.map(drop).map_err(|error| {
-        error
-            .within(format!("the role that reads {} cannot be made", found.what))
-            .hint(format!("run the statements that were shown by hand: {}", account.by_hand))
+        error.within(format!("the role that reads {} cannot be made", found.what)).hint(format!(
+            "run the statements that were shown by hand: {}; then run the same set-up with --no-roles",
+            account.by_hand
+        ))
     })
 }
 
@@ -171,6 +175,9 @@ mod tests {
             let error = at(bad, &look).unwrap_err();
             assert!(!error.chain_and_hint().contains("hunter2"), "{bad}");
         }
+        let stranger = Look { user: "x$$ $lifeboat0$ y".to_owned(), places: Vec::new() };
+        let shown = at("/run/$$pg", &stranger).unwrap().account.unwrap().statements;
+        assert_eq!(shown.matches("$lifeboat1$").count(), 2, "{shown}");
         assert_eq!((port_of(".s.PGSQL.5432"), port_of(".s.PGSQL.5432.lock")), (Some(5432), None));
     }
 }
