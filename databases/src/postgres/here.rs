@@ -1,5 +1,7 @@
-//! Servers of this machine that a set-up could back up: those that answer on a socket.
+//! Servers of this machine that a set-up could back up: those that answer on a socket, and
+//! those whose socket is there without an answer.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use lifeboat_base::{Error, Result};
 use super::POSTGRES_KIND;
 use super::clients;
 use super::settings::{DEFAULT_PORT, holds_password, unverified_host};
-use crate::database::{FoundSource, Look, NewAccount, WorkContext};
+use crate::database::{FoundHere, FoundSource, Look, NewAccount, WorkContext};
 use crate::tool::process::{Invocation, output};
 
 /// Where servers put their sockets. In /tmp, any user could put one.
@@ -21,26 +23,56 @@ const ADMINISTRATOR: &str = "postgres";
 const MAX_FOLDER_ENTRIES: usize = 4096;
 
 /// Every server that answers on a socket in a usual folder, or in one of `look.places`.
-pub(super) fn find(look: &Look) -> Vec<FoundSource> {
-    let (mut found, mut seen) = (Vec::new(), Vec::new());
+pub(super) fn find(look: &Look) -> FoundHere {
+    let (mut found, mut seen) = (FoundHere::default(), Vec::new());
     for folder in SOCKET_FOLDERS.iter().map(PathBuf::from).chain(look.places.iter().cloned()) {
         // /var/run is a link to /run.
-        let Ok(whole) = folder.canonicalize() else { continue };
+        let whole = match folder.canonicalize() {
+            Ok(whole) => whole,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                found.cannot_reach(folder.display(), error);
+                continue;
+            }
+        };
         if seen.contains(&whole) {
             continue;
         }
         seen.push(whole);
-        let mut ports: Vec<u16> = entries(&folder).filter_map(|name| port_of(&name)).collect();
+        let mut ports = ports(&folder, &mut found);
         ports.sort_unstable();
-        let answering = ports.into_iter().filter(|port| UnixStream::connect(socket(&folder, *port)).is_ok());
-        found.extend(answering.map(|port| at_socket(&folder, port, &look.user)));
+        for port in ports {
+            let source = at_socket(&folder, port, &look.user);
+            match UnixStream::connect(socket(&folder, port)) {
+                Ok(_) => found.sources.push(source),
+                Err(error) => found.cannot_reach(source.what, error),
+            }
+        }
     }
     found
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = String> + use<> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().take(MAX_FOLDER_ENTRIES);
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+/// The ports of the sockets in a folder.
+fn ports(folder: &Path, found: &mut FoundHere) -> Vec<u16> {
+    let mut ports = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.cannot_reach(folder.display(), error);
+            return ports;
+        }
+    };
+    for (seen, entry) in entries.enumerate() {
+        if seen == MAX_FOLDER_ENTRIES {
+            found.cannot_reach(folder.display(), "it holds too much to look for sockets in it");
+            break;
+        }
+        match entry {
+            Ok(entry) => ports.extend(entry.file_name().to_str().and_then(port_of)),
+            Err(error) => found.cannot_reach(folder.display(), error),
+        }
+    }
+    ports
 }
 
 fn port_of(name: &str) -> Option<u16> {
@@ -65,6 +97,7 @@ fn at_socket(folder: &Path, port: u16, user: &str) -> FoundSource {
     FoundSource {
         kind: POSTGRES_KIND,
         what: format!("PostgreSQL at the socket {shown}, port {port}"),
+        place: Some(socket(folder, port)),
         name,
         settings,
         account: Some(NewAccount { statements: statements(user), by_hand }),
@@ -116,6 +149,7 @@ pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
     Ok(FoundSource {
         kind: POSTGRES_KIND,
         what: format!("PostgreSQL at {}", url.host_str().filter(|host| !host.is_empty()).unwrap_or("a socket")),
+        place: None,
         name: ADMINISTRATOR.to_owned(),
         settings,
         account: None,

@@ -110,8 +110,15 @@ impl SourceFlags {
         let cx = context(session);
         let found = async { Ok(registry::find_here(look, &cx).await) };
         let found = session.cancellable("the look for databases", found).await?;
+        for unreached in &found.unreached {
+            session.out.warning(format!("nobody can tell whether there is a database: {unreached}"));
+        }
+        if yes && !found.unreached.is_empty() {
+            return Err(Error::source_failed("some places of this machine could not be looked at, so a database may be left out")
+                .hint("start what is down, or make it readable; or name what you want backed up, with --dataset NAME=KIND:ADDRESS"));
+        }
         let (mut chosen, mut names) = (Vec::new(), BTreeSet::new());
-        for found in found {
+        for found in found.sources {
             let wanted = legal(&found.name)?;
             let numbered = (2..).map(|number| legal(&format!("{wanted}-{number}")));
             let free = std::iter::once(Ok(wanted.clone())).chain(numbered);
