@@ -212,6 +212,15 @@ mod tests {
         let stranger = Look { user: "x$$ $lifeboat0$ y".to_owned(), places: Vec::new() };
         let shown = at("/run/$$pg", &stranger).unwrap().account.unwrap().statements;
         assert_eq!(shown.matches("$lifeboat1$").count(), 2, "{shown}");
+        let documented = include_str!("../../../OPERATIONS.md");
+        for line in [
+            "CREATE ROLE lifeboat LOGIN;",
+            "GRANT pg_read_all_data TO lifeboat;",
+            "GRANT SELECT ON pg_authid TO lifeboat;",
+        ] {
+            let shown = statements("lifeboat").replace("\"lifeboat\"", "lifeboat");
+            assert!(documented.contains(line) && shown.contains(line), "{line}: {shown}");
+        }
         assert_eq!((port_of(".s.PGSQL.5432"), port_of(".s.PGSQL.5432.lock")), (Some(5432), None));
     }
 }
