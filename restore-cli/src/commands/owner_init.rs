@@ -61,7 +61,7 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let time = folder.first_signed()?.unwrap_or_else(|| session.clock.now());
     let request = first_of(&folder.line()?, hosts, drill_hosts, args.floors.floors(), time)?;
     let to_sign = folder.read(&request)?;
-    session.out.note(told(&to_sign));
+    session.out.asked_about(told(&to_sign));
     if let Some(warning) = to_sign.warning {
         session.out.warning(warning);
     }
@@ -96,7 +96,7 @@ fn machines(args: &Args, session: &Session) -> Result<(Vec<HostLine>, Vec<DrillH
                 hosts.push(read);
                 told
             };
-            session.out.note(format!("{what} {name}: {words}"));
+            session.out.asked_about(format!("{what} {name}: {words}"));
         }
     }
     Ok((hosts, drill_hosts))

@@ -126,7 +126,7 @@ impl SourceFlags {
                 continue;
             };
             let name = name?;
-            session.out.note(format!("found: {} (dataset {name})", found.what));
+            session.out.asked_about(format!("found: {} (dataset {name})", found.what));
             if !yes && (!session.out.can_ask() || !ask::agrees(session, "Back it up?").await?) {
                 if !session.out.can_ask() {
                     return Err(Error::usage("databases were found, and there is no terminal to ask whether to back them up")
@@ -147,7 +147,7 @@ impl SourceFlags {
     pub(super) async fn make_roles(&self, chosen: &[ChosenSource], yes: bool, session: &Session) -> Result<()> {
         for ChosenSource { name, found } in chosen {
             let Some(account) = &found.account else { continue };
-            session.out.note(format!(
+            session.out.asked_about(format!(
                 "dataset {name} is read by a role that can read everything and change nothing. As administrator ({}):\n{}",
                 account.by_hand,
                 account.statements.trim_end()
