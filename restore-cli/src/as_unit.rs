@@ -2,8 +2,9 @@
 //! leave no file in that user's state, and what root can read, that user may not.
 
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 
 use lifeboat_engine::base::Context;
 use lifeboat_engine::base::settings::CREDENTIALS;
@@ -40,6 +41,17 @@ impl UnitUser {
         let mut fields = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
         let ids = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         Some(Self { name: name.to_owned(), ids })
+    }
+
+    /// Whether this user may read a file.
+    ///
+    /// # Errors
+    /// He may not, or nobody could ask.
+    pub(crate) fn may_read(&self, path: &Path) -> std::io::Result<()> {
+        let mut asked = std::process::Command::new("test");
+        let asked = asked.arg("-r").arg(path).uid(self.ids.0).gid(self.ids.1).current_dir("/").env_clear();
+        let may = asked.stdin(Stdio::null()).status()?.success();
+        if may { Ok(()) } else { Err(std::io::ErrorKind::PermissionDenied.into()) }
     }
 
     /// Whose state a drill of this configuration would write, where root runs it and that is

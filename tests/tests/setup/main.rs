@@ -11,6 +11,7 @@ mod broken_lines;
 mod environment;
 mod refused;
 mod trial;
+mod typing_errors;
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -102,14 +102,16 @@ async fn names_that_collide_and_datasets_that_the_root_does_not_allow_are_refuse
     // What was backed up before does not vanish because somebody forgot a flag, and a replica whose
     // disk is not mounted is not made on the disk below.
     let said = machines.refused("host", &[&words[..], &["--dataset", &second]].concat()).await;
-    assert!(said.contains("no dataset wiki") && said.contains("change the file by hand"), "{said}");
+    assert!(said.contains("no dataset wiki") && said.contains("add --replace"), "{said}");
     let third = format!("third={}", machines.path("not-mounted/third").display());
     let said = machines.refused("host", &[&both[..], &["--replica", &third]].concat()).await;
     assert!(said.contains("mount its disk") && !machines.path("not-mounted").exists(), "{said}");
+    let done = machines.lifeboat("host", &[&words[..], &["--dataset", &second, "--replace"]].concat()).await;
+    assert!(done.status.success() && done.stdout.contains("first time: wiki-too."), "{done}");
     let config = machines.config("host");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("{text}# mine\n")).unwrap();
-    let said = machines.refused("host", &[&words[..], &["--dataset", &first]].concat()).await;
+    let said = machines.refused("host", &[&words[..], &["--dataset", &first, "--replace"]].concat()).await;
     assert!(said.contains("is never replaced"), "{said}");
     assert!(std::fs::read_to_string(&config).unwrap().ends_with("# mine\n"));
 }

@@ -10,7 +10,7 @@ use lifeboat_engine::{Error, Result, keys, root};
 use serde::Serialize;
 use url::Url;
 
-use super::config_text::{self, ConfigText};
+use super::config_text::{self, ConfigText, Lose};
 use super::machine::{Described, DescribedLine, tell};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
@@ -44,6 +44,10 @@ pub(super) struct Args {
     /// Answer every question with yes
     #[arg(long)]
     yes: bool,
+    /// Replace a configuration that setup wrote and nobody changed, also by one that names another
+    /// place; never one with other owners
+    #[arg(long)]
+    replace: bool,
     /// Show the configuration, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -112,7 +116,7 @@ async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Optio
     let config: (&Path, _) = (&at.config, write);
     let store = try_store(place, found, &root.root.vault, config, session).await?;
     let text = write(&store.place, store.path_style, store.has_keys());
-    let is_written = config_text::check_place(&at.config, &text)?;
+    let is_written = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");

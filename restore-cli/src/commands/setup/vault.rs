@@ -13,7 +13,7 @@ use lifeboat_engine::root::{self, SignedRoot};
 use lifeboat_engine::{Error, Result, keys};
 use serde::Serialize;
 
-use super::config_text::{self, ConfigText};
+use super::config_text::{self, ConfigText, Lose};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
 use super::sources::{ChosenSource, SourceFlags};
@@ -46,6 +46,10 @@ pub(super) struct VaultFlags {
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
+    /// Replace a configuration that setup wrote and nobody changed, also by one that names less or
+    /// other places; never one with other owners
+    #[arg(long)]
+    replace: bool,
     /// Show the configuration, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -122,7 +126,7 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
         try_stores(args, places, &root.root, at, session, |place, style, keys| write(vec![(place, style, keys)], &[]))
             .await?;
     let text = write(stores.iter().map(|store| (&store.place, store.path_style, store.has_keys())).collect(), &sources);
-    let is_written = config_text::check_place(&at.config, &text)?;
+    let is_written = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");
