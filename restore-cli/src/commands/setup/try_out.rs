@@ -16,6 +16,7 @@ use super::steps::{CLI, Steps};
 use super::{join, vault};
 use crate::flags::ReplicaWord;
 use crate::session::Session;
+use crate::shell::quoted;
 
 /// The folders of a trial.
 const OWNER: &str = "owner";
@@ -42,9 +43,10 @@ impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.datasets.iter().map(Name::as_str).collect();
         writeln!(f, "Backed up and proved by drill: {}.\n\nNot safe: {NOT_SAFE}\n", names.join(", "))?;
-        writeln!(f, "Look at it:   lifeboat --config {} status", quoted(&self.drill_config))?;
-        writeln!(f, "Back up again: lifeboatd --config {} --once", quoted(&self.config))?;
-        write!(f, "Remove it:    rm -r {}", quoted(&self.directory))
+        let shown = |path: &Path| quoted(&path.display().to_string());
+        writeln!(f, "Look at it:    lifeboat --config {} status", shown(&self.drill_config))?;
+        writeln!(f, "Back up again: lifeboatd --config {} --once", shown(&self.config))?;
+        write!(f, "Remove it:     rm -r {}", shown(&self.directory))
     }
 }
 
@@ -95,11 +97,6 @@ fn check_folder(directory: &Path) -> Result<()> {
     }
     Err(Error::usage(format!("{} is not empty, and no trial is in it", directory.display()))
         .hint("name a folder that is not there yet: --try DIR"))
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 fn part_of(name: &str) -> Part {
