@@ -2,6 +2,7 @@
 //! host, a drill host, and two directories as replicas. It says what is not safe about that.
 
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::base::Context;
@@ -23,6 +24,9 @@ const OWNER: &str = "owner";
 const HOST: &str = "host";
 const DRILL: &str = "drill";
 const REPLICAS: [&str; 2] = ["near", "far"];
+
+/// The file that says whose folder it is.
+const MARK: &str = ".lifeboat-trial";
 
 /// What was made.
 #[derive(Serialize)]
@@ -52,7 +56,7 @@ impl fmt::Display for Trial {
 
 pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Session) -> Result<()> {
     let directory = std::path::absolute(directory).context(Class::Usage, || "the directory of --try cannot be used")?;
-    check_folder(&directory)?;
+    take_folder(&directory)?;
     let place = |part: &str| Installation::own(&directory.join(part).join("lifeboat.toml"), part_of(part));
     let (host, drill, owner) = (place(HOST), place(DRILL), directory.join(OWNER));
     host.make_folders()?;
@@ -88,12 +92,22 @@ pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Se
     session.out.result(&Trial { directory, config, drill_config, datasets, not_safe: NOT_SAFE })
 }
 
-/// A trial is removed as a whole in the end, so nothing of others may be in its folder.
-fn check_folder(directory: &Path) -> Result<()> {
-    let is_trial = directory.join(HOST).join("keys").is_dir();
-    let is_empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
-    if is_trial || is_empty {
+/// A trial is removed as a whole in the end, so nothing of others may be in its folder. One that is
+/// new or empty gets the mark of a trial.
+fn take_folder(directory: &Path) -> Result<()> {
+    let mark = directory.join(MARK);
+    if mark.exists() {
         return Ok(());
+    }
+    let failed = || format!("cannot use {}", directory.display());
+    let is_empty = match std::fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).context(Class::Storage, failed),
+    };
+    if is_empty {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context(Class::Storage, failed)?;
+        return std::fs::write(&mark, "Made by `lifeboat setup --try`.\n").context(Class::Storage, failed);
     }
     Err(Error::usage(format!("{} is not empty, and no trial is in it", directory.display()))
         .hint("name a folder that is not there yet: --try DIR"))
