@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod again;
+mod believed;
 mod block;
 mod broken_lines;
 mod environment;

@@ -14,6 +14,7 @@
 //!   and one with other owners is never written.
 
 mod ask;
+mod believe;
 mod config_text;
 mod join;
 mod machine;

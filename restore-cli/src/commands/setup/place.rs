@@ -101,6 +101,11 @@ impl Installation {
         self.user.as_ref().map_or_else(own, |user| user.name.clone())
     }
 
+    /// Whether the keys of its machine were made.
+    pub(super) fn has_keys(&self) -> bool {
+        self.part.handed_over().iter().all(|file| self.keys.join(file).exists())
+    }
+
     /// Whether whoever does the work may read a file.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use lifeboat_engine::root::{OwnerFolder, first_of};
 use lifeboat_engine::{Class, Error, Result, keys};
 use serde::Serialize;
 
+use super::believe::RootFlags;
 use super::place::{Installation, Part};
 use super::steps::{CLI, Steps};
 use super::{join, vault};
@@ -78,10 +79,11 @@ pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Se
         .iter()
         .map(|name| Ok(ReplicaWord { name: name.parse()?, place: Some(path(name)) }))
         .collect::<Result<_>>()?;
-    let of_host = args.of_trial(root.clone(), replicas);
+    let believed = RootFlags::of_trial(root)?;
+    let of_host = args.of_trial(believed.clone(), replicas);
     let datasets = vault::run_quietly(&of_host, &host, session).await?;
     let [near, _] = REPLICAS;
-    let of_drill = join::Args::of_trial(format!("{near}={}", path(near)), root);
+    let of_drill = join::Args::of_trial(format!("{near}={}", path(near)), believed);
     join::run_quietly(&of_drill, &drill, session).await?;
     let mut steps = Steps::new(session, &drill, datasets.len());
     for dataset in &datasets {

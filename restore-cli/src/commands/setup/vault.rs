@@ -13,6 +13,7 @@ use lifeboat_engine::root::{self, SignedRoot};
 use lifeboat_engine::{Error, Result, keys};
 use serde::Serialize;
 
+use super::believe::RootFlags;
 use super::config_text::{self, ConfigText, Lose};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
@@ -21,7 +22,6 @@ use super::steps::{CLI, DAEMON, Steps};
 use super::store_keys::{KeysFrom, StoreKeys};
 use super::stores::{TriedStore, try_store};
 use crate::flags::ReplicaWord;
-use crate::lines;
 use crate::session::Session;
 
 /// Steps after the configuration was agreed to, beside one for each dataset.
@@ -30,9 +30,8 @@ const STEPS: usize = 6;
 /// The flags of a backup host's set-up.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct VaultFlags {
-    /// The root that `lifeboat owner init` printed; `-` reads standard input, @FILE a file
-    #[arg(long, value_name = "LINE")]
-    root: Option<String>,
+    #[command(flatten)]
+    believed: RootFlags,
     /// A new replica: NAME=s3://BUCKET?region=…&endpoint=…&ca_file=… or NAME=/DIRECTORY; at least
     /// two, in different regions; may be repeated
     #[arg(long, value_name = "NAME=PLACE", value_parser = ReplicaWord::placed)]
@@ -60,8 +59,8 @@ pub(super) struct VaultFlags {
 
 impl VaultFlags {
     /// The flags of a host on a machine where Lifeboat is tried.
-    pub(super) fn of_trial(&self, root: String, replica: Vec<ReplicaWord>) -> Self {
-        Self { root: Some(root), replica, in_trial: true, ..self.clone() }
+    pub(super) fn of_trial(&self, believed: RootFlags, replica: Vec<ReplicaWord>) -> Self {
+        Self { believed, replica, in_trial: true, ..self.clone() }
     }
 }
 
@@ -100,9 +99,9 @@ pub(super) async fn run_quietly(args: &VaultFlags, at: &Installation, session: &
 }
 
 async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Result<Option<Done>> {
-    let root = read_root(args.root.as_deref())?;
+    let root = args.believed.read(at, session)?;
     let places = read_places(args)?;
-    if !keys_are_there(at) {
+    if !at.has_keys() {
         return Err(Error::keys(format!("this host has no keys: {} has none", at.keys.display()))
             .hint("run `lifeboat setup host` here first, and give its line to the owner, who makes the root"));
     }
@@ -110,7 +109,9 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
     let own = keys::enrol_host(&at.keys, &root.root.owners[0].name, Vec::new())?;
     let host = root::host_in(&root.root, &own)?;
     let prefix = session.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
-    session.out.note(format!("root {} of vault {}: {}", root.root.version, root.root.vault, root.fingerprint()));
+    if !args.dry_run {
+        args.believed.believe(&root, at, args.yes, session).await?;
+    }
 
     let sources = args.sources.choose(at, args.yes, session).await?;
     if let Some(chosen) =
@@ -210,19 +211,6 @@ fn give_directory(at: &Installation, place: &ReplicaPlace) -> Result<()> {
     }
     std::os::unix::fs::chown(path, Some(user.ids.0), Some(user.ids.1))
         .map_err(|error| Error::storage(format!("cannot give {path} to {}", user.name)).because(error))
-}
-
-fn keys_are_there(at: &Installation) -> bool {
-    at.part.handed_over().iter().all(|file| at.keys.join(file).exists())
-}
-
-/// The root that a flag gives.
-pub(super) fn read_root(given: Option<&str>) -> Result<SignedRoot> {
-    let Some(given) = given else {
-        return Err(Error::usage("no root is given, so nobody says whom this machine may believe")
-            .hint("run `lifeboat setup host` here, let the owner run `lifeboat owner init 'LINE'`, and pass what that prints with --root; or try it on one machine with --try"));
-    };
-    root::read_signed(lines::given(given)?.trim())
 }
 
 fn read_places(args: &VaultFlags) -> Result<Vec<ReplicaPlace>> {
