@@ -260,24 +260,22 @@ async fn the_first_ten_minutes_end_protected_and_proved() {
     let (near_place, far_place) = (format!("near={}", place(&near)), format!("far={}", place(&far)));
     let places = [
         ("ROOT", root.as_str()),
+        ("shop=postgres:/var/run/postgresql", "shop=postgres:/var/run/postgresql"),
         ("near=s3://backup-near?region=eu-central-1", near_place.as_str()),
         ("far=s3://backup-far?region=eu-west-1", far_place.as_str()),
     ];
     let (near_keys, far_keys) = (keys(&host, &near, "near"), keys(&host, &far, "far"));
     let (near_keys, far_keys) = (format!("near={near_keys}"), format!("far={far_keys}"));
-    // What is found here is backed up: the cluster of the package, and the file in /srv.
-    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--yes"];
+    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--sqlite", "/srv/wiki.db", "--yes"];
     let done = host.lifeboat(&block.take("setup --root", &places, &more));
-    assert!(done.contains("Backed up for the first time: postgres, wiki"), "{done}");
+    assert!(done.contains("Backed up for the first time: shop, wiki"), "{done}");
     assert!(host.lifeboat(&block.take("kit", &[], &[])).contains("eu-near"));
     let far_keys = keys(&drill, &far, "far");
     let joined = place(&far);
     let places = [("ROOT", root.as_str()), ("s3://backup-far?region=eu-west-1", joined.as_str())];
     drill.lifeboat(&block.take("setup drill-host --join", &places, &["--store-keys", &far_keys, "--yes"]));
-    // The README's dataset is called shop, and what is found here is called as its engine.
-    let mut words = block.take("drill shop", &[], &[]);
-    for dataset in ["postgres", "wiki"] {
-        words[1] = dataset.to_owned();
+    let words = block.take("drill shop", &[], &[]);
+    for words in [words, vec!["drill".to_owned(), "wiki".to_owned()]] {
         assert!(drill.lifeboat(&words).contains("PROVED"));
     }
     let status = drill.lifeboat(&block.take("status", &[], &[]));

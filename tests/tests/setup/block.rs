@@ -30,10 +30,11 @@ async fn from_nothing_to_protected_and_proved() {
     let (near_place, far_place) = (replica("near", &near), replica("far", &far));
     let places = [
         ("ROOT", root.as_str()),
+        ("shop=postgres:/var/run/postgresql", &shop),
         ("near=s3://backup-near?region=eu-central-1", &near_place),
         ("far=s3://backup-far?region=eu-west-1", &far_place),
     ];
-    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--dataset", &shop, "--dataset", &wiki, "--yes"];
+    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--dataset", &wiki, "--yes"];
     let words = block.take("setup --root", &places, &more);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
 
