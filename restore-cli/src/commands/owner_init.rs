@@ -111,11 +111,14 @@ fn write_sheet(directory: &Path, owner: &OwnerLine, root: &SignedRoot) -> Result
     let written = write!(
         text,
         "LIFEBOAT: KEEP THIS IN A SAFE. WHOEVER READS IT READS EVERY BACKUP.\n\n\
-         Owner         {}\nVault         {}\nRoot {}        {}\n\nThe master identity (type it into a file `identity`):\n\n{}\n\
+         Owner         {}\nVault         {}\nRoot {}        {}\n\nThe master identity (type it into a file `identity`, and run `chmod 600 identity`):\n\n{}\n\
          The owner's line (a file `line`):\n\n{}\n\n\
          To restore with nothing but a bucket, this sheet and the program lifeboat:\n\n\
-         lifeboat restore DATASET --s3-bucket BUCKET --s3-region REGION --owner @line \\\n  \
-         --identity identity --to-directory out --unrecorded \"REASON\"\n\n\
+         lifeboat restore DATASET --s3-bucket BUCKET --s3-region REGION --s3-endpoint https://STORE \\\n  \
+         --s3-credentials credentials --owner @line --identity identity --to-directory out \\\n  \
+         --unrecorded \"REASON\"\n\n\
+         `credentials` is a file of mode 0600 with keys that read the bucket: a line [default], and\n\
+         aws_access_key_id = … and aws_secret_access_key = … below it. Leave --s3-endpoint out at AWS.\n\
          Print `lifeboat kit` on the backup host, too: it names the buckets and datasets.\n",
         owner.name,
         root.root.vault,
