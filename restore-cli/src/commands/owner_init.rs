@@ -19,6 +19,10 @@ use crate::session::Session;
 
 /// What is to be printed, and kept in a safe.
 const SHEET: &str = "sheet.txt";
+/// What to do with an owner who has signed already.
+const SIGNED_BEFORE: &str = "if that root is in use, ask for the next one with `lifeboat root request` (`add-drill-host` on the backup host, `add-host` on a new one), and sign that; if it was installed nowhere, or this is another vault, name another --directory";
+/// Without one, nothing is ever proved.
+const NO_DRILL_HOST: &str = "no drill host is among these lines, so no drill will prove any backup: run `lifeboat setup drill-host` on another machine first, and pass its line, too";
 /// The owner's files beside it.
 const MASTER_FILE: &str = "identity";
 
@@ -60,7 +64,14 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let folder = OwnerFolder::open(&args.directory)?;
     let time = folder.first_signed()?.unwrap_or_else(|| session.clock.now());
     let request = first_of(&folder.line()?, hosts, drill_hosts, args.floors.floors(), time)?;
-    let to_sign = folder.read(&request)?;
+    // What is refused here differs from what this owner has signed before.
+    let to_sign = folder.read(&request).map_err(|error| match error.class() {
+        Class::Usage => error.hint(SIGNED_BEFORE),
+        _ => error,
+    })?;
+    if to_sign.root().root.drill_hosts.is_empty() {
+        session.out.warning(NO_DRILL_HOST);
+    }
     session.out.asked_about(told(&to_sign));
     if let Some(warning) = to_sign.warning {
         session.out.warning(warning);
