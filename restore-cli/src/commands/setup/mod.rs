@@ -20,6 +20,7 @@ mod join;
 mod machine;
 mod place;
 mod replica_place;
+mod restart;
 mod sources;
 mod steps;
 mod store_keys;

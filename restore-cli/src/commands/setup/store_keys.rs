@@ -89,13 +89,19 @@ impl StoreKeys {
         }
     }
 
-    /// Puts them where they belong.
+    /// Puts them where they belong, unless they are there already. Calls `before` before it changes
+    /// anything.
     ///
     /// # Errors
-    /// The disk fails.
-    pub(super) fn put(self, name: &Name, at: &Installation) -> Result<()> {
+    /// The disk fails; those of `before`.
+    pub(super) fn put(self, name: &Name, at: &Installation, before: impl FnOnce() -> Result<()>) -> Result<()> {
         let Self::Staged(file) = self else { return Ok(()) };
         let place = at.credentials().join(name.as_str());
+        let staged = secret::read_given(file.path())?;
+        if secret::read_given(&place).is_ok_and(|there| there.expose() == staged.expose()) {
+            return Ok(());
+        }
+        before()?;
         let written = file.persist(&place).map_err(|error| error.error).and_then(|file| file.sync_all());
         written.context(Class::Keys, || format!("cannot write {}", place.display()))
     }
@@ -154,7 +160,7 @@ fn profile(name: &Name, access: &[u8], key: &[u8], token: Option<&Secret>) -> Re
 
 /// A private file in the key directory; what is not put in place goes with the program, or is
 /// overlooked by everybody.
-fn stage(at: &Installation, text: &[u8]) -> Result<StoreKeys> {
+pub(super) fn stage(at: &Installation, text: &[u8]) -> Result<StoreKeys> {
     at.make_folders()?;
     let failed = || format!("cannot write into {}", at.keys.display());
     let mut file =

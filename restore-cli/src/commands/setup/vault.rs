@@ -17,6 +17,7 @@ use super::believe::RootFlags;
 use super::config_text::{self, ConfigText, Lose};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
+use super::restart::Restart;
 use super::sources::{ChosenSource, SourceFlags};
 use super::steps::{CLI, DAEMON, Steps};
 use super::store_keys::{KeysFrom, StoreKeys};
@@ -153,12 +154,16 @@ async fn go_on(
     let mut steps = Steps::new(session, at, STEPS + sources.len());
     steps.next("write the keys of the stores and the configuration");
     at.make_folders()?;
+    let restart = Restart::of(at);
     let replicas: Vec<Name> = stores.iter().map(|store| store.place.name.clone()).collect();
     for store in stores {
         give_directory(at, &store.place)?;
         if let Some(keys) = store.keys {
-            keys.put(&store.place.name, at)?;
+            keys.put(&store.place.name, at, || restart.need())?;
         }
+    }
+    if std::fs::read(&at.config).map_or(true, |there| there != text.as_bytes()) {
+        restart.need()?;
     }
     config_text::put(&at.config, text)?;
     steps.next("roles that read the databases");
@@ -173,10 +178,12 @@ async fn go_on(
     steps.next("start the daemon");
     if at.has_units() {
         steps.systemctl(&["daemon-reload"]).await?;
-        steps.systemctl(&["restart", "lifeboatd"]).await?;
+        // A running backup is stopped only for what the daemon does not know yet.
+        steps.systemctl(&[if restart.is_needed() { "restart" } else { "start" }, "lifeboatd"]).await?;
     } else {
         session.out.note("systemd does not run this installation: start `lifeboatd` yourself to back up by schedule");
     }
+    restart.done()?;
     for chosen in sources {
         steps.next(&format!("the first backup of {}", chosen.name));
         if at.has_units() {
