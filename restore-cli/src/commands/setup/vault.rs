@@ -34,7 +34,7 @@ pub(super) struct VaultFlags {
     #[command(flatten)]
     believed: RootFlags,
     /// A new replica: NAME=s3://BUCKET?region=…&endpoint=…&ca_file=… or NAME=/DIRECTORY; at least
-    /// two, in different regions; may be repeated
+    /// two, which should be in different regions; may be repeated
     #[arg(long, value_name = "NAME=PLACE", value_parser = ReplicaWord::placed)]
     replica: Vec<ReplicaWord>,
     /// The keys of a replica's store: a file of mode 0600 in the AWS shared-credentials format, or
@@ -102,6 +102,9 @@ pub(super) async fn run_quietly(args: &VaultFlags, at: &Installation, session: &
 async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Result<Option<Done>> {
     let root = args.believed.read(at, session)?;
     let places = read_places(args)?;
+    if let Some(told) = in_one_region(&places) {
+        session.out.warning(told);
+    }
     if !at.has_keys() {
         return Err(Error::keys(format!("this host has no keys: {} has none", at.keys.display()))
             .hint("run `lifeboat setup host` here first, and give its line to the owner, who makes the root"));
@@ -244,6 +247,16 @@ fn read_places(args: &VaultFlags) -> Result<Vec<ReplicaPlace>> {
     Ok(places)
 }
 
+/// What two replicas in one region mean.
+fn in_one_region(places: &[ReplicaPlace]) -> Option<String> {
+    let pairs = places.iter().enumerate().flat_map(|(at, place)| places[..at].iter().map(move |other| (other, place)));
+    let (one, other) = pairs.into_iter().find(|(one, other)| one.region == other.region)?;
+    Some(format!(
+        "replicas {} and {} are both in region {}: whatever destroys that region destroys both",
+        one.name, other.name, one.region
+    ))
+}
+
 async fn try_stores(
     args: &VaultFlags,
     places: Vec<ReplicaPlace>,
@@ -261,4 +274,20 @@ async fn try_stores(
         stores.push(try_store(place, keys, &root.vault, config, session).await?);
     }
     Ok(stores)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_replicas_in_one_region_are_told() {
+        let places = |texts: &[&str]| -> Vec<ReplicaPlace> {
+            texts.iter().map(|text| ReplicaPlace::read(&ReplicaWord::placed(text).unwrap()).unwrap()).collect()
+        };
+        assert_eq!(in_one_region(&places(&["a=s3://one?region=eu", "b=s3://two?region=us", "c=/c"])), None);
+        let told = in_one_region(&places(&["a=s3://one?region=eu", "b=/b", "c=s3://two?region=eu"])).unwrap();
+        assert!(told.contains("replicas a and c are both in region eu"), "{told}");
+    }
 }
