@@ -31,9 +31,15 @@ async fn the_words_of_the_first_root_are_compared_before_anything_is_written() {
     let typed = format!("  {}\n", root_words.to_uppercase().replace(' ', "  "));
     let done = machines.lifeboat("host", &[&words[..], &["--root-words", &typed, "--yes"]].concat()).await;
     assert!(done.status.success() && !done.stderr.contains("nobody compared"), "{done}");
+    // What is made is told with the file system that it is made on.
+    let made = format!("the directory {} is made for replica far, on the file system", machines.path("far").display());
+    assert!(done.stderr.contains(&made), "{done}");
     // Who was believed is believed.
     let again = machines.lifeboat("host", &[&words[..], &["--yes"]].concat()).await;
     assert!(again.status.success() && !again.stderr.contains("nobody compared"), "{again}");
+    let lacking = format!("near={}", machines.path("not-mounted").display());
+    let said = machines.refused("drill", &["setup", "drill-host", "--join", &lacking, "--root", root, "--yes"]).await;
+    assert!(said.contains("there is nothing to drill") && !machines.config("drill").exists(), "{said}");
     let join = ["setup", "drill-host", "--join", &replicas[0], "--root", root];
     let said = machines.refused("drill", &join).await;
     assert!(said.contains("--root-words") && !machines.config("drill").exists(), "{said}");

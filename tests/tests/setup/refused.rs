@@ -106,6 +106,12 @@ async fn names_that_collide_and_datasets_that_the_root_does_not_allow_are_refuse
     let third = format!("third={}", machines.path("not-mounted/third").display());
     let said = machines.refused("host", &[&both[..], &["--replica", &third]].concat()).await;
     assert!(said.contains("mount its disk") && !machines.path("not-mounted").exists(), "{said}");
+    // Nor is one that was backed up to: its disk is gone for now, or its backups are.
+    let (far, away) = (machines.path("far"), machines.path("away"));
+    std::fs::rename(&far, &away).unwrap();
+    let said = machines.refused("host", &both).await;
+    assert!(said.contains("mount its disk") && !far.exists(), "{said}");
+    std::fs::rename(&away, &far).unwrap();
     let done = machines.lifeboat("host", &[&words[..], &["--dataset", &second, "--replace"]].concat()).await;
     assert!(done.status.success() && done.stdout.contains("first time: wiki-too."), "{done}");
     let config = machines.config("host");

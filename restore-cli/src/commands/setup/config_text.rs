@@ -184,6 +184,13 @@ fn keeps_what_was(path: &Path, old: &str, new: &str, lose: Lose) -> Result<()> {
         .hint("name everything again that is to stay, beside what is new; to let the rest go, add --replace"))
 }
 
+/// Whether the configuration that is there names this directory as a replica's.
+pub(super) fn names_directory(config: &Path, directory: &str) -> bool {
+    let there = std::fs::read_to_string(config).ok().and_then(|text| text.parse::<Table>().ok());
+    let replicas = there.as_ref().and_then(|table| table.get("replica")?.as_array());
+    replicas.into_iter().flatten().any(|replica| replica.get("path").and_then(Value::as_str) == Some(directory))
+}
+
 /// What says where a replica is, …
 const PLACE_KEYS: [&str; 5] = ["kind", "region", "bucket", "endpoint", "path"];
 /// … and what a dataset captures.

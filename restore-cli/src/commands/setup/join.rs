@@ -106,6 +106,12 @@ async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Optio
     }
     let own = keys::enrol_drill_host(&at.keys, &root.root.owners[0].name, Vec::new())?;
     let host = root::drill_host_in(&root.root, &own)?;
+    if let PlaceKind::Directory(path) = &place.kind
+        && !Path::new(path).is_dir()
+    {
+        return Err(Error::storage(format!("the directory {path} is not there, so there is nothing to drill"))
+            .hint("mount its disk, or correct --join; then run the same command again"));
+    }
     let prefix = session.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
     if !args.dry_run {
         args.believed.believe(&root, at, args.yes, session).await?;
@@ -118,8 +124,7 @@ async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Optio
     let flags: Vec<KeysFrom> = flags.collect::<Result<_, String>>().map_err(Error::usage)?;
     let is_bucket = matches!(place.kind, PlaceKind::Bucket { .. });
     let found = if is_bucket { Some(StoreKeys::find(&place.name, &flags, at, session).await?) } else { None };
-    let config: (&Path, _) = (&at.config, write);
-    let store = try_store(place, found, &root.root.vault, config, session).await?;
+    let store = try_store(place, found, &root.root.vault, (at, write), session).await?;
     let text = write(&store.place, store.path_style, store.has_keys());
     let is_written = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;

@@ -9,6 +9,8 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::store::{ReplicaError, ReplicaErrorKind};
 use lifeboat_engine::{Class, Error, Result, store};
 
+use super::config_text;
+use super::place::Installation;
 use super::replica_place::{PlaceKind, ReplicaPlace};
 use super::store_keys::StoreKeys;
 use crate::session::Session;
@@ -37,7 +39,7 @@ pub(super) async fn try_store(
     place: ReplicaPlace,
     keys: Option<StoreKeys>,
     vault: &str,
-    config: (&Path, impl Fn(&ReplicaPlace, bool, bool) -> String),
+    (at, text): (&Installation, impl Fn(&ReplicaPlace, bool, bool) -> String),
     session: &Session,
 ) -> Result<TriedStore> {
     if let PlaceKind::Directory(path) = &place.kind
@@ -45,17 +47,28 @@ pub(super) async fn try_store(
     {
         // It is made when the set-up was agreed to, and nothing above it: its disk may not be
         // mounted.
-        return match Path::new(path).parent().filter(|parent| parent.is_dir()) {
-            Some(_) => Ok(TriedStore { place, path_style: false, keys }),
-            None => Err(Error::storage(format!("the folder of {path}, of replica {}, is not there", place.name))
-                .hint("mount its disk, or make the folder; then run the same command again")),
+        let refused = |what: String, hint: &str| {
+            Err(Error::storage(format!("{what}, of replica {}, is not there", place.name)).hint(hint))
         };
+        if config_text::names_directory(&at.config, path) {
+            return refused(
+                format!("the directory {path}"),
+                "mount its disk, or make the directory if the replica may begin anew; then run the same command again",
+            );
+        }
+        if !Path::new(path).parent().is_some_and(Path::is_dir) {
+            return refused(
+                format!("the folder of {path}"),
+                "mount its disk, or make the folder; then run the same command again",
+            );
+        }
+        return Ok(TriedStore { place, path_style: false, keys });
     }
     let has_keys = keys.as_ref().is_some_and(|keys| keys.file().is_some());
     let mut first = None;
     for path_style in styles(&place.kind) {
-        let text = (config.1)(&place, path_style, has_keys);
-        let parsed = Config::parse(&text, config.0, &Surroundings::default())?;
+        let text = text(&place, path_style, has_keys);
+        let parsed = Config::parse(&text, &at.config, &Surroundings::default())?;
         let Some(mut replica) = parsed.replicas.into_iter().find(|replica| replica.name == place.name) else {
             return Err(Error::failed("a configuration lacks the replica that it was made of"));
         };

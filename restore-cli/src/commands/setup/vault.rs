@@ -137,6 +137,11 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
         session.out.note("nothing was changed: leave --dry-run out to set this up");
         return Ok(None);
     }
+    for store in &stores {
+        if let Some(made) = store.place.will_be_made() {
+            session.out.asked_about(made);
+        }
+    }
     if !is_written {
         session
             .confirm(args.yes || args.in_trial, format!("Write this to {}, and go on?", at.config.display()))
@@ -270,8 +275,7 @@ async fn try_stores(
         let is_bucket = matches!(place.kind, PlaceKind::Bucket { .. });
         let keys =
             if is_bucket { Some(StoreKeys::find(&place.name, &args.store_keys, at, session).await?) } else { None };
-        let config: (&Path, _) = (&at.config, &text);
-        stores.push(try_store(place, keys, &root.vault, config, session).await?);
+        stores.push(try_store(place, keys, &root.vault, (at, &text), session).await?);
     }
     Ok(stores)
 }
