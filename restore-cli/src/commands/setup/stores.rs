@@ -14,6 +14,7 @@ use super::place::Installation;
 use super::replica_place::{PlaceKind, ReplicaPlace};
 use super::store_keys::StoreKeys;
 use crate::session::Session;
+use crate::shell::quoted;
 
 /// A replica that was tried.
 pub(super) struct TriedStore {
@@ -63,6 +64,20 @@ pub(super) async fn try_store(
             );
         }
         return Ok(TriedStore { place, path_style: false, keys });
+    }
+    if let PlaceKind::Bucket { ca_file: Some(file), .. } = &place.kind
+        && let Err(error) = at.may_read(Path::new(file))
+    {
+        let user = at.user_name();
+        return Err(Error::configuration(format!(
+            "the user {user} cannot read {file}, the ca_file of replica {}",
+            place.name
+        ))
+        .because(error)
+        .hint(format!(
+            "correct its place; or run `chmod 644 {}`, as no authority is secret, and let {user} enter its folders",
+            quoted(file)
+        )));
     }
     let has_keys = keys.as_ref().is_some_and(|keys| keys.file().is_some());
     let mut first = None;
