@@ -35,6 +35,9 @@ async fn wrong_keys_and_a_missing_bucket_are_named_and_change_nothing() {
         let left = std::fs::read_dir(machines.path("host/keys")).unwrap().map(|file| file.unwrap().file_name());
         assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".unfinished")), "{said}");
     }
+    let said =
+        machines.refused("drill", &["setup", "drill-host", "--join", &near[5..], "--root", &root, "--yes"]).await;
+    assert!(said.contains("--store-keys FILE,") && !said.contains("=FILE"), "{said}");
     let no_file = near.replace(&region.ca_file().display().to_string(), "/nowhere/ca.pem");
     let words = ["setup", "--root", &root, "--replica", &no_file, "--replica", &far, "--sqlite", &wiki, "--yes"];
     let said = machines.refused("host", &[&words[..], &["--store-keys", &right]].concat()).await;

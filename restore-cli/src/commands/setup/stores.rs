@@ -12,7 +12,7 @@ use lifeboat_engine::{Class, Error, Result, store};
 use super::config_text;
 use super::place::Installation;
 use super::replica_place::{PlaceKind, ReplicaPlace};
-use super::store_keys::StoreKeys;
+use super::store_keys::{StoreKeys, keys_form};
 use crate::session::Session;
 use crate::shell::quoted;
 
@@ -90,7 +90,7 @@ pub(super) async fn try_store(
         if let (ReplicaKind::S3(s3), Some(file)) = (&mut replica.kind, keys.as_ref().and_then(StoreKeys::file)) {
             s3.credentials = S3Credentials::File(file);
         }
-        let tried = try_one(&replica, &parsed.vault_prefix, vault, session);
+        let tried = try_one(&replica, &parsed.vault_prefix, vault, at, session);
         match session.cancellable("trying a store", tried).await {
             Ok(()) => return Ok(TriedStore { place, path_style, keys }),
             Err(error) if session.cancel.is_cancelled() || error.class() == Class::Configuration => {
@@ -114,7 +114,14 @@ fn styles(kind: &PlaceKind) -> Vec<bool> {
     }
 }
 
-async fn try_one(config: &ReplicaConfig, prefix: &str, vault: &str, session: &Session) -> Result<()> {
+async fn try_one(
+    config: &ReplicaConfig,
+    prefix: &str,
+    vault: &str,
+    at: &Installation,
+    session: &Session,
+) -> Result<()> {
+    let explained = |error| explained(error, at);
     let replica = store::open(config, prefix, &session.clock).await?;
     replica.probe(false).await.map_err(explained)?;
     let found = match replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await {
@@ -133,11 +140,11 @@ async fn try_one(config: &ReplicaConfig, prefix: &str, vault: &str, session: &Se
 }
 
 /// With what to do where there is no configuration yet.
-fn explained(error: ReplicaError) -> Error {
-    let name = &error.replica;
+fn explained(error: ReplicaError, at: &Installation) -> Error {
     let hint = match error.kind {
         ReplicaErrorKind::Denied(_) => format!(
-            "give keys that this store accepts, and that may list, read and write: --store-keys {name}=FILE, or leave it out to be asked"
+            "give keys that this store accepts, and that may list, read and write: --store-keys {}, or leave it out to be asked",
+            keys_form(&error.replica, at.part)
         ),
         ReplicaErrorKind::Misconfigured(_) => {
             "correct bucket, region, endpoint or ca_file of this replica, or make the bucket; then run the same command"
