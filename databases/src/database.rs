@@ -5,7 +5,7 @@
 //! parts instead of a [`StreamSink`]: the engine says when a part is complete, and at which
 //! position of the log it ends. Engines that cannot follow will not implement it.
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -131,11 +131,11 @@ pub trait Database: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Databases of this engine on this machine, where they usually are and in `look.places`. It
-    /// changes nothing, and reads no data.
-    async fn find_here(&self, look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
+    /// Databases of this engine on this machine, where they usually are and in `look.places`, and
+    /// what may be one and does not answer. It changes nothing, and reads no data.
+    async fn find_here(&self, look: &Look, cx: &WorkContext) -> FoundHere {
         let _ = (look, cx);
-        Vec::new()
+        FoundHere::default()
     }
 
     /// The database at an address that an operator wrote. It need not be there.
@@ -174,6 +174,25 @@ pub struct Look {
     pub places: Vec<PathBuf>,
 }
 
+/// What a look for databases found, and what it could not look at.
+#[derive(Debug, Clone, Default)]
+pub struct FoundHere {
+    /// What datasets could capture.
+    pub sources: Vec<FoundSource>,
+    /// What may hold a database, and why nobody could tell, for people.
+    pub unreached: Vec<String>,
+}
+
+impl FoundHere {
+    /// Notes what could not be looked at, once.
+    pub(crate) fn cannot_reach(&mut self, what: impl Display, why: impl Display) {
+        let told = format!("{what}: {why}");
+        if !self.unreached.contains(&told) {
+            self.unreached.push(told);
+        }
+    }
+}
+
 /// A database that a dataset could capture.
 #[derive(Debug, Clone)]
 pub struct FoundSource {
@@ -181,6 +200,8 @@ pub struct FoundSource {
     pub kind: &'static str,
     /// What it is and where, for people.
     pub what: String,
+    /// The file or the socket that it is read through; `None`: it is on another machine.
+    pub place: Option<PathBuf>,
     /// What its dataset could be called. It need not be a legal name.
     pub name: String,
     /// Its `[dataset.source]` table, without `kind`.

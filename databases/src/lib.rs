@@ -23,8 +23,8 @@ mod target;
 mod tool;
 
 pub use self::database::{
-    ClientTool, Database, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress, ServerTarget,
-    Source, SourceCheck, ThrowAway, ToolFound, Wanted, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
+    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, Wanted, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lifeboat_base::settings::{Section, SettingsReader};
 
-use crate::database::{Database, FoundSource, Look, Source, ToolFound, WorkContext};
+use crate::database::{Database, FoundHere, Look, Source, ToolFound, WorkContext};
 use crate::tool::environment::ToolEnvironment;
 use crate::{command, file, mariadb, postgres, redis, sqlite};
 
@@ -52,11 +52,19 @@ pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
     found
 }
 
-/// The databases of all engines on this machine, in the order of the engines.
-pub async fn find_here(look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
-    let mut found = Vec::new();
+/// The databases of all engines on this machine, in the order of the engines, and what could not be
+/// looked at.
+pub async fn find_here(look: &Look, cx: &WorkContext) -> FoundHere {
+    let mut found = FoundHere::default();
+    for place in &look.places {
+        if let Err(error) = std::fs::read_dir(place) {
+            found.cannot_reach(place.display(), error);
+        }
+    }
     for engine in ENGINES {
-        found.extend(engine.find_here(look, cx).await);
+        let FoundHere { sources, unreached } = engine.find_here(look, cx).await;
+        found.sources.extend(sources);
+        found.unreached.extend(unreached);
     }
     found
 }

@@ -19,6 +19,7 @@ mod recording;
 mod run;
 mod server;
 mod session;
+mod shell;
 mod table;
 mod textfile;
 mod when;

@@ -64,7 +64,8 @@ impl Database for File {
         let mut settings = toml::Table::new();
         settings.insert("path".to_owned(), address.into());
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(FoundSource { kind: FILE_KIND, what: format!("file {address}"), name, settings, account: None })
+        let what = format!("file {address}");
+        Ok(FoundSource { kind: FILE_KIND, what, place: Some(path.to_owned()), name, settings, account: None })
     }
 }
 

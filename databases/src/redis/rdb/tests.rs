@@ -168,6 +168,7 @@ fn lies_with_a_right_checksum_do_no_harm() {
 
 /// A liar lets many entries have the fields of the first one, and gives these a long name.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "it tells how long this takes")]
 fn a_long_name_of_a_field_is_read_once_and_not_for_each_entry() {
     const ENTRIES: u32 = 200_000;
     let name = [b'n'; 1 << 20];
