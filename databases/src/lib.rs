@@ -8,6 +8,7 @@
 //! To add an engine, make a folder beside [`postgres`], implement [`Database`] and [`Source`], and
 //! add it to the registry, whose tests then test it like all others.
 
+mod blocking;
 pub mod command;
 mod database;
 mod directory;
