@@ -13,7 +13,9 @@ pub mod command;
 mod database;
 mod directory;
 pub mod file;
+pub mod files;
 pub mod mariadb;
+mod occupied;
 pub mod postgres;
 pub mod proof;
 pub mod redis;
@@ -25,7 +27,7 @@ mod tool;
 
 pub use self::database::{
     ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
-    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, Wanted, WorkContext,
+    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
