@@ -322,7 +322,7 @@ pub struct TreeWanted {
     /// number.
     pub owners: bool,
     /// Make devices, and give back what lets a program run with the rights of another: setuid and
-    /// setgid bits, capabilities, trusted attributes.
+    /// setgid bits, capabilities, trusted attributes. The bits come back only together with owners.
     pub special: bool,
 }
 

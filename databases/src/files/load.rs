@@ -11,7 +11,7 @@ use super::TREE_STREAM;
 use super::entry::problem_of_path;
 use super::unpack::{Unpacked, unpack};
 use crate::blocking::{StreamBytes, read_apart};
-use crate::database::{RestoreOutcome, TreeWanted, WorkContext};
+use crate::database::{LoadFailure, RestoreOutcome, TreeWanted, WorkContext};
 use crate::occupied::is_occupied;
 use crate::streams::StoredStreams;
 
@@ -31,6 +31,7 @@ pub(super) async fn load(
     }
     let from = StreamBytes::of(streams.open(TREE_STREAM).await?);
     let (asked, shown) = (wanted.clone(), path.display().to_string());
+    let directory = root.try_clone().context(Class::Source, failed)?;
     let unpacked = read_apart(from, "the restore", cx, move |from| {
         let unsynced = || "cannot write the tree to stable storage";
         let whole = root.try_clone().context(Class::Source, unsynced)?;
@@ -39,11 +40,18 @@ pub(super) async fn load(
         Ok(unpacked)
     })
     .await;
-    let unpacked = unpacked.map_err(|error| match error.class() {
-        Class::Source => error.within(format!("{shown} holds a part of the snapshot")),
-        _ => error,
+    let unpacked = unpacked.map_err(|error| match is_occupied(&directory) {
+        Ok(false) => error,
+        _ => error.within(format!("{shown} holds a part of the snapshot")),
     })?;
-    Ok(RestoreOutcome { written: vec![shown], warnings: warnings(&unpacked, &wanted), failures: Vec::new() })
+    let failures = unpacked.lost_names.tell(|count, names| LoadFailure {
+        database: TREE_STREAM.to_owned(),
+        object: if count == 1 { "another name of a file".to_owned() } else { format!("{count} other names of files") },
+        class: "missing_object".to_owned(),
+        reason: format!("pass --path for the first name, too, which holds the content: {names}"),
+    });
+    let failures = failures.into_iter().collect();
+    Ok(RestoreOutcome { written: vec![shown], warnings: warnings(&unpacked, &wanted), failures })
 }
 
 /// The paths as the archive writes them.
@@ -75,12 +83,15 @@ fn warnings(unpacked: &Unpacked, wanted: &TreeWanted) -> Vec<String> {
     }
     if unpacked.special > 0 {
         warnings.push(format!(
-            "{} lack setuid or setgid bits, capabilities or trusted attributes: pass --with-special",
+            "{} lack setuid or setgid bits, capabilities or trusted attributes: pass --with-owners --with-special",
             entries(unpacked.special)
         ));
     }
     if unpacked.devices > 0 {
-        warnings.push(format!("{} that are devices were not made: pass --with-special", entries(unpacked.devices)));
+        warnings.push(format!(
+            "{} that are devices were not made: pass --with-owners --with-special",
+            entries(unpacked.devices)
+        ));
     }
     warnings
 }

@@ -31,10 +31,14 @@ pub(super) fn reduced(stored: &Entry, wanted: &TreeWanted) -> Reduced {
         lost_list = entry.attributes.len() < before;
     }
     if !wanted.special {
-        let before = (entry.attributes.len(), entry.mode);
+        let before = entry.attributes.len();
         entry.attributes.retain(|name, _| !is_special(name));
+        lost_special = before != entry.attributes.len();
+    }
+    // Such bits let a program run as its owner: as root, if root restores and keeps the file.
+    if !(wanted.special && wanted.owners) {
+        lost_special |= entry.mode & SETID_BITS != 0;
         entry.mode &= MODE_BITS & !SETID_BITS;
-        lost_special = before != (entry.attributes.len(), entry.mode);
     }
     Reduced { entry, lost_special, lost_list }
 }

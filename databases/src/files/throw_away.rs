@@ -84,7 +84,8 @@ impl ThrowAway for FilesThrowAway {
 /// A tree counts as one table, and each entry as a row.
 fn proof(compared: ComparedTrees) -> ProofResult {
     let mut notes = vec![
-        "types, content, modes, times, targets and attributes of users were compared; owners were not restored"
+        "types, content, modes, times, targets, names of one file and attributes of users were compared; where \
+         files have holes was not, and owners were not restored"
             .to_owned(),
     ];
     let told = [

@@ -4,7 +4,7 @@
 const MAX_TOLD_NAMES: usize = 20;
 
 /// Names of one kind of trouble: the first ones, and how many there are.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Trouble {
     told: Vec<String>,
     pub(super) count: usize,
@@ -19,7 +19,7 @@ impl Trouble {
     }
 
     /// `told` with the names; `None` if there are none.
-    pub(super) fn tell(&self, told: impl FnOnce(usize, String) -> String) -> Option<String> {
+    pub(super) fn tell<T>(&self, told: impl FnOnce(usize, String) -> T) -> Option<T> {
         let more = match self.count - self.told.len() {
             0 => String::new(),
             more => format!(", and {more} more"),
@@ -32,6 +32,7 @@ impl Trouble {
 #[derive(Default)]
 pub(super) struct Troubles {
     pub(super) unreadable: Trouble,
+    pub(super) damaged: Trouble,
     pub(super) changed: Trouble,
     pub(super) mounts: Trouble,
     pub(super) sockets: Trouble,
@@ -47,6 +48,9 @@ impl Troubles {
         let changed = |count, names| {
             format!("holds {} that changed each time it was read, and may mix old and new: {names}", entries(count))
         };
+        let damaged = |count, names| {
+            format!("holds {} with zeros for what cannot be read, as allow_unreadable permits: {names}", entries(count))
+        };
         let mounts = |_, names| {
             format!("lacks what is mounted below it, at {names}: exclude that, or set one_file_system = false")
         };
@@ -54,6 +58,7 @@ impl Troubles {
         let sockets = |count, names| format!("lacks {}, as sockets mean nothing in a copy: {names}", entries(count));
         let told = [
             self.unreadable.tell(unreadable),
+            self.damaged.tell(damaged),
             self.changed.tell(changed),
             self.mounts.tell(mounts),
             self.sockets.tell(sockets),

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::{Class, Context, Error, Result};
@@ -16,9 +17,12 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTI
 use rustix::io::Errno;
 
 use super::decode::ArchiveReader;
-use super::entry::{CAPABILITIES, Entry, EntryKind, as_path, is_within, last_name, parent, shown};
+use super::entry::{
+    ACCESS_ACL, CAPABILITIES, DEFAULT_ACL, Entry, EntryKind, as_path, is_within, last_name, parent, shown,
+};
 use super::owners::OwnerNames;
 use super::reduced::{Reduced, reduced};
+use super::troubles::Trouble;
 use crate::database::TreeWanted;
 
 const TREE_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -35,6 +39,8 @@ pub(super) struct Unpacked {
     pub(super) special: u64,
     /// Entries without their access control lists.
     pub(super) lists: u64,
+    /// Names of files whose first name was not asked for. Its content comes with that.
+    pub(super) lost_names: Trouble,
 }
 
 /// A folder that is being filled.
@@ -64,7 +70,7 @@ pub(super) fn unpack(from: impl Read, root: OwnedFd, wanted: &TreeWanted) -> Res
     let mut made: Option<Vec<u8>> = None;
     while let Some(entry) = archive.next()? {
         let holds = |path: &&[u8]| entry.kind == EntryKind::Folder && is_within(path, &entry.path);
-        let is_wanted = paths.is_empty() || paths.iter().any(|path| is_within(&entry.path, path) || holds(path));
+        let is_wanted = is_wanted(&entry.path, &wanted.paths) || paths.iter().any(holds);
         for (path, found) in paths.iter().zip(&mut found) {
             *found |= entry.path == *path;
         }
@@ -92,6 +98,7 @@ impl Unpacking<'_> {
         let Some(holder) = parent(&entry.path) else {
             let folder = rustix::fs::openat(&self.root, ".", TREE_FOLDER, Mode::empty());
             let folder = folder.context(Class::Source, || "cannot open the directory")?;
+            drop_lists(&folder)?;
             self.folders.push(OpenFolder { folder, entry: entry.clone() });
             self.unpacked.entries += 1;
             return Ok(());
@@ -101,28 +108,33 @@ impl Unpacking<'_> {
         self.leave(depth + 1)?;
         let name = last_name(&entry.path);
         let folder = self.folders[depth].folder.as_fd();
+        if let EntryKind::SameAs { path } = &entry.kind
+            && !is_wanted(path, &self.wanted.paths)
+        {
+            self.unpacked.lost_names.add(|| format!("{} (as {})", shown(&entry.path), shown(path)));
+            return Ok(());
+        }
         if again {
             rustix::fs::unlinkat(folder, name, AtFlags::empty()).context(Class::Source, || "cannot replace it")?;
         } else {
             self.unpacked.entries += 1;
         }
-        let failed = || "cannot make it";
+        let failed = "cannot make it";
         let made = match &entry.kind {
             EntryKind::Folder => {
-                rustix::fs::mkdirat(folder, name, Mode::RWXU).context(Class::Source, failed)?;
-                let folder = rustix::fs::openat(folder, name, TREE_FOLDER, Mode::empty());
-                let folder = folder.context(Class::Source, failed)?;
+                done(rustix::fs::mkdirat(folder, name, Mode::RWXU), failed)?;
+                let folder = done(rustix::fs::openat(folder, name, TREE_FOLDER, Mode::empty()), failed)?;
                 must_be_ours(&folder, FileType::Directory)?;
                 self.folders.push(OpenFolder { folder, entry: entry.clone() });
                 return Ok(());
             }
             EntryKind::File { length } => {
                 let file = rustix::fs::openat(folder, name, NEW_FILE, Mode::RUSR | Mode::WUSR);
-                let file = std::fs::File::from(file.context(Class::Source, failed)?);
-                // Before the content: what does not fit fails at once.
-                file.set_len(*length).context(Class::Source, failed)?;
+                let file = std::fs::File::from(done(file, failed)?);
+                // What no piece fills is a hole.
+                done(file.set_len(*length), failed)?;
                 while let Some((offset, piece)) = archive.piece()? {
-                    file.write_all_at(piece, offset).context(Class::Source, || "cannot write it")?;
+                    done(file.write_all_at(piece, offset), "cannot write it")?;
                 }
                 let file = file.into();
                 return self.settle(&file, entry);
@@ -133,10 +145,10 @@ impl Unpacking<'_> {
                 self.unpacked.devices += 1;
                 return Ok(());
             }
-            kind => make(folder, name, kind).context(Class::Source, failed)?,
+            kind => done(make(folder, name, kind), failed)?,
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, name, flags, Mode::empty()).context(Class::Source, failed)?;
+        let opened = done(rustix::fs::openat(folder, name, flags, Mode::empty()), failed)?;
         must_be_ours(&opened, made)?;
         self.settle(&opened, entry)
     }
@@ -144,20 +156,16 @@ impl Unpacking<'_> {
     /// Another name of a file that was made before.
     fn link(&self, path: &[u8], depth: usize, name: &OsStr) -> Result<()> {
         let failed = || format!("cannot make it another name of {}", shown(path));
-        let missing = |error: Error| match self.wanted.paths.is_empty() {
-            true => error,
-            false => error.hint("a file with several names needs its first one in --path, too"),
-        };
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let holder = open_beneath(&self.root, as_path(parent(path).unwrap_or_default()), flags, Mode::empty());
-        let holder = holder.context(Class::Source, failed).map_err(missing)?;
+        let holder = holder.context(Class::Source, failed)?;
         let stat = rustix::fs::statat(&holder, last_name(path), AtFlags::SYMLINK_NOFOLLOW);
-        let stat = stat.context(Class::Source, failed).map_err(missing)?;
+        let stat = stat.context(Class::Source, failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Error::integrity(format!("{}: that is no file", failed())));
         }
         let folder = &self.folders[depth].folder;
-        rustix::fs::linkat(&holder, last_name(path), folder, name, AtFlags::empty()).context(Class::Source, failed)
+        done(rustix::fs::linkat(&holder, last_name(path), folder, name, AtFlags::empty()), &failed())
     }
 
     /// Gives the folders beyond the first so many their properties, the innermost first.
@@ -181,9 +189,7 @@ impl Unpacking<'_> {
             let (uid, gid) = self.owners.numbers(&entry.ownership);
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             let given = rustix::fs::chownat(made, "", uid, gid, AtFlags::EMPTY_PATH);
-            given
-                .context(Class::Source, || failed("owner"))
-                .map_err(|error| error.hint("restore as root, or without --with-owners"))?;
+            done(given, &failed("owner"))?;
         }
         let path = format!("/proc/self/fd/{}", made.as_fd().as_raw_fd());
         let is_link = matches!(entry.kind, EntryKind::Link { .. });
@@ -193,12 +199,12 @@ impl Unpacking<'_> {
             set_attribute(&path, name, value)?;
         }
         if !is_link {
-            rustix::fs::chmod(&path, Mode::from_raw_mode(entry.mode)).context(Class::Source, || failed("mode"))?;
+            done(rustix::fs::chmod(&path, Mode::from_raw_mode(entry.mode)), &failed("mode"))?;
         }
         for (name, value) in late {
             set_attribute(&path, name, value)?;
         }
-        set_time(made.as_fd(), &entry).context(Class::Source, || failed("time"))
+        done(set_time(made.as_fd(), &entry), &failed("time"))
     }
 }
 
@@ -231,8 +237,59 @@ fn must_be_ours(opened: &OwnedFd, made: FileType) -> Result<()> {
 
 fn set_attribute(path: &str, name: &[u8], value: &[u8]) -> Result<()> {
     let set = rustix::fs::setxattr(path, name, value, XattrFlags::empty());
-    let set = set.context(Class::Source, || format!("cannot set its attribute {}", shown(name)));
-    set.map_err(|error| error.hint("restore onto a file system that keeps such attributes"))
+    let what = format!("cannot set its attribute {}", shown(name));
+    match set {
+        // So some file systems say that an attribute is longer than they take.
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE)) => Err(Error::source_failed(what)
+            .because(std::io::Error::from(error))
+            .hint("restore onto a file system with room for such attributes, as the captured one had")),
+        set => done(set, &what),
+    }
+}
+
+/// What was done, or why not and what helps.
+fn done<T>(result: std::result::Result<T, impl Into<std::io::Error>>, what: &str) -> Result<T> {
+    result.map_err(|error| {
+        let error: std::io::Error = error.into();
+        let hint = Errno::from_io_error(&error).and_then(hint_for);
+        let said = Error::source_failed(what).because(error);
+        match hint {
+            Some(hint) => said.hint(hint),
+            None => said,
+        }
+    })
+}
+
+fn hint_for(error: Errno) -> Option<&'static str> {
+    match error {
+        Errno::NOSPC | Errno::DQUOT => Some("make room, or restore to where there is more"),
+        Errno::PERM => Some("restore as root onto a file system that knows this, or without --with-owners"),
+        Errno::OPNOTSUPP | Errno::NOSYS => Some("restore onto a file system that knows this, as the captured one did"),
+        Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG | Errno::OVERFLOW | Errno::FBIG => {
+            Some("the file system does not take this name, size or value: restore onto one of the captured kind")
+        }
+        Errno::EXIST => Some("two names are one there: restore onto a file system that tells capital letters apart"),
+        Errno::ROFS => Some("restore onto a file system that can be written to"),
+        _ => None,
+    }
+}
+
+/// The lists of the directory itself: a default one would pass to all that is made in it.
+fn drop_lists(root: &OwnedFd) -> Result<()> {
+    for list in [DEFAULT_ACL, ACCESS_ACL] {
+        match rustix::fs::fremovexattr(root, list) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            removed => removed
+                .context(Class::Source, || "cannot remove the access control list of the directory")
+                .map_err(|error| error.hint("restore into a directory of your own"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path is among those that were asked for.
+fn is_wanted(path: &[u8], paths: &[PathBuf]) -> bool {
+    paths.is_empty() || paths.iter().any(|wanted| is_within(path, wanted.as_os_str().as_encoded_bytes()))
 }
 
 fn set_time(made: BorrowedFd<'_>, entry: &Entry) -> rustix::io::Result<()> {
@@ -241,4 +298,20 @@ fn set_time(made: BorrowedFd<'_>, entry: &Entry) -> rustix::io::Result<()> {
         last_modification: Timespec { tv_sec: entry.modified.seconds, tv_nsec: entry.modified.nanoseconds.into() },
     };
     rustix::fs::utimensat(made, "", &times, AtFlags::EMPTY_PATH)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_goes_with_the_cause() {
+        let hint = |error: Errno| done::<()>(Err(error), "x").unwrap_err().hint_text().map(str::to_owned);
+        assert!(hint(Errno::NOSPC).unwrap().starts_with("make room"));
+        assert!(hint(Errno::PERM).unwrap().starts_with("restore as root"));
+        assert_eq!(hint(Errno::IO), None);
+        let set = set_attribute("/proc/self/status", b"user.x", b"1").unwrap_err();
+        assert!(set.hint_text().is_some(), "{set:?}");
+    }
 }

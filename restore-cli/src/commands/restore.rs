@@ -109,8 +109,9 @@ struct TreeFlags {
     /// Give files back to their owners, and their access control lists. Needs root
     #[arg(long, requires = "to_directory")]
     with_owners: bool,
-    /// Give back setuid and setgid bits, file capabilities and devices. Needs root
-    #[arg(long, requires = "to_directory")]
+    /// Give back setuid and setgid bits, file capabilities and devices. Needs root, and
+    /// --with-owners: else such a program would run as whoever restores
+    #[arg(long, requires_all = ["to_directory", "with_owners"])]
     with_special: bool,
 }
 

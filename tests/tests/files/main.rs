@@ -180,7 +180,11 @@ async fn a_tree_comes_back_as_it_was_by_lifeboat_and_by_tar() {
     let expected = ["", "etc", "etc/deep", "etc/deep/1", "pipe"].map(PathBuf::from);
     assert_eq!(paths, expected);
     let target = one.display().to_string();
-    for (flags, told) in [(&[][..], "is not empty"), (&["--overwrite", "--yes"], "without --overwrite")] {
+    for (flags, told) in [
+        (&[][..], "is not empty"),
+        (&["--overwrite", "--yes"], "without --overwrite"),
+        (&["--with-special"], "--with-owners"),
+    ] {
         let words = [&["-i", &master, "restore", "data", "--to-directory", &target], flags].concat();
         let refused = host.lifeboat(&words).await;
         assert!(refused.code() == Some(2) && refused.stderr.contains(told), "{refused}");

@@ -157,18 +157,27 @@ async fn single_paths_come_back_and_missing_ones_are_told() {
         let (kept, context) = (kept.clone(), context.clone());
         async move { super::super::load::load(&kept, &path, &wanted, &context).await }
     };
-    load("a", &["docs/deep/", "./pipe"]).await.unwrap_err();
-    load("b", &["docs/a.txt", "docs/deep", "./pipe"]).await.unwrap();
+    let lacking = load("a", &["docs/deep/", "./pipe", "zlast"]).await.unwrap();
+    let [failure] = &lacking.failures[..] else { panic!("{lacking:?}") };
+    assert_eq!(failure.object, "2 other names of files");
+    assert!(failure.reason.ends_with(": docs/deep/same (as docs/a.txt), zlast (as docs/a.txt)"), "{failure:?}");
+    let whole = load("b", &["docs/a.txt", "docs/deep", "./pipe"]).await.unwrap();
+    assert_eq!(whole.failures, []);
     let names = |path: &Path| {
         let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };
+    assert_eq!((names(&into("a")), names(&into("a/docs/deep"))), (names(&into("b")), vec!["er".into(), "up".into()]));
     assert_eq!(names(&into("b")), ["docs", "pipe"]);
     assert_eq!(names(&into("b/docs")), ["a.txt", "deep"]);
     assert_eq!(names(&into("b/docs/deep")), ["er", "same", "up"]);
     let refused = load("c", &["docs/a.txt", "none"]).await.unwrap_err();
-    assert!(refused.message().contains("the snapshot holds no none"), "{refused:?}");
+    assert!(refused.message().ends_with("holds a part of the snapshot"), "{refused:?}");
+    assert!(format!("{refused:?}").contains("the snapshot holds no none"), "{refused:?}");
+    let nothing = TempDir::new().unwrap();
+    let refused = super::super::load::load(&Kept::of(Vec::new()), nothing.path(), &wanted(&[]), &context).await;
+    assert!(refused.is_err_and(|error| !format!("{error:?}").contains("a part")), "nothing was made");
     for bad in ["/etc", "../x"] {
         assert!(load("d", &[bad]).await.is_err(), "{bad}");
     }

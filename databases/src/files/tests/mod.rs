@@ -4,6 +4,7 @@
 mod capturing;
 mod equality;
 mod hostile;
+mod rights;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
