@@ -2,8 +2,8 @@
 //!
 //! A file that changes while it is read is read again, up to [`MAX_READINGS`] times; after that the
 //! snapshot holds the last reading, with a warning. What cannot be read fails the capture, once all
-//! of it is known, unless that is allowed. An empty tree fails, too: where nothing is mounted,
-//! there is an empty folder.
+//! of it is known, unless that is allowed; a file that fails while it is read ends with zeros then.
+//! An empty tree fails, too: where nothing is mounted, there is an empty folder.
 
 use std::fs::File;
 use std::io;
@@ -15,19 +15,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
+use rustix::fs::Stat;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::encode::{ARCHIVE_END_BYTES, member, padding};
-use super::entry::{EntryKind, shown};
+use super::entry::{Entry, EntryKind, shown};
 use super::owners::{OwnerNames, are_told_apart};
 use super::settings::FilesConfig;
 use super::sparse::{DataMap, MIN_SPARSE_BYTES};
 use super::troubles::Troubles;
-use super::walk::{Found, Walk, WalkStep, modified};
-use super::{BLOCK_BYTES, FILES_KIND, Files, TREE_STREAM};
+use super::walk::{Found, Walk, WalkStep, stamp};
+use super::{BLOCK_BYTES, FILES_KIND, Files, TREE_STREAM, mount};
 use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::{StreamSink, StreamWriter};
 
@@ -67,8 +68,8 @@ impl Source for FilesSource {
         // It also fires when this future is dropped, so that no thread goes on reading.
         let stop = cx.cancel.child_token();
         let _stops_when_dropped = stop.clone().drop_guard();
-        let (config, progress) = (self.0.clone(), Arc::new(AtomicU64::new(0)));
-        let out = Archive { stream, runtime: Handle::current(), progress: progress.clone(), stop };
+        let (config, out) = (self.0.clone(), Archive::of(stream, stop));
+        let progress = out.progress.clone();
         let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run());
         let mut seen = None;
         let (stream, captured) = loop {
@@ -99,41 +100,34 @@ fn empty(path: &Path) -> Error {
         .hint("find out whether its file system is mounted; if nothing is right, set allow_empty = true")
 }
 
-/// Opens the root, and makes sure that it is the right one.
+/// Opens the root, and makes sure that it is the right one. A link of another user on the way is
+/// not followed: it could lead to what only Lifeboat may read.
 fn open(config: &FilesConfig) -> Result<OwnedFd> {
-    let failed = |path: &Path| format!("cannot open the folder {}", path.display());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(&config.path, flags, Mode::empty()).context(Class::Source, || failed(&config.path));
-    let root = root.map_err(|error| error.hint("check the path, and that Lifeboat's user may read it"))?;
+    let opened = |path: &Path| {
+        let opened = opened::existing_directory(path);
+        opened.context(Class::Source, || format!("cannot open the folder {}", path.display())).map_err(|error| {
+            error.hint("name the folder itself, not by links of others, and let Lifeboat's user read it")
+        })
+    };
+    let root = opened(&config.path)?;
     if !are_told_apart() {
         return Err(Error::source_failed("the owners of files cannot be told apart here")
             .hint("set PrivateUsers=no for lifeboatd: see \"Files\" in OPERATIONS.md"));
     }
-    if let Some(mount) = &config.mount {
-        let look = |folder: &OwnedFd| {
-            rustix::fs::statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
-        };
-        let place = rustix::fs::open(mount, flags, Mode::empty()).context(Class::Source, || failed(mount))?;
-        let (at, below) =
-            look(&place).and_then(|at| Ok((at, look(&root)?))).context(Class::Source, || failed(mount))?;
-        let why = if !at.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            "nothing is mounted there".to_owned()
-        } else if at.stx_mnt_id != below.stx_mnt_id {
-            format!("{} is in another one that is mounted below", config.path.display())
-        } else {
-            return Ok(root);
-        };
-        return Err(Error::source_failed(format!(
-            "{} is not the file system that was configured: {why}",
-            mount.display()
-        ))
-        .hint("mount it, or correct mount in [dataset.source]"));
+    let Some(mount) = &config.mount else { return Ok(root) };
+    let place = opened(mount)?;
+    let why = mount::problem(&place, &root, &config.path);
+    match why.context(Class::Source, || format!("cannot look at {}", mount.display()))? {
+        None => Ok(root),
+        Some(why) => {
+            let said = format!("{} is not the file system that was configured: {why}", mount.display());
+            Err(Error::source_failed(said).hint("mount it, or correct mount in [dataset.source]"))
+        }
     }
-    Ok(root)
 }
 
 /// The stream of an archive, for a thread that waits for it.
-struct Archive {
+pub(super) struct Archive {
     stream: Box<dyn StreamWriter>,
     runtime: Handle,
     progress: Arc<AtomicU64>,
@@ -141,6 +135,11 @@ struct Archive {
 }
 
 impl Archive {
+    /// It waits on the runtime that it is made on.
+    pub(super) fn of(stream: Box<dyn StreamWriter>, stop: CancellationToken) -> Self {
+        Self { stream, runtime: Handle::current(), progress: Arc::default(), stop }
+    }
+
     fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let part = self.fill(bytes.len() as u64, |space| {
@@ -167,15 +166,17 @@ impl Archive {
 }
 
 /// A capture in progress.
-struct Capture {
+pub(super) struct Capture {
     config: FilesConfig,
     out: Archive,
-    troubles: Troubles,
+    pub(super) troubles: Troubles,
+    /// Whether anything but folders was captured.
+    has_content: bool,
 }
 
 impl Capture {
-    fn new(config: FilesConfig, out: Archive) -> Self {
-        Self { config, out, troubles: Troubles::default() }
+    pub(super) fn new(config: FilesConfig, out: Archive) -> Self {
+        Self { config, out, troubles: Troubles::default(), has_content: false }
     }
 
     fn run(mut self) -> Result<(Box<dyn StreamWriter>, Troubles)> {
@@ -190,7 +191,7 @@ impl Capture {
             match step {
                 None => break,
                 Some(WalkStep::Entry(found)) => {
-                    self.entry(*found)?;
+                    self.entry(*found, &walk)?;
                     entries += 1;
                 }
                 Some(WalkStep::Unreadable { path, why }) => {
@@ -200,54 +201,87 @@ impl Capture {
                 Some(WalkStep::Socket { path }) => self.troubles.sockets.add(|| shown(&path)),
             }
         }
-        if entries <= 1 && self.troubles.unreadable.count == 0 && !config.allow_empty {
-            return Err(empty(&config.path));
-        }
-        let refuse = |_, names| format!("{} holds what cannot be read: {names}", config.path.display());
-        if let Some(refusal) = self.troubles.unreadable.tell(refuse).filter(|_| !config.allow_unreadable) {
-            return Err(Error::source_failed(refusal).hint(
-                "let Lifeboat's user read it (\"Files\" in OPERATIONS.md), exclude it, or set allow_unreadable = true",
-            ));
-        }
+        self.judge(entries)?;
         self.troubles.forgot_links = walk.forgot_links;
         self.out.put(&[0; ARCHIVE_END_BYTES])?;
         Ok((self.out.stream, self.troubles))
     }
 
+    /// Refuses what is no snapshot of the tree.
+    pub(super) fn judge(&self, entries: u64) -> Result<()> {
+        let path = self.config.path.display();
+        let troubles = [&self.troubles.unreadable, &self.troubles.damaged];
+        let lacking = troubles.into_iter().filter_map(|trouble| trouble.tell(|_, names| names));
+        let lacking = lacking.collect::<Vec<_>>().join(", ");
+        if !lacking.is_empty() && !self.config.allow_unreadable {
+            return Err(Error::source_failed(format!("{path} holds what cannot be read: {lacking}")).hint(
+                "let Lifeboat's user read it (\"Files\" in OPERATIONS.md), exclude it, or set allow_unreadable = true",
+            ));
+        }
+        if !lacking.is_empty() && !self.has_content {
+            return Err(
+                Error::source_failed(format!("nothing in {path} can be read but folders: {lacking}")).hint(READ_HINT)
+            );
+        }
+        if entries <= 1 && !self.config.allow_empty {
+            return Err(empty(&self.config.path));
+        }
+        Ok(())
+    }
+
     /// Writes an entry, and a file again while it changes.
-    fn entry(&mut self, found: Found) -> Result<()> {
+    pub(super) fn entry(&mut self, found: Found, walk: &Walk<'_, FilesConfig>) -> Result<()> {
         let Found { mut entry, file, stat: mut before } = found;
+        self.has_content |= entry.kind != EntryKind::Folder;
         let Some(file) = file else {
             return self.out.put(&member(&entry, &DataMap::default())?);
         };
         for _ in 0..MAX_READINGS {
-            let length = before.st_size as u64;
-            entry.kind = EntryKind::File { length };
-            entry.modified = modified(&before);
-            let unreadable = |error: io::Error| {
-                Error::source_failed(format!("cannot read {}", shown(&entry.path)))
-                    .because(error)
-                    .hint("check the disk; to back up all else meanwhile, add it to exclude")
-            };
-            let is_sparse = length >= MIN_SPARSE_BYTES && (before.st_blocks as u64) < length / 512;
-            let data = if is_sparse { DataMap::of(&file, length).map_err(unreadable)? } else { DataMap::whole(length) };
-            self.out.put(&member(&entry, &data)?)?;
-            for (mut at, piece) in data.pieces() {
-                let end = at + piece;
-                while at < end {
-                    let read = |space: &mut [u8]| read_or_zeros(&file, space, at).map_err(unreadable);
-                    at += self.out.fill(end - at, read)? as u64;
+            let read = self.reading(&entry, &file, &before)?;
+            let again = read.and_then(|()| match rustix::fs::fstat(&file)? {
+                now if stamp(&now) == stamp(&before) => Ok(None),
+                _ => walk.again(entry.path.clone(), &file).map(Some),
+            });
+            match again {
+                Ok(None) => return Ok(()),
+                Ok(Some(changed)) => (entry, before) = changed,
+                Err(why) => {
+                    // It may have other names, so it stays.
+                    self.troubles.damaged.add(|| format!("{} ({why})", shown(&entry.path)));
+                    return Ok(());
                 }
             }
-            self.out.put(&[0; BLOCK_BYTES][..padding(data.bytes())])?;
-            let now = rustix::fs::fstat(&file).map_err(|error| unreadable(error.into()))?;
-            if stamp(&now) == stamp(&before) {
-                return Ok(());
-            }
-            before = now;
         }
         self.troubles.changed.add(|| shown(&entry.path));
         Ok(())
+    }
+
+    /// Writes a file once. What cannot be read, and all after it, is zeros, and the inner error.
+    fn reading(&mut self, entry: &Entry, file: &File, stat: &Stat) -> Result<io::Result<()>> {
+        let (length, mut read) = (stat.st_size as u64, Ok(()));
+        let is_sparse = length >= MIN_SPARSE_BYTES && (stat.st_blocks as u64) < length / 512;
+        let data = if is_sparse { DataMap::of(file, length) } else { Ok(DataMap::whole(length)) };
+        let data = data.unwrap_or_else(|why| {
+            read = Err(why);
+            DataMap::default()
+        });
+        self.out.put(&member(entry, &data)?)?;
+        for (mut at, piece) in data.pieces() {
+            let end = at + piece;
+            while at < end {
+                at += self.out.fill(end - at, |space| {
+                    if read.is_ok() {
+                        read = read_or_zeros(file, space, at);
+                    }
+                    if read.is_err() {
+                        space.fill(0);
+                    }
+                    Ok(())
+                })? as u64;
+            }
+        }
+        self.out.put(&[0; BLOCK_BYTES][..padding(data.bytes())])?;
+        Ok(read)
     }
 }
 
@@ -264,9 +298,4 @@ fn read_or_zeros(file: &File, space: &mut [u8], at: u64) -> io::Result<()> {
     }
     space[filled..].fill(0);
     Ok(())
-}
-
-/// What differs if a file was changed.
-fn stamp(stat: &Stat) -> (i64, i64, u64, i64, u64) {
-    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }

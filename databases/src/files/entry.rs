@@ -14,6 +14,9 @@ use std::path::Path;
 pub(super) const MAX_TREE_DEPTH: usize = 256;
 /// No name is longer, on any file system of Linux.
 const MAX_ENTRY_NAME_BYTES: usize = 255;
+/// No path is longer, so that whoever restores a tree can name all of it from the top: the kernel
+/// takes 4095 bytes.
+const MAX_TREE_PATH_BYTES: usize = 3500;
 /// No symbolic link names more.
 const MAX_TARGET_BYTES: usize = 4095;
 
@@ -154,6 +157,9 @@ pub(super) fn problem_of_path(path: &[u8]) -> Option<&'static str> {
     if names().any(|name| name.len() > MAX_ENTRY_NAME_BYTES) {
         return Some("a name in its path is longer than 255 bytes");
     }
+    if path.len() > MAX_TREE_PATH_BYTES {
+        return Some("its path is longer than 3500 bytes");
+    }
     (names().count() > MAX_TREE_DEPTH).then_some("it lies deeper than 256 folders")
 }
 
@@ -186,6 +192,9 @@ mod tests {
             assert_eq!(problem_of_path(good.as_bytes()), None, "{good:?}");
         }
         assert!(problem_of_path(vec!["d"; MAX_TREE_DEPTH + 1].join("/").as_bytes()).is_some());
+        let long = |bytes: usize| vec!["x".repeat(249); 14].join("/") + &"x".repeat(bytes - 14 * 250 + 1);
+        assert_eq!((problem_of_path(long(3500).as_bytes()), long(3500).len()), (None, 3500));
+        assert!(problem_of_path(long(3501).as_bytes()).is_some());
         assert!(is_within(b"a/b", b"a") && is_within(b"a", b"a") && is_within(b"x", b"") && !is_within(b"ab", b"a"));
         assert_eq!((parent(b""), parent(b"a"), parent(b"a/b")), (None, Some(&b""[..]), Some(&b"a"[..])));
     }

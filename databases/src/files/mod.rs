@@ -9,12 +9,14 @@
 //! A capture reads every file each time: nothing tells whether a file is as it was but its content.
 
 mod acl;
+mod attributes;
 mod capture;
 mod compare;
 mod decode;
 mod encode;
 mod entry;
 mod load;
+mod mount;
 mod owners;
 mod reduced;
 mod settings;

@@ -41,7 +41,7 @@ impl DataMap {
                 Err(error) => return Err(error.into()),
             };
             let last = pieces.len() + 1 == MAX_PIECES;
-            let end = if last { length } else { seek(&file, SeekFrom::Hole(begin))?.clamp(begin, length) };
+            let end = if last { length } else { hole_after(&file, begin, length)? };
             if begin < end {
                 pieces.push((begin, end - begin));
             }
@@ -76,6 +76,15 @@ impl DataMap {
         let mut blocks = text.into_bytes();
         blocks.resize(blocks.len().next_multiple_of(BLOCK_BYTES), 0);
         blocks
+    }
+}
+
+/// Where the data from `begin` on ends.
+fn hole_after(file: impl AsFd, begin: u64, length: u64) -> io::Result<u64> {
+    match seek(&file, SeekFrom::Hole(begin)) {
+        // The file became shorter just now.
+        Err(Errno::NXIO) => Ok(length),
+        found => Ok(found?.clamp(begin, length)),
     }
 }
 

@@ -9,24 +9,26 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
-use super::entry::{Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, is_kept};
+use super::attributes::{attributes_of, attributes_of_unopened};
+use super::entry::{Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, problem_of_path};
 use super::owners::OwnerNames;
 
 /// The names of all folders on the way, together.
 const MAX_NAMES_BYTES: usize = 64 << 20;
 /// The paths of files whose other names were not met yet.
 const MAX_LINKS_BYTES: usize = 64 << 20;
-/// No attribute, and no list of their names, is longer on Linux.
-const MAX_ATTRIBUTE_BYTES: usize = 64 << 10;
 /// An entry that is swapped for one of another kind is looked at so often.
 const MAX_LOOKS: usize = 3;
+/// Whoever holds a lease of a file has 45 seconds to give it up, unless the machine says otherwise.
+const MAX_LEASE_WAITS: usize = 600;
+const LEASE_WAIT: Duration = Duration::from_millis(100);
 
 const TO_READ: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -49,7 +51,7 @@ pub(super) enum WalkStep {
         path: Vec<u8>,
         why: io::Error,
     },
-    /// Another file system is mounted here. Its folder was the step before.
+    /// Another file system is mounted here. Its folder was the step before, if it can be read.
     OtherFileSystem {
         path: Vec<u8>,
     },
@@ -70,7 +72,8 @@ pub(super) struct Found {
 #[derive(Default)]
 struct Names {
     bytes: Vec<u8>,
-    ends: Vec<(u32, u32)>,
+    /// Where each begins and ends, and what the folder says that it is.
+    ends: Vec<(u32, u32, FileType)>,
 }
 
 impl Names {
@@ -84,25 +87,25 @@ impl Names {
             }
             let begin = names.bytes.len() as u32;
             names.bytes.extend_from_slice(name);
-            names.ends.push((begin, names.bytes.len() as u32));
+            names.ends.push((begin, names.bytes.len() as u32, entry.file_type()));
             if names.size() > most {
                 return Err(io::Error::other("its folders hold more names than fit into memory"));
             }
         }
         let bytes = &names.bytes;
-        let name = |(begin, end): &(u32, u32)| &bytes[*begin as usize..*end as usize];
+        let name = |(begin, end, _): &(u32, u32, FileType)| &bytes[*begin as usize..*end as usize];
         names.ends.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         // Where files come and go meanwhile, a file system may list one twice.
         names.ends.dedup_by(|a, b| name(a) == name(b));
         Ok(names)
     }
 
-    fn get(&self, at: usize) -> Option<&[u8]> {
-        self.ends.get(at).map(|(begin, end)| &self.bytes[*begin as usize..*end as usize])
+    fn get(&self, at: usize) -> Option<(&[u8], FileType)> {
+        self.ends.get(at).map(|(begin, end, kind)| (&self.bytes[*begin as usize..*end as usize], *kind))
     }
 
     fn size(&self) -> usize {
-        self.bytes.len() + self.ends.len() * size_of::<(u32, u32)>()
+        self.bytes.len() + self.ends.len() * size_of::<(u32, u32, FileType)>()
     }
 }
 
@@ -115,6 +118,22 @@ struct Level {
     path_length: usize,
     /// The mode that it gets back when the walk leaves it.
     forced: Option<Mode>,
+}
+
+/// A file with several names, of which some were not met yet.
+struct FirstName {
+    path: Vec<u8>,
+    identity: Identity,
+    left: u64,
+}
+
+/// What tells a file from a later one of the same number: those of removed files are used again.
+#[derive(PartialEq, Eq)]
+enum Identity {
+    /// When it was made.
+    Made(i64, u32),
+    /// Where the file system does not keep that: all that a change changes.
+    Unchanged(FileStamp),
 }
 
 /// A walk that has come somewhere.
@@ -130,7 +149,7 @@ pub(super) struct Walk<'a, R> {
     pending: Option<WalkStep>,
     /// The root, before the first step.
     root: Option<OwnedFd>,
-    links: HashMap<(u64, u64), (Vec<u8>, usize)>,
+    links: HashMap<(u64, u64), FirstName>,
     links_bytes: usize,
     /// Whether a file was taken for several, as too many have several names.
     pub(super) forgot_links: bool,
@@ -170,7 +189,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         }
         while let Some(level) = self.levels.last_mut() {
             self.path.truncate(level.path_length);
-            let Some(name) = level.names.get(level.next) else {
+            let Some((name, told)) = level.names.get(level.next) else {
                 self.names_bytes -= level.names.size();
                 if let Some(mode) = level.forced {
                     rustix::fs::fchmod(&level.folder, mode)?;
@@ -185,9 +204,19 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             path.extend_from_slice(name);
             let name = name.to_vec();
             level.next += 1;
-            match self.visit(&path, OsStr::from_bytes(&name)) {
+            let name = OsStr::from_bytes(&name);
+            // What is left out is not looked at: a dead mount may keep whoever does waiting.
+            let is_left_out = match told {
+                FileType::Unknown => [false, true].iter().all(|is_folder| self.rules.leaves_out(&path, *is_folder)),
+                told => self.rules.leaves_out(&path, told == FileType::Directory),
+            };
+            if is_left_out {
+                continue;
+            }
+            match self.visit(&path, name) {
                 Ok(Some(step)) => return Ok(Some(step)),
                 Ok(None) => {}
+                Err(_) if self.is_mounted(name) => return Ok(Some(WalkStep::OtherFileSystem { path })),
                 Err(why) => return Ok(Some(WalkStep::Unreadable { path, why })),
             }
         }
@@ -206,8 +235,22 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         }
     }
 
+    /// Whether another file system is here that is not to be captured. The kernel tells so much
+    /// even of a mount that lets us see nothing, or whose server is gone.
+    fn is_mounted(&self, name: &OsStr) -> bool {
+        let Some(level) = self.levels.last().filter(|_| self.rules.one_file_system()) else { return false };
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        rustix::fs::statx(&level.folder, name, flags, StatxFlags::empty())
+            .is_ok_and(|stat| rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != self.device)
+    }
+
     fn visit(&mut self, path: &[u8], name: &OsStr) -> io::Result<Option<WalkStep>> {
-        for _ in 0..MAX_LOOKS {
+        if let Some(problem) = problem_of_path(path) {
+            return Err(io::Error::other(problem));
+        }
+        let (mut looks, mut waits) = (0, 0);
+        while looks < MAX_LOOKS {
+            looks += 1;
             let Some(folder) = self.levels.last().map(|level| level.folder.as_fd()) else { return Ok(None) };
             let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(None),
@@ -223,6 +266,13 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                         Err(Errno::NOENT) => return Ok(None),
                         // It is a link by now: look again.
                         Err(Errno::LOOP) => continue,
+                        // Another program holds a lease of it, and was just asked to give it up.
+                        Err(Errno::AGAIN) if waits < MAX_LEASE_WAITS => {
+                            std::thread::sleep(LEASE_WAIT);
+                            waits += 1;
+                            looks -= 1;
+                            continue;
+                        }
                         opened => opened?,
                     };
                     let (opened, forced) = opened;
@@ -303,7 +353,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
 
     fn file(&mut self, path: &[u8], opened: OwnedFd, stat: Stat) -> io::Result<WalkStep> {
         let attributes = attributes_of(&opened)?;
-        let kind = match self.other_name(path, &stat) {
+        let kind = match self.other_name(path, &opened, &stat)? {
             Some(path) => EntryKind::SameAs { path },
             None => EntryKind::File { length: stat.st_size as u64 },
         };
@@ -312,33 +362,62 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         Ok(WalkStep::Entry(Box::new(Found { entry, file: is_file.then(|| opened.into()), stat })))
     }
 
+    /// The entry of a file that has changed since, all of it, for another reading.
+    pub(super) fn again(&self, path: Vec<u8>, file: &File) -> io::Result<(Entry, Stat)> {
+        let stat = rustix::fs::fstat(file)?;
+        let kind = EntryKind::File { length: stat.st_size as u64 };
+        Ok((self.entry(path, kind, &stat, attributes_of(file)?), stat))
+    }
+
     /// The name under which this file came before.
-    fn other_name(&mut self, path: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+    fn other_name(&mut self, path: &[u8], opened: &OwnedFd, stat: &Stat) -> io::Result<Option<Vec<u8>>> {
         if stat.st_nlink < 2 {
-            return None;
+            return Ok(None);
         }
-        let key = (stat.st_dev, stat.st_ino);
-        if let Some((first, left)) = self.links.get_mut(&key) {
-            let first = first.clone();
-            *left -= 1;
-            if *left == 0 {
-                self.links_bytes -= first.len();
+        let (key, identity) = ((stat.st_dev, stat.st_ino), identity(opened, stat)?);
+        if let Some(first) = self.links.get_mut(&key).filter(|first| first.identity == identity) {
+            let path = first.path.clone();
+            first.left -= 1;
+            if first.left == 0 {
+                self.links_bytes -= path.len();
                 self.links.remove(&key);
             }
-            return Some(first);
+            return Ok(Some(path));
         }
-        if self.links_bytes + path.len() + self.links.len() * size_of::<((u64, u64), Vec<u8>)>() > MAX_LINKS_BYTES {
+        if let Some(gone) = self.links.remove(&key) {
+            self.links_bytes -= gone.path.len();
+        }
+        if self.links_bytes + path.len() + self.links.len() * size_of::<((u64, u64), FirstName)>() > MAX_LINKS_BYTES {
             self.forgot_links = true;
-            return None;
+            return Ok(None);
         }
         self.links_bytes += path.len();
-        self.links.insert(key, (path.to_vec(), usize::try_from(stat.st_nlink).unwrap_or(usize::MAX) - 1));
-        None
+        self.links.insert(key, FirstName { path: path.to_vec(), identity, left: stat.st_nlink as u64 - 1 });
+        Ok(None)
     }
 }
 
+fn identity(opened: &OwnedFd, stat: &Stat) -> io::Result<Identity> {
+    let told = match rustix::fs::statx(opened, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+        Err(Errno::NOSYS | Errno::PERM) => None,
+        told => Some(told?).filter(|told| StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::BTIME)),
+    };
+    Ok(match told {
+        Some(told) => Identity::Made(told.stx_btime.tv_sec, told.stx_btime.tv_nsec),
+        None => Identity::Unchanged(stamp(stat)),
+    })
+}
+
+/// Size, and times of change to content and to properties.
+type FileStamp = (i64, i64, u64, i64, u64);
+
+/// What differs if a file was changed.
+pub(super) fn stamp(stat: &Stat) -> FileStamp {
+    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+}
+
 /// When what `stat` tells of was changed.
-pub(super) fn modified(stat: &Stat) -> Modified {
+fn modified(stat: &Stat) -> Modified {
     // It is less than a second.
     Modified { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
@@ -350,49 +429,4 @@ fn device(kind: FileType, stat: &Stat) -> io::Result<EntryKind> {
         FileType::BlockDevice => Ok(EntryKind::BlockDevice { major, minor }),
         _ => Err(io::Error::other("the file system does not say what it is")),
     }
-}
-
-fn attributes_of(opened: &OwnedFd) -> io::Result<Attributes> {
-    read_attributes(
-        |list| rustix::fs::flistxattr(opened, spare_capacity(list)),
-        |name, value| rustix::fs::fgetxattr(opened, name, spare_capacity(value)),
-    )
-}
-
-/// Those of what must not be opened: it is named through the handle of its folder.
-fn attributes_of_unopened(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<Attributes> {
-    let path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
-    let path = [path.as_slice(), name.as_bytes()].concat();
-    read_attributes(
-        |list| rustix::fs::llistxattr(path.as_slice(), spare_capacity(list)),
-        |name, value| rustix::fs::lgetxattr(path.as_slice(), name, spare_capacity(value)),
-    )
-}
-
-fn read_attributes(
-    list: impl Fn(&mut Vec<u8>) -> rustix::io::Result<usize>,
-    get: impl Fn(&[u8], &mut Vec<u8>) -> rustix::io::Result<usize>,
-) -> io::Result<Attributes> {
-    // Most entries have none, or their names are short.
-    let mut names = Vec::with_capacity(1024);
-    match list(&mut names) {
-        Err(Errno::OPNOTSUPP) => return Ok(Attributes::new()),
-        Err(Errno::RANGE) => {
-            names = Vec::with_capacity(MAX_ATTRIBUTE_BYTES);
-            list(&mut names)?;
-        }
-        listed => drop(listed?),
-    }
-    let mut attributes = Attributes::new();
-    for name in names.split(|byte| *byte == 0).filter(|name| is_kept(name)) {
-        let mut value = Vec::with_capacity(MAX_ATTRIBUTE_BYTES);
-        match get(name, &mut value) {
-            // It was removed just now.
-            Err(Errno::NODATA) => continue,
-            got => drop(got?),
-        }
-        value.shrink_to_fit();
-        attributes.insert(name.to_vec(), value);
-    }
-    Ok(attributes)
 }

@@ -113,15 +113,17 @@ async fn what_cannot_be_captured_fails_the_run_unless_it_is_allowed() {
     let place = TempDir::new().unwrap();
     let deep = place.path().join(vec!["d"; 256].join("/"));
     fs::create_dir_all(&deep).unwrap();
+    fs::create_dir_all(place.path().join(vec!["l".repeat(250); 14].join("/"))).unwrap();
     fs::write(place.path().join("z"), "kept").unwrap();
     let _socket = UnixListener::bind(place.path().join("socket")).unwrap();
     let mut config = FilesConfig::of(place.path());
     let refused = try_captured(config.clone(), Arc::new(|_| {})).await.err().unwrap();
     assert!(refused.message().contains("deeper than 256 folders"), "{refused:?}");
+    assert!(refused.message().contains("its path is longer than 3500 bytes"), "{refused:?}");
     config.allow_unreadable = true;
     let kept = try_captured(config, Arc::new(|_| {})).await.unwrap();
     let told = &kept.facts.warnings;
-    assert!(told.len() == 2 && told[0].starts_with("lacks 1 entry") && told[1].ends_with(": socket"), "{told:?}");
+    assert!(told.len() == 2 && told[0].starts_with("lacks 2 entries") && told[1].ends_with(": socket"), "{told:?}");
     assert_eq!(paths(&kept).last().unwrap(), "z=kept");
 }
 

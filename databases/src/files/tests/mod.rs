@@ -4,6 +4,7 @@
 mod capturing;
 mod equality;
 mod hostile;
+mod moments;
 mod rights;
 
 use std::ffi::OsStr;
