@@ -98,7 +98,7 @@ impl Unpacking<'_> {
         let Some(holder) = parent(&entry.path) else {
             let folder = rustix::fs::openat(&self.root, ".", TREE_FOLDER, Mode::empty());
             let folder = folder.context(Class::Source, || "cannot open the directory")?;
-            drop_lists(&folder)?;
+            close_to_others(&folder)?;
             self.folders.push(OpenFolder { folder, entry: entry.clone() });
             self.unpacked.entries += 1;
             return Ok(());
@@ -274,14 +274,18 @@ fn hint_for(error: Errno) -> Option<&'static str> {
     }
 }
 
-/// The lists of the directory itself: a default one would pass to all that is made in it.
-fn drop_lists(root: &OwnedFd) -> Result<()> {
+/// Keeps others out of the directory until it is complete, and removes its lists: a default one
+/// would pass to all that is made in it.
+fn close_to_others(root: &OwnedFd) -> Result<()> {
+    let own = "restore into a directory of your own";
+    let closed = rustix::fs::fchmod(root, Mode::RWXU);
+    closed.context(Class::Source, || "cannot set the mode of the directory").map_err(|error| error.hint(own))?;
     for list in [DEFAULT_ACL, ACCESS_ACL] {
         match rustix::fs::fremovexattr(root, list) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             removed => removed
                 .context(Class::Source, || "cannot remove the access control list of the directory")
-                .map_err(|error| error.hint("restore into a directory of your own"))?,
+                .map_err(|error| error.hint(own))?,
         }
     }
     Ok(())

@@ -124,7 +124,7 @@ struct Level {
 struct FirstName {
     path: Vec<u8>,
     identity: Identity,
-    left: u64,
+    left: usize,
 }
 
 /// What tells a file from a later one of the same number: those of removed files are used again.
@@ -392,7 +392,8 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             return Ok(None);
         }
         self.links_bytes += path.len();
-        self.links.insert(key, FirstName { path: path.to_vec(), identity, left: stat.st_nlink as u64 - 1 });
+        let left = usize::try_from(stat.st_nlink).unwrap_or(usize::MAX) - 1;
+        self.links.insert(key, FirstName { path: path.to_vec(), identity, left });
         Ok(None)
     }
 }

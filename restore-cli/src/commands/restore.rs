@@ -258,7 +258,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         0 => Ok(()),
         lost => {
             Err(Error::source_failed(format!("{} could not be loaded, see above", human::count(lost as u64, "object")))
-                .hint("mend what is named in the source; what was loaded is complete but for it"))
+                .hint("mend what is named, in the source or the flags; what was loaded is complete but for it"))
         }
     }
 }

@@ -35,6 +35,12 @@ async fn lists_of_the_directory_do_not_pass_to_what_is_restored() {
     for name in ["system.posix_acl_default", "system.posix_acl_access"] {
         rustix::fs::setxattr(place.path(), name, &open_to_all, XattrFlags::empty()).unwrap();
     }
+    let cut = &kept.bytes()[..kept.bytes().len() - 512];
+    assert!(unpack(cut, folder(place.path()), &TreeWanted::default()).is_err());
+    assert_eq!(mode(place.path()), 0o700, "others may enter a tree that is not complete");
+    fs::remove_dir_all(place.path()).unwrap();
+    fs::create_dir(place.path()).unwrap();
+    rustix::fs::setxattr(place.path(), "system.posix_acl_default", &open_to_all, XattrFlags::empty()).unwrap();
     unpack(&kept.bytes()[..], folder(place.path()), &TreeWanted::default()).unwrap();
     let compared = compare(&kept.bytes()[..], folder(place.path()), &TreeWanted::default()).unwrap();
     assert_eq!(compared.differences, Vec::<String>::new());

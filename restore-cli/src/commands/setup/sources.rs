@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::databases::{FoundSource, Look, WorkContext, registry};
+use lifeboat_engine::databases::{Database, FoundSource, Look, WorkContext, registry};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
 
@@ -189,7 +189,7 @@ fn is_there(found: &FoundSource, at: &Installation) -> Result<()> {
     if found.account.is_some() {
         return failed(std::io::Error::other(format!("{} is no socket", place.display())), again.to_owned());
     }
-    let is_tree = registry::find(found.kind).is_some_and(|engine| engine.is_tree());
+    let is_tree = registry::find(found.kind).is_some_and(Database::is_tree);
     if is_tree != metadata.is_dir() {
         let kind = if is_tree { std::io::ErrorKind::NotADirectory } else { std::io::ErrorKind::IsADirectory };
         return failed(kind.into(), again.to_owned());
