@@ -64,6 +64,31 @@ pub trait Database: fmt::Debug + Send + Sync {
         stream.to_owned()
     }
 
+    /// Whether its snapshots are trees of files, which [`Self::load_tree`] restores.
+    fn is_tree(&self) -> bool {
+        false
+    }
+
+    /// Restores a snapshot that is a tree below `path`, which is made if it is missing, and must be
+    /// empty. It succeeds only if the stream was read to its checked end, and then all is on stable
+    /// storage.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): `path` is not empty, the snapshot lacks a
+    /// wanted path, or is no tree. [`Class::Source`](lifeboat_base::Class::Source): it cannot be
+    /// written.
+    async fn load_tree(
+        &self,
+        streams: &dyn StoredStreams,
+        path: &Path,
+        wanted: &TreeWanted,
+        cx: &WorkContext,
+    ) -> Result<RestoreOutcome> {
+        let _ = (streams, path, wanted, cx);
+        Err(Error::usage(format!("a snapshot of kind {} is no tree of files", self.kind()))
+            .hint("leave out --path, --with-owners and --with-special"))
+    }
+
     /// The database of the server whose content, or part of it, a stream holds. `None` if a stream
     /// does not belong to one database.
     fn database_of(&self, stream: &str) -> Option<String> {
@@ -286,6 +311,19 @@ pub struct Wanted {
     pub keep_going: bool,
     /// Let code in the snapshot run as the superuser that connects, if it is one.
     pub as_superuser: bool,
+}
+
+/// What of a tree to restore, and with which rights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TreeWanted {
+    /// Only these paths below the root, with all that is in them. If there are none, everything.
+    pub paths: Vec<PathBuf>,
+    /// Give owners and access control lists back, by name where this machine knows it, else by
+    /// number.
+    pub owners: bool,
+    /// Make devices, and give back what lets a program run with the rights of another: setuid and
+    /// setgid bits, capabilities, trusted attributes. The bits come back only together with owners.
+    pub special: bool,
 }
 
 /// What a restore did.

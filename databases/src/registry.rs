@@ -7,11 +7,18 @@ use lifeboat_base::settings::{Section, SettingsReader};
 
 use crate::database::{Database, FoundHere, Look, Source, ToolFound, WorkContext};
 use crate::tool::environment::ToolEnvironment;
-use crate::{command, file, mariadb, postgres, redis, sqlite};
+use crate::{command, file, files, mariadb, postgres, redis, sqlite};
 
 /// Every engine, in the order in which they are named to people.
-pub const ENGINES: [&dyn Database; 6] =
-    [&postgres::Postgres, &mariadb::MariaDb, &redis::RedisDb, &sqlite::Sqlite, &file::File, &command::Command];
+pub const ENGINES: [&dyn Database; 7] = [
+    &postgres::Postgres,
+    &mariadb::MariaDb,
+    &redis::RedisDb,
+    &sqlite::Sqlite,
+    &files::Files,
+    &file::File,
+    &command::Command,
+];
 
 /// The engine of this kind; `None` if this version does not know it.
 #[must_use]
@@ -133,7 +140,8 @@ mod tests {
         let message = said("[source]\nkind = \"sqlite\"\npath = \"/x\"\njobs = 2\n");
         assert_eq!(message, "x.toml:4: `jobs` does not belong to kind = \"sqlite\": remove it, or correct the kind");
         assert!(
-            said("[source]\nkind = \"oracle\"\n").contains("use postgres, mariadb, redis, sqlite, file or command")
+            said("[source]\nkind = \"oracle\"\n")
+                .contains("use postgres, mariadb, redis, sqlite, files, file or command")
         );
         assert_eq!(said("[source]\nkind = \"sqlite\"\npath = \"/x\"\n"), "passed: true");
     }

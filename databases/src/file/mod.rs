@@ -140,7 +140,7 @@ fn look(path: &Path) -> Result<Metadata> {
     let metadata = metadata.map_err(|error| error.hint("check the path, and that Lifeboat's user may read it"))?;
     if metadata.is_dir() {
         return Err(Error::source_failed(format!("{} is a directory", path.display()))
-            .hint("name a file, or use kind = \"command\" with tar"));
+            .hint("name a file, or use kind = \"files\""));
     }
     Ok(metadata)
 }

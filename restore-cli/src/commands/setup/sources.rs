@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::databases::{FoundSource, Look, WorkContext, registry};
+use lifeboat_engine::databases::{Database, FoundSource, Look, WorkContext, registry};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
 
@@ -23,8 +23,8 @@ const NAMELESS: &str = "data";
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct SourceFlags {
     /// What to back up: NAME=postgres:FOLDER-OF-SOCKET or FOLDER-OF-SOCKET:PORT,
-    /// NAME=mariadb:SOCKET, NAME=sqlite:FILE or NAME=file:FILE; may be repeated [default: what is
-    /// found here]
+    /// NAME=mariadb:SOCKET, NAME=sqlite:FILE, NAME=files:FOLDER or NAME=file:FILE; may be repeated
+    /// [default: what is found here]
     #[arg(long = "dataset", value_name = "NAME=KIND:ADDRESS")]
     datasets: Vec<String>,
     /// An SQLite file, which is a dataset of its name; may be repeated
@@ -189,8 +189,10 @@ fn is_there(found: &FoundSource, at: &Installation) -> Result<()> {
     if found.account.is_some() {
         return failed(std::io::Error::other(format!("{} is no socket", place.display())), again.to_owned());
     }
-    if metadata.is_dir() {
-        return failed(std::io::ErrorKind::IsADirectory.into(), again.to_owned());
+    let is_tree = registry::find(found.kind).is_some_and(Database::is_tree);
+    if is_tree != metadata.is_dir() {
+        let kind = if is_tree { std::io::ErrorKind::NotADirectory } else { std::io::ErrorKind::IsADirectory };
+        return failed(kind.into(), again.to_owned());
     }
     at.may_read(place)
         .or_else(|error| failed(error, format!("let the user {} read it, and enter its folders", at.user_name())))
