@@ -11,7 +11,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::believe::RootFlags;
-use super::config_text::{self, ConfigText, Lose};
+use super::config_text::{self, Change, ConfigText, Lose};
 use super::machine::{Described, DescribedLine, tell};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long)]
     yes: bool,
     /// Replace a configuration that setup wrote and nobody changed, also by one that names another
-    /// place; never one with other owners
+    /// place; never one with other owners or another vault
     #[arg(long)]
     replace: bool,
     /// Show the configuration, and change nothing
@@ -126,13 +126,16 @@ async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Optio
     let found = if is_bucket { Some(StoreKeys::find(&place.name, &flags, at, session).await?) } else { None };
     let store = try_store(place, found, &root.root.vault, (at, write), session).await?;
     let text = write(&store.place, store.path_style, store.has_keys());
-    let is_written = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
+    let change = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
+    if let Some(told) = change.warning() {
+        session.out.warning(told);
+    }
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");
         return Ok(None);
     }
-    if !is_written {
+    if change != Change::Same {
         session.confirm(args.yes, format!("Write this to {}, and go on?", at.config.display())).await?;
     }
     let datasets = go_on(at, session, store, &text).await?;
@@ -144,8 +147,7 @@ async fn go_on(at: &Installation, session: &Session, store: TriedStore, text: &s
     steps.next("write the keys of the store and the configuration");
     at.make_folders()?;
     if let Some(keys) = store.keys {
-        // No daemon runs here that would have to know: each drill reads its files anew.
-        keys.put(&store.place.name, at, || Ok(()))?;
+        keys.put(&store.place.name, at)?;
     }
     config_text::put(&at.config, text)?;
     steps.next("check everything as the drill's user");

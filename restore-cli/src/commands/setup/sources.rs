@@ -95,7 +95,7 @@ impl SourceFlags {
         for (name, kind, address) in named {
             let engine = registry::find(kind).ok_or_else(|| {
                 Error::usage(format!("there are no sources of kind `{}`", kind.escape_debug()))
-                    .hint("use postgres, mariadb, sqlite or file")
+                    .hint("use postgres, mariadb, sqlite, files or file")
             })?;
             let found = engine.source_at(address, look)?;
             let name = match name {
@@ -194,8 +194,15 @@ fn is_there(found: &FoundSource, at: &Installation) -> Result<()> {
         let kind = if is_tree { std::io::ErrorKind::NotADirectory } else { std::io::ErrorKind::IsADirectory };
         return failed(kind.into(), again.to_owned());
     }
-    at.may_read(place)
-        .or_else(|error| failed(error, format!("let the user {} read it, and enter its folders", at.user_name())))
+    at.may_read(place).or_else(|error| {
+        failed(
+            error,
+            format!(
+                "let the user {} read it, and enter its folders; where a drop-in of the unit lets it, set up by hand",
+                at.user_name()
+            ),
+        )
+    })
 }
 
 /// A legal name that says as much as possible of `text`.

@@ -91,19 +91,17 @@ impl StoreKeys {
         }
     }
 
-    /// Puts them where they belong, unless they are there already. Calls `before` before it changes
-    /// anything.
+    /// Puts them where they belong, unless they are there already.
     ///
     /// # Errors
-    /// The disk fails; those of `before`.
-    pub(super) fn put(self, name: &Name, at: &Installation, before: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// The disk fails.
+    pub(super) fn put(self, name: &Name, at: &Installation) -> Result<()> {
         let Self::Staged(file) = self else { return Ok(()) };
         let place = at.credentials().join(name.as_str());
         let staged = secret::read_given(file.path())?;
         if secret::read_given(&place).is_ok_and(|there| there.expose() == staged.expose()) {
             return Ok(());
         }
-        before()?;
         let written = file.persist(&place).map_err(|error| error.error).and_then(|file| file.sync_all());
         written.context(Class::Keys, || format!("cannot write {}", place.display()))
     }

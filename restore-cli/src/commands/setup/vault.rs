@@ -14,7 +14,7 @@ use lifeboat_engine::{Error, Result, keys};
 use serde::Serialize;
 
 use super::believe::RootFlags;
-use super::config_text::{self, ConfigText, Lose};
+use super::config_text::{self, Change, ConfigText, Lose};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
 use super::restart::Restart;
@@ -46,8 +46,8 @@ pub(super) struct VaultFlags {
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
-    /// Replace a configuration that setup wrote and nobody changed, also by one that names less or
-    /// other places; never one with other owners
+    /// Replace a configuration that setup wrote and nobody changed, also by one with fewer datasets
+    /// and replicas, or with other places of them; never one with other owners or another vault
     #[arg(long)]
     replace: bool,
     /// Show the configuration, and change nothing
@@ -131,8 +131,11 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
         try_stores(args, places, &root.root, at, session, |place, style, keys| write(vec![(place, style, keys)], &[]))
             .await?;
     let text = write(stores.iter().map(|store| (&store.place, store.path_style, store.has_keys())).collect(), &sources);
-    let is_written = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
+    let change = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
+    if let Some(told) = change.warning() {
+        session.out.warning(told);
+    }
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");
         return Ok(None);
@@ -142,7 +145,7 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
             session.out.asked_about(made);
         }
     }
-    if !is_written {
+    if change != Change::Same {
         session
             .confirm(args.yes || args.in_trial, format!("Write this to {}, and go on?", at.config.display()))
             .await?;
@@ -162,16 +165,12 @@ async fn go_on(
     let mut steps = Steps::new(session, at, STEPS + sources.len());
     steps.next("write the keys of the stores and the configuration");
     at.make_folders()?;
-    let restart = Restart::of(at);
     let replicas: Vec<Name> = stores.iter().map(|store| store.place.name.clone()).collect();
     for store in stores {
         give_directory(at, &store.place)?;
         if let Some(keys) = store.keys {
-            keys.put(&store.place.name, at, || restart.need())?;
+            keys.put(&store.place.name, at)?;
         }
-    }
-    if std::fs::read(&at.config).map_or(true, |there| there != text.as_bytes()) {
-        restart.need()?;
     }
     config_text::put(&at.config, text)?;
     steps.next("roles that read the databases");
@@ -185,13 +184,14 @@ async fn go_on(
     steps.run_as_unit(CLI, &["check"]).await?;
     steps.next("start the daemon");
     if at.has_units() {
+        let restart = Restart::begin(at)?;
         steps.systemctl(&["daemon-reload"]).await?;
         // A running backup is stopped only for what the daemon does not know yet.
         steps.systemctl(&[if restart.is_needed() { "restart" } else { "start" }, "lifeboatd"]).await?;
+        restart.done()?;
     } else {
         session.out.note("systemd does not run this installation: start `lifeboatd` yourself to back up by schedule");
     }
-    restart.done()?;
     for chosen in sources {
         steps.next(&format!("the first backup of {}", chosen.name));
         if at.has_units() {
