@@ -130,6 +130,8 @@ fn write_sheet(directory: &Path, owner: &OwnerLine, root: &SignedRoot) -> Result
          --unrecorded \"REASON\"\n\n\
          `credentials` is a file of mode 0600 with keys that read the bucket: a line [default], and\n\
          aws_access_key_id = … and aws_secret_access_key = … below it. Leave --s3-endpoint out at AWS.\n\
+         At most other stores, add --s3-path-style; where an authority of your own signed the store's\n\
+         certificate, --s3-ca-file FILE; if the vault has a prefix, --vault-prefix PREFIX.\n\
          Print `lifeboat kit` on the backup host, too: it names the buckets and datasets.\n",
         owner.name,
         root.root.vault,

@@ -122,7 +122,10 @@ async fn restore_by_the_sheet(machines: &Machines, region: &Region) {
         })
         .collect();
     let ca_file = region.ca_file().display().to_string();
-    // As at most stores other than AWS.
+    // What the sheet says to add at such a store.
+    for told in ["--s3-path-style", "--s3-ca-file FILE", "--vault-prefix PREFIX"] {
+        assert!(sheet.contains(told), "{told}");
+    }
     let of_store = ["--s3-path-style", "--s3-ca-file", &ca_file];
     let words: Vec<&str> = words.iter().map(String::as_str).chain(of_store).collect();
     let done = machines.lifeboat("nowhere", &words).await;
