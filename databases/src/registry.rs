@@ -71,7 +71,9 @@ pub async fn find_here(look: &Look, cx: &WorkContext) -> FoundHere {
     for engine in ENGINES {
         let FoundHere { sources, unreached } = engine.find_here(look, cx).await;
         found.sources.extend(sources);
-        found.unreached.extend(unreached);
+        // Each place once, whoever of them looked.
+        let (known, new) = (&mut found.unreached, unreached);
+        known.extend(new.into_iter().filter(|told| !known.contains(told)).collect::<Vec<_>>());
     }
     found
 }
