@@ -86,4 +86,16 @@ async fn a_machine_goes_by_the_newest_root_that_it_knows() {
     assert_eq!(std::fs::read(machines.config("host")).unwrap(), config);
     let done = set_up(&shown).await;
     assert!(done.status.success(), "{done}");
+
+    // The lines of machines are public: a stranger signs a root of them.
+    let stranger = machines.path("stranger").display().to_string();
+    let init = ["owner", "init", "--yes", "--directory", &stranger, &host, &drill];
+    let theirs = with(&machines.ok("nowhere", &init).await);
+    let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+    for more in [&[][..], &["--replace"]] {
+        let done = machines.lifeboat("host", &[&theirs[..], more].concat()).await;
+        assert!(!done.status.success() && done.stderr.contains("the one that was given has other owners"), "{done}");
+        assert_eq!(std::fs::read(machines.config("host")).unwrap(), config);
+        assert_eq!(machines.ok("host", &["root", "show", "--line"]).await, second);
+    }
 }

@@ -8,7 +8,7 @@ use tokio::process::Command;
 use crate::{DEADLINE, Machines};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_program_that_is_started_inherits_a_secret() {
+async fn the_daemon_that_is_started_inherits_no_secret() {
     let machines = Machines::new();
     let (host, wiki) = (machines.host_line().await, machines.sqlite("wiki.db"));
     let root = machines.root(&[&host]).await;
