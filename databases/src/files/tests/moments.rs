@@ -151,35 +151,74 @@ async fn a_file_with_a_lease_is_waited_for() {
     assert!(python.wait().unwrap().success(), "the lease was not asked for");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_fails_while_it_is_read_is_told() {
-    let place = TempDir::new().unwrap();
-    fs::write(place.path().join("a"), "0123456789").unwrap();
-    let (kept, config) = (Kept::of(Vec::new()), FilesConfig::of(place.path()));
+/// What a capture makes of the file `a`, whose content is read from this one.
+async fn captured_from(config: FilesConfig, file: File) -> (Kept, Capture) {
+    let kept = Kept::of(Vec::new());
     let out = Archive::of(StreamSink::open(&kept, TREE_STREAM).unwrap(), CancellationToken::new());
-    let mut allowing = config.clone();
-    allowing.allow_unreadable = true;
     let capture = tokio::task::spawn_blocking(move || {
         let root = folder(&config.path);
         let mut walk = Walk::new(root, &config, OwnerNames::default()).unwrap();
         walk.next().unwrap();
-        let Some(WalkStep::Entry(found)) = walk.next().unwrap() else { panic!("no entry") };
-        // Nothing can be read of a file that is open to be written alone.
-        let file = File::options().write(true).open(config.path.join("a")).unwrap();
+        let Some(WalkStep::Entry(mut found)) = walk.next().unwrap() else { panic!("no entry") };
+        found.stat = rustix::fs::fstat(&file).unwrap();
+        found.entry.kind = EntryKind::File { length: found.stat.st_size as u64 };
         let mut capture = Capture::new(config.clone(), out);
         capture.entry(Found { file: Some(file), ..*found }, &walk).unwrap();
         capture
-    })
-    .await
-    .unwrap();
+    });
+    let capture = capture.await.unwrap();
+    (kept, capture)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_fails_while_it_is_read_is_told() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "0123456789").unwrap();
+    let config = FilesConfig::of(place.path());
+    let allowing = FilesConfig { allow_unreadable: true, ..config.clone() };
+    // Nothing can be read of a file that is open to be written alone.
+    let file = || File::options().write(true).open(&path).unwrap();
+    let (kept, capture) = captured_from(config, file()).await;
     let refused = capture.judge(2).unwrap_err();
     assert!(refused.message().contains("holds what cannot be read: a ("), "{refused:?}");
     assert!(capture.troubles.warnings()[0].starts_with("holds 1 entry with zeros"));
     assert_eq!(kept.bytes().last_chunk::<512>(), Some(&[0; 512]));
 
-    let out = Archive::of(StreamSink::open(&kept, TREE_STREAM).unwrap(), CancellationToken::new());
-    let mut capture = Capture::new(allowing, out);
-    capture.troubles.unreadable.add(|| "a".to_owned());
+    // Zeros alone are no snapshot.
+    let (_, capture) = captured_from(allowing, file()).await;
     let refused = capture.judge(5).unwrap_err();
-    assert!(refused.class() == Class::Source && refused.message().contains("but folders: a"), "{refused:?}");
+    assert!(refused.class() == Class::Source && refused.message().contains("but folders: a ("), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_ends_before_its_size_is_damaged() {
+    let place = TempDir::new().unwrap();
+    fs::write(place.path().join("a"), "").unwrap();
+    // The kernel says of it that it has 4096 bytes, and gives fewer.
+    let file = File::open("/sys/devices/system/cpu/online").unwrap();
+    let given = fs::read("/sys/devices/system/cpu/online").unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4096);
+    let (kept, capture) = captured_from(FilesConfig::of(place.path()), file).await;
+    let bytes = kept.bytes();
+    assert!(bytes[bytes.len() - 4096..].starts_with(&given), "what could be read is lost");
+    let refused = capture.judge(2).unwrap_err();
+    assert!(refused.message().contains("a (it ends before the size"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_becomes_shorter_is_read_again() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "0123456789").unwrap();
+    // The first write is the root, the second the member.
+    let hook = move |writes| {
+        if writes == 2 {
+            fs::write(&path, "0123").unwrap();
+        }
+    };
+    let kept = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.unwrap();
+    assert_eq!(kept.facts.warnings, Vec::<String>::new());
+    let lengths: Vec<_> = entries(&kept).into_iter().skip(1).map(|entry| entry.kind).collect();
+    assert_eq!(lengths, [10, 4].map(|length| EntryKind::File { length }));
 }
