@@ -78,7 +78,7 @@ fn tree() -> TempDir {
 /// A host whose dataset is this tree, and its replica.
 async fn host(tree: &Path, vault: &TempDir) -> BackupHost {
     let more = "[dataset.drill]\nlevel = \"proved\"\n\
-        queries = [{ sql = \"etc/hostname\", expect = \"web1\" }, { sql = \"etc/dangling\" }]";
+        queries = [{ sql = \"etc/hostname\", expect = \"web1\" }, { sql = \"etc/dangling\" }, { sql = \"etc/none\" }]";
     host_with(tree, vault, more).await
 }
 
@@ -139,7 +139,7 @@ async fn a_tree_is_backed_up_once_and_proved() {
     let expected = walked(tree.path()).len() as u64 - 1;
     assert_eq!(report["proof"]["rows"].as_u64().unwrap(), expected, "{report:#}");
     let checks: Vec<&str> = report["checks"].as_array().unwrap().iter().filter_map(|it| it["check"].as_str()).collect();
-    assert_eq!(checks, ["entry_count", "etc/hostname", "etc/dangling"], "{report:#}");
+    assert_eq!(checks, ["entry_count", "etc/hostname", "etc/dangling", "etc/none"], "{report:#}");
     assert_eq!(report.get("warnings"), None, "{report:#}");
 }
 
