@@ -285,7 +285,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                     }
                     return match kind {
                         FileType::Directory => self.folder(path, opened, now, forced).map(Some),
-                        _ => self.file(path, opened, now).map(Some),
+                        _ => self.file(path, opened, now, forced).map(Some),
                     };
                 }
                 FileType::Socket => return Ok(Some(WalkStep::Socket { path: path.to_vec() })),
@@ -308,7 +308,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
     }
 
     /// Opens a file or a folder. Where its mode keeps us out of a tree of our own, tells the mode
-    /// that was changed for that.
+    /// that was changed for that. A folder must let us in as long as we are in it.
     fn open(&self, folder: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<(OwnedFd, Option<Mode>), Errno> {
         let mode = Mode::from_raw_mode(stat.st_mode & MODE_BITS);
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -323,10 +323,6 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             Err(Errno::PERM) => open(OFlags::empty()),
             opened => opened,
         }?;
-        // What is open stays open. A folder must let us in as long as we are in it.
-        if let Some(mode) = forced.filter(|_| !is_folder) {
-            rustix::fs::fchmod(&opened, mode)?;
-        }
         Ok((opened, forced))
     }
 
@@ -351,8 +347,13 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], opened: OwnedFd, stat: Stat) -> io::Result<WalkStep> {
-        let attributes = attributes_of(&opened)?;
+    fn file(&mut self, path: &[u8], opened: OwnedFd, stat: Stat, forced: Option<Mode>) -> io::Result<WalkStep> {
+        let attributes = attributes_of(&opened);
+        // What is open can be read further, but for its attributes.
+        if let Some(mode) = forced {
+            rustix::fs::fchmod(&opened, mode)?;
+        }
+        let attributes = attributes?;
         let kind = match self.other_name(path, &opened, &stat)? {
             Some(path) => EntryKind::SameAs { path },
             None => EntryKind::File { length: stat.st_size as u64 },

@@ -61,6 +61,7 @@ fn tree() -> TempDir {
     let list = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x07\0\xd2\x04\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
     attribute("etc/deep/2", "system.posix_acl_access", list);
     fs::set_permissions(at("etc/deep/3"), Permissions::from_mode(0o4755)).unwrap();
+    attribute("etc/none", "user.of", b"what lets nobody in");
     if is_root() {
         // What a mode closes, only root can capture and remove.
         fs::set_permissions(at("etc/none"), Permissions::from_mode(0o000)).unwrap();
