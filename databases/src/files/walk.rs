@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::attributes::{attributes_of, attributes_of_unopened};
@@ -51,7 +51,7 @@ pub(super) enum WalkStep {
         path: Vec<u8>,
         why: io::Error,
     },
-    /// Another file system is mounted here. Its folder was the step before, if it can be read.
+    /// Another file system is mounted here. Its folder was the step before, if it can be looked at.
     OtherFileSystem {
         path: Vec<u8>,
     },
@@ -216,7 +216,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             match self.visit(&path, name) {
                 Ok(Some(step)) => return Ok(Some(step)),
                 Ok(None) => {}
-                Err(_) if self.is_mounted(name) => return Ok(Some(WalkStep::OtherFileSystem { path })),
+                Err(_) if self.is_mounted(name, told) => return Ok(Some(WalkStep::OtherFileSystem { path })),
                 Err(why) => return Ok(Some(WalkStep::Unreadable { path, why })),
             }
         }
@@ -237,11 +237,15 @@ impl<'a, R: WalkRules> Walk<'a, R> {
 
     /// Whether another file system is here that is not to be captured. The kernel tells so much
     /// even of a mount that lets us see nothing, or whose server is gone.
-    fn is_mounted(&self, name: &OsStr) -> bool {
+    fn is_mounted(&self, name: &OsStr, kind: FileType) -> bool {
         let Some(level) = self.levels.last().filter(|_| self.rules.one_file_system()) else { return false };
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        rustix::fs::statx(&level.folder, name, flags, StatxFlags::empty())
-            .is_ok_and(|stat| rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != self.device)
+        rustix::fs::statx(&level.folder, name, flags, StatxFlags::empty()).is_ok_and(|stat| {
+            // On overlayfs, what is no folder may be of another device without any mount.
+            let may_be = matches!(kind, FileType::Directory | FileType::Unknown)
+                || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+            may_be && rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != self.device
+        })
     }
 
     fn visit(&mut self, path: &[u8], name: &OsStr) -> io::Result<Option<WalkStep>> {
@@ -259,6 +263,17 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             let kind = FileType::from_raw_mode(stat.st_mode);
             if self.rules.leaves_out(path, kind == FileType::Directory) {
                 return Ok(None);
+            }
+            if stat.st_dev != self.device && self.is_mounted(name, kind) {
+                let other = WalkStep::OtherFileSystem { path: path.to_vec() };
+                if kind != FileType::Directory {
+                    return Ok(Some(other));
+                }
+                // It is not opened: a dead mount may keep whoever does waiting.
+                let attributes = attributes_of_unopened(folder, name)?;
+                let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes);
+                self.pending = Some(other);
+                return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
             }
             match kind {
                 FileType::Directory | FileType::RegularFile => {

@@ -128,6 +128,75 @@ fn patterns_are_asked_before_anything_is_looked_at() {
     assert!(walk.next().unwrap().is_none(), "the socket was looked at first");
 }
 
+/// Rules that leave out all but this.
+struct Alone(&'static [u8]);
+
+impl WalkRules for Alone {
+    fn leaves_out(&self, path: &[u8], _: bool) -> bool {
+        path != self.0
+    }
+
+    fn one_file_system(&self) -> bool {
+        true
+    }
+
+    fn opens_by_force(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn of_another_file_system_the_folder_alone_is_captured() {
+    let rules = Alone(b"proc");
+    let mut walk = Walk::new(folder(Path::new("/")), &rules, OwnerNames::default()).unwrap();
+    assert!(matches!(walk.next().unwrap(), Some(WalkStep::Entry(_))));
+    let Some(WalkStep::Entry(found)) = walk.next().unwrap() else { panic!("no folder") };
+    assert_eq!((found.entry.path, found.entry.kind), (b"proc".to_vec(), EntryKind::Folder));
+    let Some(WalkStep::OtherFileSystem { path }) = walk.next().unwrap() else { panic!("nothing is mounted") };
+    assert_eq!(path, b"proc");
+    assert!(walk.next().unwrap().is_none());
+}
+
+/// A mount, until the test ends.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn at(place: &'a Path, words: &[&str]) -> Self {
+        let mount = Command::new("mount").args(words).arg(place).status().unwrap();
+        assert!(mount.success(), "mount {words:?}");
+        Self(place)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_mounted_from_another_device_is_left_out() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (place, memory, disk) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = |name: &str| place.path().join(name);
+    fs::create_dir(at("folder")).unwrap();
+    ["far", "near"].map(|name| fs::write(at(name), "").unwrap());
+    let _memory = Mounted::at(memory.path(), &["-t", "tmpfs", "tmpfs"]);
+    let (far, near) = (memory.path().join("far"), disk.path().join("near"));
+    [&far, &near].map(|path| fs::write(path, "content").unwrap());
+    let (far_place, near_place, folder_place) = (at("far"), at("near"), at("folder"));
+    let _far = Mounted::at(&far_place, &["--bind", far.to_str().unwrap()]);
+    let _near = Mounted::at(&near_place, &["--bind", near.to_str().unwrap()]);
+    let _folder = Mounted::at(&folder_place, &["-t", "tmpfs", "tmpfs"]);
+    fs::write(at("folder/hidden"), "").unwrap();
+    let kept = captured(place.path()).await;
+    let found: Vec<_> = entries(&kept).into_iter().map(|entry| String::from_utf8(entry.path).unwrap()).collect();
+    assert_eq!(found, ["", "folder", "near"]);
+    assert!(kept.facts.warnings[0].starts_with("lacks what is mounted below it, at far, folder: "), "{:?}", kept.facts);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_a_lease_is_waited_for() {
     let place = TempDir::new().unwrap();
