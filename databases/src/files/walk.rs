@@ -17,7 +17,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, St
 use rustix::io::Errno;
 
 use super::attributes::{attributes_of, attributes_of_unopened};
-use super::entry::{Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, problem_of_path};
+use super::entry::{
+    Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, held_attributes, problem_of_path,
+};
 use super::owners::OwnerNames;
 
 /// The names of all folders on the way, together.
@@ -118,6 +120,8 @@ struct Level {
     path_length: usize,
     /// The mode that it gets back when the walk leaves it.
     forced: Option<Mode>,
+    /// Bytes of attributes of it and of all folders on the way to it.
+    held_bytes: usize,
 }
 
 /// A file with several names, of which some were not met yet.
@@ -184,7 +188,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         if let Some(root) = self.root.take() {
             let stat = rustix::fs::fstat(&root)?;
             let entry = self.entry(Vec::new(), EntryKind::Folder, &stat, attributes_of(&root)?);
-            self.enter(root, 0, None)?;
+            self.enter(root, 0, None, self.held_bytes(&entry)?)?;
             return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
         }
         while let Some(level) = self.levels.last_mut() {
@@ -272,6 +276,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                 // It is not opened: a dead mount may keep whoever does waiting.
                 let attributes = attributes_of_unopened(folder, name)?;
                 let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes);
+                self.held_bytes(&entry)?;
                 self.pending = Some(other);
                 return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
             }
@@ -343,22 +348,29 @@ impl<'a, R: WalkRules> Walk<'a, R> {
 
     fn folder(&mut self, path: &[u8], opened: OwnedFd, stat: Stat, forced: Option<Mode>) -> io::Result<WalkStep> {
         let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes_of(&opened)?);
+        let held_bytes = self.held_bytes(&entry)?;
         if self.rules.one_file_system() && stat.st_dev != self.device {
             self.pending = Some(WalkStep::OtherFileSystem { path: path.to_vec() });
         } else {
             self.path = path.to_vec();
-            self.enter(opened, path.len(), forced)?;
+            self.enter(opened, path.len(), forced, held_bytes)?;
         }
         Ok(WalkStep::Entry(Box::new(Found { entry, file: None, stat })))
     }
 
-    fn enter(&mut self, folder: OwnedFd, path_length: usize, forced: Option<Mode>) -> io::Result<()> {
+    /// Bytes of attributes that a restore holds while it is in this folder.
+    fn held_bytes(&self, folder: &Entry) -> io::Result<usize> {
+        let before = self.levels.last().map_or(0, |level| level.held_bytes);
+        held_attributes(before, &folder.attributes).map_err(io::Error::other)
+    }
+
+    fn enter(&mut self, folder: OwnedFd, path_length: usize, forced: Option<Mode>, held: usize) -> io::Result<()> {
         if self.levels.len() == MAX_TREE_DEPTH {
             return Err(io::Error::other("it lies deeper than 256 folders"));
         }
         let names = Names::of(folder.as_fd(), MAX_NAMES_BYTES - self.names_bytes)?;
         self.names_bytes += names.size();
-        self.levels.push(Level { folder, names, next: 0, path_length, forced });
+        self.levels.push(Level { folder, names, next: 0, path_length, forced, held_bytes: held });
         Ok(())
     }
 

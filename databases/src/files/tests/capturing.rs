@@ -8,7 +8,7 @@ use lifeboat_base::settings::{Section, SettingsReader, Surroundings};
 use toml::de::DeTable;
 
 use super::super::decode::ArchiveReader;
-use super::super::entry::{EntryKind, shown};
+use super::super::entry::{EntryKind, held_attributes, shown};
 use super::*;
 
 /// The paths in an archive, and the content of the last member of each.
@@ -125,6 +125,13 @@ async fn what_cannot_be_captured_fails_the_run_unless_it_is_allowed() {
     let told = &kept.facts.warnings;
     assert!(told.len() == 2 && told[0].starts_with("lacks 2 entries") && told[1].ends_with(": socket"), "{told:?}");
     assert_eq!(paths(&kept).last().unwrap(), "z=kept");
+}
+
+#[test]
+fn a_walk_and_a_reader_hold_the_same_of_folders() {
+    let attributes = |bytes: usize| [(b"user.x".to_vec(), vec![0; bytes - 6])].into_iter().collect();
+    assert_eq!(held_attributes(0, &attributes(16 << 20)), Ok(16 << 20));
+    assert!(held_attributes(1, &attributes(16 << 20)).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,6 +96,23 @@ fn what_leads_out_of_the_tree_is_refused() {
     }
     // A file that changed while it was read comes again.
     assert_eq!(restored(&archive(&[root(), file(b"a"), file(b"a")])).unwrap(), ["a"]);
+    // What a restore holds of the folders that it is in.
+    let large = |depth: usize, bytes: usize| {
+        let mut folder = folder(vec!["d"; depth].join("/").as_bytes());
+        folder.attributes.insert(b"user.x".to_vec(), vec![b'x'; bytes - 6]);
+        folder
+    };
+    let reader = |folders: Vec<Entry>| {
+        let bytes = archive(&folders);
+        let mut reader = ArchiveReader::new(&bytes[..]);
+        std::iter::from_fn(|| reader.next().transpose()).collect::<Result<Vec<_>>>()
+    };
+    let full: Vec<Entry> = (0..32).map(|depth| large(depth, 512 << 10)).collect();
+    assert!(reader(full.clone()).is_ok());
+    let beside = [full.clone(), vec![entry(b"e", EntryKind::Folder)]].concat();
+    assert!(reader(beside).is_ok());
+    let refused = reader([full, vec![large(32, 7)]].concat()).unwrap_err();
+    assert!(refused.class() == Class::Integrity && refused.message().contains("16 MiB"), "{refused:?}");
     let mut deep: Vec<Entry> = (0..=256).map(|depth| folder(vec!["d"; depth].join("/").as_bytes())).collect();
     assert!(restored(&archive(&deep)).is_ok());
     deep.push(folder(vec!["d"; 257].join("/").as_bytes()));
