@@ -60,8 +60,13 @@ impl ThrowAway for FilesThrowAway {
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
         let unpacking = read_apart(from, "the drill", &self.cx, |from| unpack(from, root, &TreeWanted::default()));
-        self.restored = unpacking.await?.entries;
-        Ok(())
+        let unpacked = unpacking.await?;
+        self.restored = unpacked.entries;
+        let closed = unpacked.closed_names.tell(|_, names| {
+            let said = format!("a drill cannot make names of files in folders that let their owner not in: {names}");
+            Error::source_failed(said).hint("restore as root to see that tree, or set level = \"fetched\"")
+        });
+        closed.map_or(Ok(()), Err)
     }
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
