@@ -341,7 +341,8 @@ impl<'a> MemberRecords<'a> {
             None => u32::try_from(number_of(read)?).map_err(|_| damaged("an owner's number is too large")),
         };
         let name = |told: Option<&[u8]>, field: &[u8]| {
-            String::from_utf8(told.unwrap_or(field).to_vec()).map_err(|_| damaged("an owner's name is no text"))
+            let name = String::from_utf8(told.unwrap_or(field).to_vec()).ok().filter(|name| !name.contains('\0'));
+            name.ok_or_else(|| damaged("an owner's name is no text"))
         };
         let modified = match self.modified {
             Some(modified) => modified,

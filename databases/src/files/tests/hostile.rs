@@ -28,6 +28,10 @@ fn link(path: &[u8], target: &[u8]) -> Entry {
     entry(path, EntryKind::Link { target: target.to_vec() })
 }
 
+fn owned(path: &[u8], user: &str) -> Entry {
+    Entry { ownership: FileOwner { user: user.to_owned(), ..FileOwner::default() }, ..file(path) }
+}
+
 fn same(path: &[u8], as_path: &[u8]) -> Entry {
     entry(path, EntryKind::SameAs { path: as_path.to_vec() })
 }
@@ -88,6 +92,7 @@ fn what_leads_out_of_the_tree_is_refused() {
         ("a root that is a link", vec![link(b"", b"/tmp")]),
         ("a long name", vec![root(), file(&[b'n'; 256])]),
         ("a NUL in a name", vec![root(), file(&[&[b'n'; 150][..], b"\0x"].concat())]),
+        ("a NUL in an owner's name", vec![root(), owned(b"a", "a name that stands in a record\0root")]),
         ("a NUL in a target", vec![root(), link(b"a", &[&[b'n'; 150][..], b"\0x"].concat())]),
     ];
     for (attack, entries) in attacks {
