@@ -365,7 +365,8 @@ impl<'a, R: WalkRules> Walk<'a, R> {
     }
 
     fn enter(&mut self, folder: OwnedFd, path_length: usize, forced: Option<Mode>, held: usize) -> io::Result<()> {
-        if self.levels.len() == MAX_TREE_DEPTH {
+        // The root counts as none.
+        if self.levels.len() > MAX_TREE_DEPTH {
             return Err(io::Error::other("it lies deeper than 256 folders"));
         }
         let names = Names::of(folder.as_fd(), MAX_NAMES_BYTES - self.names_bytes)?;
