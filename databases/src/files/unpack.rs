@@ -284,6 +284,7 @@ fn hint_for(error: Errno) -> Option<&'static str> {
             Some("the file system does not take this name, size or value: restore onto one of the captured kind")
         }
         Errno::EXIST => Some("two names are one there: restore onto a file system that tells capital letters apart"),
+        Errno::XDEV => Some("drill on Linux 5.19 or later: before, Landlock lets no file have names in two folders"),
         Errno::ROFS => Some("restore onto a file system that can be written to"),
         _ => None,
     }
@@ -329,6 +330,7 @@ mod tests {
         let hint = |error: Errno| done::<()>(Err(error), "x").unwrap_err().hint_text().map(str::to_owned);
         assert!(hint(Errno::NOSPC).unwrap().starts_with("make room"));
         assert!(hint(Errno::PERM).unwrap().starts_with("restore as root"));
+        assert!(hint(Errno::XDEV).unwrap().contains("Linux 5.19"));
         assert_eq!(hint(Errno::IO), None);
         let set = set_attribute("/proc/self/status", b"user.x", b"1").unwrap_err();
         assert!(set.hint_text().is_some(), "{set:?}");
