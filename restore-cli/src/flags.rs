@@ -88,6 +88,11 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Whether a snapshot or a time was named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.snapshot.is_some() || self.at.is_some()
+    }
+
     /// What was asked for, seen from `now`.
     pub(crate) fn selector(&self, now: DateTime<Utc>) -> Selector {
         match (&self.snapshot, &self.at) {

@@ -252,6 +252,17 @@ impl Place {
         Self { as_of, ..self }
     }
 
+    /// The same place by these replicas alone.
+    pub(crate) fn narrowed(&self, names: &[Name]) -> Self {
+        Self {
+            config: self.config.clone(),
+            replicas: self.replicas.iter().filter(|replica| names.contains(&replica.name)).cloned().collect(),
+            vault_prefix: self.vault_prefix.clone(),
+            limits: self.limits.clone(),
+            as_of: self.as_of,
+        }
+    }
+
     /// The configuration of a host that may know the vault as it is; none for a moment in the past.
     pub(crate) fn host(&self) -> Option<&Config> {
         self.config.as_ref().filter(|_| self.as_of.is_none())

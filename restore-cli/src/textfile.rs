@@ -11,6 +11,7 @@ use std::fs::{File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
@@ -25,10 +26,12 @@ const LAST_LEVEL: &str = "lifeboat_drill_last_level";
 const HIGHEST_LEVEL: &str = "lifeboat_drill_highest_level";
 const RESTORE_DURATION: &str = "lifeboat_drill_restore_duration_seconds";
 const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
+const DUE_SINCE: &str = "lifeboat_drill_due_timestamp_seconds";
+const INTERVAL: &str = "lifeboat_drill_interval_seconds";
 const OBJECTIVE: &str = "lifeboat_objective_seconds";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 8] = [
+const FAMILIES: [(&str, &str); 10] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
@@ -36,6 +39,8 @@ const FAMILIES: [(&str, &str); 8] = [
     (HIGHEST_LEVEL, "The highest level that a drill of this kind of source can reach, as of the last known snapshot."),
     (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
     (RECOVERY_POINT_AGE, "The age of the data when the last drill that found a snapshot began."),
+    (DUE_SINCE, "Since when a drill by schedule is due and has not ended; 0 if none is."),
+    (INTERVAL, "The longest time between two drills by schedule."),
     (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
 ];
 
@@ -80,12 +85,31 @@ impl Textfile {
     /// # Errors
     /// The file cannot be read or written; the old one is untouched.
     pub(crate) fn record(&self, dataset: &Name, outcome: &Outcome) -> Result<()> {
+        self.change(|samples| update(samples, dataset, outcome))
+    }
+
+    /// Says since when a drill of `dataset` is due by its schedule, if one is, and how often its
+    /// schedule drills.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(crate) fn note_due(&self, dataset: &Name, since: Option<DateTime<Utc>>, interval: Duration) -> Result<()> {
+        let since = since.map_or(0.0, |since| since.timestamp_millis() as f64 / 1000.0);
+        self.change(|samples| {
+            for (family, value) in [(DUE_SINCE, since), (INTERVAL, interval.as_secs_f64())] {
+                let labels = format!("dataset=\"{dataset}\"");
+                samples.insert((family_index(family).unwrap_or_default(), labels), seconds(value));
+            }
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Samples)) -> Result<()> {
         let failed = || format!("cannot write the metrics {}", self.0.display());
         // Held until the end: another drill that shares the file must see what this one wrote.
         let folder = File::open(self.folder()).context(Class::Storage, failed)?;
         folder.lock().context(Class::Storage, failed)?;
         let mut samples = self.read()?;
-        update(&mut samples, dataset, outcome);
+        change(&mut samples);
         let mut file = tempfile::Builder::new()
             .prefix(".lifeboat-")
             .permissions(Permissions::from_mode(0o644))
@@ -135,6 +159,10 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
         if let Some(measured) = measured {
             set(family, labels(""), seconds(measured));
         }
+    }
+    if let Some(due) = samples.get_mut(&(family_index(DUE_SINCE).unwrap_or_default(), format!("dataset=\"{dataset}\"")))
+    {
+        *due = seconds(0.0);
     }
     let known = outcome.objectives.map(|objectives| [("rpo", objectives.rpo), ("rto", objectives.rto)]);
     for (objective, promised) in known.into_iter().flatten() {
@@ -187,7 +215,6 @@ fn render(samples: &Samples) -> String {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
     fn outcome(ended: i64, passed: bool) -> Outcome {
         Outcome {
@@ -267,6 +294,24 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} was lost");
         }
         assert!(!text.contains("lifeboat_objective_seconds{dataset=\"other\""), "{text}");
+    }
+
+    #[test]
+    fn what_is_due_is_told_until_a_drill_has_ended() {
+        let place = tempfile::tempdir().unwrap();
+        let file = Textfile::open(&place.path().join("drill.prom")).unwrap();
+        let told = |family: &str| {
+            let text = std::fs::read_to_string(&file.0).unwrap();
+            let line = text.lines().find(|line| line.starts_with(family)).map(str::to_owned);
+            line.and_then(|line| Some(line.rsplit_once(' ')?.1.to_owned()))
+        };
+        let since = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        file.note_due(&name("shop"), Some(since), Duration::from_secs(604_800)).unwrap();
+        assert_eq!(told(DUE_SINCE).unwrap(), "1795000000.000");
+        assert_eq!(told(INTERVAL).unwrap(), "604800.000");
+        assert_eq!(told(LAST_SUCCESS), None, "no drill has ended yet, so none has failed");
+        file.record(&name("shop"), &outcome(1_795_000_900, false)).unwrap();
+        assert_eq!((told(DUE_SINCE).unwrap(), told(LAST_SUCCESS).unwrap()), ("0.000".to_owned(), "0".to_owned()));
     }
 
     #[test]

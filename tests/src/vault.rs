@@ -170,6 +170,7 @@ impl TestVault {
             keys: keys_config(place.path().join("keys"), vec![recipient]),
             limits: limits(),
             scrub_period: Duration::from_secs(30 * 86_400),
+            drill: DrillConfig::default(),
             replicas: (1..=replicas)
                 .map(|n| ReplicaConfig {
                     name: name(&format!("r{n}")),
@@ -426,6 +427,6 @@ fn dataset(text: &str) -> Dataset {
         hosts: Vec::new(),
         takeover_after: Duration::from_secs(15 * 60),
         retry: Duration::from_secs(15 * 60),
-        drill: DrillConfig { level: Some(ProofLevel::Fetched), queries: Vec::new(), server_directories: Vec::new() },
+        drill: DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
     }
 }

@@ -12,8 +12,8 @@ use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
 
 use super::fields::{hours, name, time_zone};
-use super::raw::{RawCompression, RawDataset, RawDrill};
-use super::{Dataset, DrillConfig, DrillQuery, Objectives, ProofLevel, Retention, defaults};
+use super::raw::{RawCompression, RawDataset};
+use super::{Dataset, DrillConfig, Objectives, Retention, defaults, drill};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 
@@ -27,7 +27,7 @@ pub(crate) fn validate(
     v: &mut SettingsReader<'_>,
     raw: Spanned<RawDataset>,
     source: Option<Section<'_>>,
-    replicas: &[ReplicaConfig],
+    (replicas, drill_of_all): (&[ReplicaConfig], &DrillConfig),
     longest_run: Duration,
     host: Option<&Name>,
     backs_up: bool,
@@ -66,7 +66,7 @@ pub(crate) fn validate(
     let chunk_size = chunk_size(v, raw.chunk_size.as_ref());
     let compression = compression(v, raw.compression.as_ref());
     let source: Arc<dyn Source> = source?.into();
-    let drill = drill(v, raw.drill, source.as_ref());
+    let drill = drill::of_dataset(v, raw.drill, drill_of_all, (source.as_ref(), &home_region), replicas);
     Some(Dataset {
         name: name(v, &raw.name)?,
         home_region,
@@ -155,35 +155,5 @@ fn chunk_size(v: &mut SettingsReader<'_>, text: Option<&Text>) -> u32 {
             v.findings.add(span, "this chunk size is not usable", "use a power of two from 64KiB to 4MiB");
             defaults::CHUNK_SIZE
         }
-    }
-}
-
-fn drill(v: &mut SettingsReader<'_>, raw: RawDrill, source: &dyn Source) -> DrillConfig {
-    let highest = source.database().highest_level();
-    let level = match &raw.level {
-        None => highest,
-        Some(text) => {
-            let levels = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
-            let level = levels.into_iter().find(|level| level.as_str() == text.get_ref());
-            if level.is_none_or(|level| level > highest) {
-                let problem = format!(
-                    "level = \"{}\" is not possible for a source of kind {}",
-                    text.get_ref(),
-                    source.database().kind()
-                );
-                let possible: Vec<_> =
-                    levels.iter().filter(|level| **level <= highest).map(|level| level.as_str()).collect();
-                v.findings.add(text.span(), problem, format!("use one of: {}", possible.join(", ")));
-            }
-            level.unwrap_or(highest)
-        }
-    };
-    let queries = raw.queries.into_iter();
-    DrillConfig {
-        level: Some(level),
-        queries: queries
-            .map(|query| DrillQuery { database: query.database, sql: query.sql, expect: query.expect })
-            .collect(),
-        server_directories: raw.server_directories.iter().map(|directory| v.path(directory)).collect(),
     }
 }

@@ -25,12 +25,14 @@ pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 
 use lifeboat_store::SharedReplica;
 
+pub use self::drill::{DrillConfig, ReplicaChoice, SnapshotChoice};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 
 mod bandwidth;
 mod dataset;
 mod defaults;
+mod drill;
 mod fields;
 mod raw;
 mod replica;
@@ -61,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     /// Within this time, every object of every replica is read again. Zero: never.
     pub scrub_period: Duration,
+    /// How datasets without a section are drilled.
+    pub drill: DrillConfig,
     /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
     /// Places that hold records alone: acts and leases, and never data (`role = "records"`). They
@@ -110,6 +114,12 @@ impl Config {
     #[must_use]
     pub fn dataset(&self, name: &Name) -> Option<&Dataset> {
         self.datasets.iter().find(|dataset| dataset.name == *name)
+    }
+
+    /// How the dataset of that name is drilled.
+    #[must_use]
+    pub fn drill_of(&self, name: &Name) -> &DrillConfig {
+        self.dataset(name).map_or(&self.drill, |dataset| &dataset.drill)
     }
 }
 
@@ -286,7 +296,7 @@ impl Dataset {
             compression: defaults::COMPRESSION,
             hosts: Vec::new(),
             takeover_after: defaults::TAKEOVER_AFTER,
-            drill: DrillConfig { level: None, queries: Vec::new(), server_directories: Vec::new() },
+            drill: DrillConfig::default(),
         }
     }
 
@@ -358,18 +368,6 @@ pub struct Objectives {
     pub rpo: Option<Duration>,
     /// How long a restore may take.
     pub rto: Option<Duration>,
-}
-
-/// `[dataset.drill]`.
-#[derive(Debug, Clone)]
-pub struct DrillConfig {
-    /// The level a drill must reach to succeed. `None`: what a source of the snapshot's kind can
-    /// reach.
-    pub level: Option<ProofLevel>,
-    /// Queries, each with the result that it must return.
-    pub queries: Vec<DrillQuery>,
-    /// Directories in which server binaries are looked for before those of the system.
-    pub server_directories: Vec<PathBuf>,
 }
 
 impl Config {

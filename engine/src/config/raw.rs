@@ -4,6 +4,7 @@
 
 use lifeboat_base::settings::shape::{self, Shape};
 use lifeboat_base::settings::{Section, SettingsReader, Text, explain};
+use lifeboat_databases::proof::DrillQuery;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -27,6 +28,8 @@ pub(crate) struct RawConfig {
     pub limits: RawLimits,
     #[serde(default)]
     pub scrub: RawScrub,
+    #[serde(default)]
+    pub drill: RawDrill,
     #[serde(default)]
     pub replica: Vec<Spanned<RawReplica>>,
     #[serde(default)]
@@ -190,9 +193,15 @@ pub(crate) struct RawObjectives {
 pub(crate) struct RawDrill {
     pub level: Option<Text>,
     #[serde(default)]
-    pub queries: Vec<RawQuery>,
-    #[serde(default)]
-    pub server_directories: Vec<Text>,
+    pub queries: Vec<Spanned<RawQuery>>,
+    pub server_directories: Option<Vec<Text>>,
+    pub schedule: Option<Text>,
+    pub time_zone: Option<Text>,
+    pub snapshot: Option<Text>,
+    pub replica: Option<Text>,
+    pub outside: Option<Spanned<bool>>,
+    pub max_time: Option<Text>,
+    pub max_disk: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -201,6 +210,12 @@ pub(crate) struct RawQuery {
     pub database: Option<String>,
     pub sql: String,
     pub expect: Option<String>,
+}
+
+impl RawQuery {
+    pub(super) fn query(self) -> DrillQuery {
+        DrillQuery { database: self.database, sql: self.sql, expect: self.expect }
+    }
 }
 
 /// Parses the text. The source table of each `[[dataset]]` is taken out first, in order, because

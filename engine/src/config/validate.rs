@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::replica::PlaceRole;
-use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, replica};
+use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, drill, replica};
 use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
@@ -40,12 +40,14 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         );
     }
     let host = raw.host.get_ref().parse::<Name>().ok();
+    let drill = drill::of_all(v, raw.drill, &replicas);
     let mut datasets: Vec<_> = raw
         .dataset
         .into_iter()
         .zip(sources)
         .filter_map(|(raw, source)| {
-            dataset::validate(v, raw, source, &replicas, limits.longest_run(), host.as_ref(), keys.may_back_up())
+            let places = (replicas.as_slice(), &drill);
+            dataset::validate(v, raw, source, places, limits.longest_run(), host.as_ref(), keys.may_back_up())
         })
         .collect();
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
@@ -78,6 +80,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         keys,
         limits,
         scrub_period,
+        drill,
         replicas,
         records,
         datasets,

@@ -8,7 +8,9 @@
 //! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
 //!   drill is cancelled.
 
+mod choice;
 mod history;
+mod past;
 mod publish;
 mod report;
 
@@ -23,9 +25,11 @@ use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
+pub use self::choice::{DrillTrace, due_since, replicas_to_read, snapshots_in_order};
 pub use self::history::{DrillHistory, PastDrill, history};
+pub use self::past::DrillMemory;
 pub use self::publish::{Published, publish};
-pub use self::report::{DrillReport, Phase};
+pub use self::report::{DrillChoice, DrillReport, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
 use crate::catalog::future::is_future;
 use crate::config::{DrillConfig, Objectives};
@@ -250,6 +254,7 @@ impl Drill<'_> {
             vault: self.reader.vault_id().to_owned(),
             dataset: self.dataset.clone(),
             snapshot: None,
+            chosen: None,
             skipped: Vec::new(),
             warnings: Vec::new(),
             engine: None,

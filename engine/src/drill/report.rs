@@ -17,6 +17,20 @@ pub struct Phase {
     pub seconds: f64,
 }
 
+/// How the plan of a drill chose what to restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillChoice {
+    /// `newest`, `oldest`, `random` or `rotate`; `asked` if a person named a snapshot or a time.
+    pub snapshot: String,
+    /// `any`, `rotate`, or the name of a replica; `asked` if a person named it.
+    pub replica: String,
+    /// Whether replicas in the home region of the dataset were left out.
+    pub outside: bool,
+    /// The replica that alone was to be read, also if nothing could be read from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Name>,
+}
+
 /// The evidence of one drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillReport {
@@ -28,6 +42,9 @@ pub struct DrillReport {
     pub dataset: Name,
     /// The restored snapshot. `None` if none could be selected.
     pub snapshot: Option<SnapshotId>,
+    /// How snapshot and replica were chosen. `None` in reports of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<DrillChoice>,
     /// Databases that the snapshot lacks although it should have them: it is partial. A published
     /// report has digests of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

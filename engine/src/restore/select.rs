@@ -4,6 +4,8 @@
 //! replica that fails to return what it shows may hold the newest snapshot. An older one is never
 //! selected in its place: that fails aloud.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -48,6 +50,48 @@ impl VaultReader {
         let selected = self.select_believed(dataset, selector, now, &mut unbelieved).await;
         unbelieved.log("it is left aside");
         selected
+    }
+
+    /// The first snapshot of what `order` makes of the kept ones, which it gets oldest first. As
+    /// for [`Selector::Latest`], those of the future are left aside, and those that only some
+    /// replicas show and none returns signed.
+    ///
+    /// # Errors
+    /// As [`Self::select`].
+    pub async fn select_first(
+        &self,
+        dataset: &Name,
+        now: DateTime<Utc>,
+        order: impl FnOnce(&[SnapshotId]) -> Vec<SnapshotId>,
+    ) -> Result<SnapshotId> {
+        let shown = self.shown(dataset).await?;
+        let is_future = |listed: &&Listed| is_future(listed.snapshot.time(), now, self.limits());
+        let kept: BTreeMap<&SnapshotId, &Listed> = shown
+            .snapshots
+            .iter()
+            .filter(|listed| !is_future(listed))
+            .map(|listed| (&listed.snapshot, listed))
+            .collect();
+        let ids: Vec<SnapshotId> = kept.keys().map(|id| (*id).clone()).collect();
+        let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
+        let mut found = None;
+        for id in order(&ids) {
+            let Some(listed) = kept.get(&id).filter(|listed| !unbelieved.leaves_aside(&listed.replicas)) else {
+                continue;
+            };
+            match self.unsigned(dataset, listed, &shown).await? {
+                Some(error) => unbelieved.add(&listed.replicas, &id, &error),
+                None => {
+                    found = Some(id);
+                    break;
+                }
+            }
+        }
+        unbelieved.log("it is left aside");
+        found.ok_or_else(|| {
+            Error::usage(format!("dataset {dataset} has no snapshot"))
+                .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
+        })
     }
 
     async fn select_believed(

@@ -22,7 +22,9 @@
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
 //! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
-//! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
+//! drills/lock                     held by the one process that runs the drills that are due
+//! drills/<dataset>/<n>.json       on a drill host: a report that could not be uploaded to the vault
+//! drills/<dataset>/attempts       when drills began, and what they chose (plain: times, ids, names)
 //! ```
 //!
 //! Locks are advisory file locks. The system releases them however their holder ends.
@@ -53,6 +55,8 @@ const TRIES_AT_LOCK: u32 = 4;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// The folder of logs.
 const LOG: &str = "log";
+/// The folder of what a drill host remembers.
+pub(crate) const DRILLS: &str = "drills";
 /// How the name of a file begins that is not whole yet.
 const UNFINISHED: &str = ".new-";
 
@@ -196,6 +200,17 @@ impl StateDirectory {
     /// [`Class::Storage`] if the disk fails.
     pub(crate) fn try_lock_log(&self) -> Result<Option<Lock>> {
         let folder = self.root.join(LOG);
+        create_private(&folder)?;
+        try_lock(&folder.join(LOCK))
+    }
+
+    /// Takes the lock of the one process that runs the drills that are due; `None` if another holds
+    /// it.
+    ///
+    /// # Errors
+    /// [`Class::Storage`] if the disk fails.
+    pub fn try_lock_drills(&self) -> Result<Option<Lock>> {
+        let folder = self.root.join(DRILLS);
         create_private(&folder)?;
         try_lock(&folder.join(LOCK))
     }

@@ -49,6 +49,7 @@ pub(super) fn of(command: &str) -> &'static [Example] {
         "drill" => &[
             ("Restore into a throw-away server and prove it equal", "lifeboat drill shop"),
             ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
+            ("All that the schedules of the configuration make due", "lifeboat drill --due"),
         ],
         "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
         "prune" => &[

@@ -8,7 +8,6 @@ pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod drill;
-mod drill_view;
 pub(crate) mod drills;
 pub(crate) mod init;
 pub(crate) mod kit;

@@ -202,11 +202,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             reader: &reader,
             dataset: &name(DATASET),
             selector: Selector::Latest,
-            settings: &DrillConfig {
-                level: Some(ProofLevel::Fetched),
-                queries: Vec::new(),
-                server_directories: Vec::new(),
-            },
+            settings: &DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
             objectives: Objectives::default(),
             jobs: 1,
             environment: &tools::environment(),

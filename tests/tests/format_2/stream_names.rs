@@ -136,6 +136,7 @@ async fn a_drill_proves_them_equal() {
         level: Some(ProofLevel::Proved),
         queries: DATABASES.map(query).into(),
         server_directories: vec![server.programs().to_owned()],
+        ..DrillConfig::default()
     };
     let reader = vault.open(vault.owner()).await.unwrap();
     let scratch = TempDir::new().unwrap();

@@ -28,6 +28,9 @@ pub(super) struct ConfigText<'a> {
     pub(super) sources: &'a [ChosenSource],
 }
 
+/// When a drill host drills what it is granted.
+const DRILL_SCHEDULE: &str = "0 4 * * sun";
+
 impl ConfigText<'_> {
     /// The text.
     pub(super) fn write(&self) -> String {
@@ -55,6 +58,10 @@ impl ConfigText<'_> {
         }
         body.push_str("\n[keys]\n# Whoever the newest root that these owners signed names is believed.\n");
         push(&mut body, keys);
+        if self.at.part == Part::Drill {
+            body.push_str("\n[drill]\n");
+            push(&mut body, [("schedule", text(DRILL_SCHEDULE))]);
+        }
         for (place, path_style, has_keys) in &self.replicas {
             body.push_str("\n[[replica]]\n");
             push(&mut body, replica(place, *path_style, *has_keys));

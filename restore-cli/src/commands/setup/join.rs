@@ -158,14 +158,11 @@ async fn go_on(at: &Installation, session: &Session, store: TriedStore, text: &s
     steps.next("start the timers");
     if at.has_units() {
         steps.systemctl(&["daemon-reload"]).await?;
-        steps.systemctl(&["enable", "--now", "lifeboat-witness.timer"]).await?;
-        for dataset in &datasets {
-            steps.systemctl(&["enable", "--now", &format!("lifeboat-drill@{dataset}.timer")]).await?;
-        }
+        steps.systemctl(&["enable", "--now", "lifeboat-witness.timer", "lifeboat-drill.timer"]).await?;
     } else {
         session
             .out
-            .note("systemd does not run this installation: run `lifeboat drill` and `lifeboat witness` yourself");
+            .note("systemd does not run this installation: run `lifeboat drill --due` and `lifeboat witness` yourself");
     }
     Ok(datasets)
 }

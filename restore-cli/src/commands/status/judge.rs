@@ -202,7 +202,7 @@ fn of_drills(facts: &Facts, dataset: &DatasetFacts, found: &mut Found) {
         let reached = last.report.reached.map_or("nothing", ProofLevel::as_str);
         let host = last.host.as_ref().map_or("the drill host".to_owned(), |host| format!("drill host {host}"));
         let what = format!("the last drill FAILED {}: it reached {reached}", human::time(last.report.finished));
-        let next = format!("on {host}, read `journalctl -u lifeboat-drill@{}`", dataset.name);
+        let next = format!("on {host}, read `journalctl -u lifeboat-drill -u lifeboat-drill@{}`", dataset.name);
         found.critical(what, &next);
     }
 }

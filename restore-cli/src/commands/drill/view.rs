@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::config::ProofLevel;
-use lifeboat_engine::drill::{DrillReport, Published};
+use lifeboat_engine::drill::{DrillChoice, DrillReport, Published};
 use lifeboat_engine::format::id::Name;
 use serde::Serialize;
 
@@ -93,11 +93,26 @@ fn names(names: &[Name]) -> String {
     names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
+/// How snapshot and replica were chosen, where a plan did it.
+fn choice(chosen: &DrillChoice) -> String {
+    let mut told = format!("{} snapshot", chosen.snapshot);
+    match (chosen.replica.as_str(), &chosen.only) {
+        ("any", _) => {}
+        (how, Some(only)) if how != only.as_str() => told.push_str(&format!(", replica {only} ({how})")),
+        (how, _) => told.push_str(&format!(", replica {how}")),
+    }
+    if chosen.outside {
+        told.push_str(", outside the home region");
+    }
+    told
+}
+
 impl Drilled {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let report = &self.report;
         let mut facts = vec![
             ("snapshot", report.snapshot.as_ref().map_or("none".to_owned(), ToString::to_string)),
+            ("chosen", report.chosen.as_ref().map(choice).unwrap_or_default()),
             ("database", report.engine.clone().unwrap_or_default()),
             ("read from", names(&report.replicas_used)),
         ];
@@ -152,6 +167,7 @@ mod tests {
             drill: "20261123T200000000Z-9f2c81ac".parse().unwrap(),
             vault: "v".to_owned(),
             dataset: "shop".parse().unwrap(),
+            chosen: None,
             snapshot: Some("20261123T183244123Z-9f2c81aa".parse().unwrap()),
             skipped: Vec::new(),
             warnings: Vec::new(),

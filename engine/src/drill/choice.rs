@@ -1,0 +1,248 @@
+//! Which snapshot and which replica a drill takes, and when a drill is due.
+//!
+//! All of it is decided from the traces of past drills: their reports, in the vault and on this
+//! host, and the attempts that this host recorded, which a killed drill leaves, too. A drill that
+//! failed counts as one: else a snapshot or a replica that cannot be restored would keep the others
+//! from ever being drilled.
+
+use chrono::{DateTime, Utc};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::report::DrillReport;
+use crate::config::{DrillConfig, ReplicaChoice, ReplicaConfig, SnapshotChoice};
+use crate::schedule::Schedule;
+
+/// What is known of one past drill, or of one that was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillTrace {
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// The snapshot. `None` if it chose none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotId>,
+    /// The one replica that it read from. `None` if there were several, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Name>,
+}
+
+impl DrillTrace {
+    /// That of a drill with this report.
+    #[must_use]
+    pub fn of(report: &DrillReport) -> Self {
+        let asked = report.chosen.as_ref().and_then(|chosen| chosen.only.clone());
+        let used = match report.replicas_used.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        };
+        // Who signs a report may not move its beginning into the future.
+        let began = report.started.min(report.finished);
+        Self { began, snapshot: report.snapshot.clone(), replica: asked.or(used) }
+    }
+}
+
+/// The one of `candidates` whose last drill is longest ago: one that was never drilled before all
+/// others, and the first of several.
+fn longest_ago<'c, T: PartialEq>(
+    candidates: &'c [T],
+    traces: &[DrillTrace],
+    of: impl Fn(&DrillTrace) -> Option<&T>,
+) -> Vec<&'c T> {
+    let last =
+        |candidate: &&T| traces.iter().filter(|trace| of(trace) == Some(*candidate)).map(|trace| trace.began).max();
+    let mut ordered: Vec<&T> = candidates.iter().collect();
+    // Stable, and `None` comes first.
+    ordered.sort_by_cached_key(last);
+    ordered
+}
+
+/// The snapshots of a dataset, the one to drill first. `kept` is oldest first.
+#[must_use]
+pub fn snapshots_in_order(choice: SnapshotChoice, kept: &[SnapshotId], traces: &[DrillTrace]) -> Vec<SnapshotId> {
+    match choice {
+        SnapshotChoice::Newest => kept.iter().rev().cloned().collect(),
+        SnapshotChoice::Oldest => kept.to_vec(),
+        SnapshotChoice::Random => {
+            let mut shuffled = kept.to_vec();
+            shuffled.shuffle(&mut rand::rng());
+            shuffled
+        }
+        SnapshotChoice::Rotate => {
+            longest_ago(kept, traces, |trace| trace.snapshot.as_ref()).into_iter().cloned().collect()
+        }
+    }
+}
+
+/// The replica whose last drill is longest ago. `None` if there is none at all.
+#[must_use]
+fn next_replica(replicas: &[Name], traces: &[DrillTrace]) -> Option<Name> {
+    longest_ago(replicas, traces, |trace| trace.replica.as_ref()).first().map(|name| (*name).clone())
+}
+
+/// The replicas that a drill reads, where `settings` leave any of `replicas` out; `None` if they
+/// leave none out. `home` is the home region of the dataset.
+///
+/// # Errors
+/// [`Class::Configuration`](lifeboat_base::Class::Configuration): no replica is left, or the home
+/// region would have to be known.
+pub fn replicas_to_read(
+    settings: &DrillConfig,
+    home: Option<&str>,
+    replicas: &[ReplicaConfig],
+    traces: &[DrillTrace],
+) -> Result<Option<Vec<Name>>> {
+    let mut names: Vec<Name> = Vec::new();
+    match home {
+        None if settings.outside => {
+            return Err(Error::configuration("outside = true, but the home region of the dataset is not known")
+                .hint("add a [[dataset]] section with its name, its home_region and its kind of source"));
+        }
+        home => {
+            let is_left = |replica: &&ReplicaConfig| !settings.outside || home != Some(replica.region.as_str());
+            names.extend(replicas.iter().filter(is_left).map(|replica| replica.name.clone()));
+        }
+    }
+    let chosen = match &settings.replica {
+        ReplicaChoice::Any => names,
+        ReplicaChoice::Rotate => next_replica(&names, traces).into_iter().collect(),
+        ReplicaChoice::Named(name) => names.into_iter().filter(|found| found == name).collect(),
+    };
+    if chosen.is_empty() {
+        let replica = settings.replica.as_str();
+        return Err(Error::configuration(format!(
+            "no replica is left to drill: replica = \"{replica}\", outside = {}",
+            settings.outside
+        ))
+        .hint("change one of the two in [drill] or [dataset.drill]"));
+    }
+    Ok((chosen.len() < replicas.len()).then_some(chosen))
+}
+
+/// Since when a drill is due at `now`; `None` if none is. A dataset that was never drilled is due
+/// since the last time at which the schedule fired.
+#[must_use]
+pub fn due_since(schedule: &Schedule, now: DateTime<Utc>, traces: &[DrillTrace]) -> Option<DateTime<Utc>> {
+    let fired = schedule.last_before(now)?;
+    // A clock that was ahead once must not stop all drills until then.
+    let last = traces.iter().map(|trace| trace.began).filter(|began| *began <= now).max();
+    last.is_none_or(|last| last < fired).then_some(fired)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use lifeboat_store::bandwidth::Bandwidth;
+
+    use crate::config::ReplicaKind;
+
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    fn snapshots() -> Vec<SnapshotId> {
+        let days = ["20261120", "20261121", "20261122", "20261123"];
+        days.map(|day| format!("{day}T020000000Z-00000000").parse().unwrap()).to_vec()
+    }
+
+    fn trace(began: &str, snapshot: Option<&SnapshotId>, replica: Option<&str>) -> DrillTrace {
+        DrillTrace {
+            began: time(began),
+            snapshot: snapshot.cloned(),
+            replica: replica.map(|name| name.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn rotation_takes_what_was_never_drilled_oldest_first_then_what_was_drilled_longest_ago() {
+        let kept = snapshots();
+        let first =
+            |traces: &[DrillTrace]| snapshots_in_order(SnapshotChoice::Rotate, &kept, traces).first().cloned().unwrap();
+        let mut traces = Vec::new();
+        for (drilled, snapshot) in kept.iter().enumerate() {
+            assert_eq!(&first(&traces), snapshot);
+            traces.push(trace(&format!("2026-11-24T0{drilled}:00:00Z"), Some(snapshot), None));
+        }
+        assert_eq!(first(&traces), kept[0], "the round begins again");
+        // One that is drilled between, by hand, is put off.
+        traces.push(trace("2026-11-24T08:00:00Z", Some(&kept[0]), None));
+        assert_eq!(first(&traces), kept[1]);
+        // What is no longer kept, and what chose nothing, plays no part.
+        traces.push(trace("2026-11-24T09:00:00Z", None, None));
+        assert_eq!(snapshots_in_order(SnapshotChoice::Rotate, &kept[2..], &traces), kept[2..]);
+    }
+
+    #[test]
+    fn the_other_choices_take_what_their_names_say() {
+        let kept = snapshots();
+        let first = |choice| snapshots_in_order(choice, &kept, &[]).first().cloned().unwrap();
+        assert_eq!(first(SnapshotChoice::Newest), kept[3]);
+        assert_eq!(first(SnapshotChoice::Oldest), kept[0]);
+        let drawn: BTreeSet<SnapshotId> = (0..400).map(|_| first(SnapshotChoice::Random)).collect();
+        assert_eq!(drawn.into_iter().collect::<Vec<_>>(), kept, "each is drawn");
+        assert!(snapshots_in_order(SnapshotChoice::Random, &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn no_replica_stays_untested() {
+        let replicas = ["north", "south", "west"].map(|name| name.parse::<Name>().unwrap());
+        let next = |traces: &[DrillTrace]| next_replica(&replicas, traces).unwrap().to_string();
+        let mut traces = vec![trace("2026-11-20T00:00:00Z", None, Some("north"))];
+        assert_eq!(next(&traces), "south", "never drilled goes first");
+        // One that does not answer is drilled in vain, and does not keep the others from it.
+        traces.push(trace("2026-11-21T00:00:00Z", None, Some("south")));
+        traces.push(trace("2026-11-22T00:00:00Z", None, Some("west")));
+        traces.push(trace("2026-11-23T00:00:00Z", None, None));
+        assert_eq!(next(&traces), "north");
+        traces.push(trace("2026-11-24T00:00:00Z", None, Some("north")));
+        assert_eq!(next(&traces), "south");
+        assert_eq!(next_replica(&[], &traces), None);
+    }
+
+    #[test]
+    fn outside_never_reads_the_home_region() {
+        let replica = |name: &str| ReplicaConfig {
+            name: name.parse().unwrap(),
+            region: name.to_owned(),
+            kind: ReplicaKind::Directory { path: "/x".into() },
+            timeout: Duration::from_secs(1),
+            bandwidth: Bandwidth::default(),
+        };
+        let replicas = ["home", "north", "south"].map(replica);
+        let read = |choice: ReplicaChoice, outside: bool, home: Option<&str>, traces: &[DrillTrace]| {
+            let settings = DrillConfig { replica: choice, outside, ..DrillConfig::default() };
+            let read = replicas_to_read(&settings, home, &replicas, traces);
+            read.map(|names| names.map(|names| names.iter().map(Name::to_string).collect::<Vec<_>>().join(" ")))
+        };
+        let (home, named) = (Some("home"), |name: &str| ReplicaChoice::Named(name.parse().unwrap()));
+        assert_eq!(read(ReplicaChoice::Any, false, home, &[]).unwrap(), None);
+        assert_eq!(read(ReplicaChoice::Any, true, home, &[]).unwrap().unwrap(), "north south");
+        assert_eq!(read(ReplicaChoice::Rotate, false, home, &[]).unwrap().unwrap(), "home");
+        let north = [trace("2026-11-20T00:00:00Z", None, Some("north"))];
+        assert_eq!(read(ReplicaChoice::Rotate, true, home, &north).unwrap().unwrap(), "south");
+        assert_eq!(read(named("north"), true, home, &[]).unwrap().unwrap(), "north");
+        assert!(read(named("home"), true, home, &[]).is_err());
+        assert!(read(ReplicaChoice::Any, true, None, &[]).unwrap_err().hint_text().unwrap().contains("home_region"));
+    }
+
+    #[test]
+    fn a_drill_is_due_once_for_each_time_the_schedule_fires() {
+        let weekly = Schedule::parse("0 4 * * sun", chrono_tz::UTC, Duration::ZERO).unwrap();
+        // 22 November 2026 is a Sunday.
+        let (before, after) = (time("2026-11-22T03:59:59Z"), time("2026-11-22T04:00:00Z"));
+        let drilled = |began: &str| [trace(began, None, None)];
+        assert_eq!(due_since(&weekly, after, &[]), Some(after), "it was never drilled");
+        assert_eq!(due_since(&weekly, after, &drilled("2026-11-15T04:10:00Z")), Some(after));
+        assert_eq!(due_since(&weekly, before, &drilled("2026-11-15T04:10:00Z")), None);
+        assert_eq!(due_since(&weekly, time("2026-11-28T00:00:00Z"), &drilled("2026-11-22T04:00:00Z")), None);
+        // The host was off for two weeks: one drill makes up for both.
+        let late = time("2026-11-24T09:00:00Z");
+        assert_eq!(due_since(&weekly, late, &drilled("2026-11-08T04:10:00Z")), Some(after));
+        assert_eq!(due_since(&weekly, late, &drilled("2031-01-01T00:00:00Z")), Some(after), "a clock was ahead");
+    }
+}

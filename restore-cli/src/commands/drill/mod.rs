@@ -1,0 +1,102 @@
+//! `drill`: restores into a throw-away database, proves it equal, and leaves evidence.
+//!
+//! Whatever happens, even if no replica answers or a signal comes, the metrics record the attempt,
+//! and the exit code is 0 only if the required level was reached. Nothing but the report is left
+//! behind.
+
+mod due;
+mod one;
+mod view;
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use lifeboat_engine::Result;
+use lifeboat_engine::config::{Config, ProofLevel};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::worker::WorkerPlace;
+
+use self::one::OneDrill;
+use crate::as_unit::{self, UnitUser};
+use crate::flags::Selection;
+use crate::recording::Recording;
+use crate::session::Session;
+use crate::textfile::Textfile;
+
+const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
+
+/// Restore into a temporary database, check it, prove that it is equal, measure, and report
+///
+/// Exit code 0 means that the required level was reached within the objectives, 8 that it was
+/// reached, but not within the objectives. With --due, it is that of the drill that went worst.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the dataset
+    #[arg(required_unless_present = "due")]
+    dataset: Option<Name>,
+    /// Drill what the `schedule` of [drill] and [dataset.drill] makes due, one after the other;
+    /// a failure does not stop the next
+    #[arg(long, conflicts_with_all = ["dataset", "snapshot", "at", "level", "report", "textfile"])]
+    due: bool,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// The level to reach [default: that of the configuration, or the highest that the kind of
+    /// source allows]
+    #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
+    level: Option<ProofLevel>,
+    /// Also write the report to this file, and its signature beside it if this host has a drill
+    /// signer
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write metrics for node-exporter's textfile collector
+    #[arg(long, value_name = "FILE.prom")]
+    textfile: Option<PathBuf>,
+    /// With --due: write the metrics of each dataset to lifeboat-drill-DATASET.prom here
+    #[arg(long, value_name = "DIR", requires = "due")]
+    textfiles: Option<PathBuf>,
+    /// Socket of the workers that do the work with the database [default: the program
+    /// lifeboat-worker beside this one]
+    #[arg(long, value_name = "PATH", env = "LIFEBOAT_WORKER_SOCKET")]
+    worker_socket: Option<PathBuf>,
+    /// Do not write the report into the vault
+    #[arg(long)]
+    no_publish: bool,
+    #[command(flatten)]
+    recording: Recording,
+}
+
+fn level(word: &str) -> ProofLevel {
+    LEVELS.into_iter().find(|level| level.as_str() == word).unwrap_or(ProofLevel::Proved)
+}
+
+impl Args {
+    fn worker<'a>(&self, session: &'a Session) -> std::borrow::Cow<'a, WorkerPlace> {
+        match &self.worker_socket {
+            Some(socket) => std::borrow::Cow::Owned(WorkerPlace::Socket(socket.clone())),
+            None => std::borrow::Cow::Borrowed(&session.worker),
+        }
+    }
+}
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    if !args.recording.is_by_owner()
+        && let Some(place) = own_config(session)
+        && let Some(user) = UnitUser::of_drill(&place)
+    {
+        return as_unit::run_again(&place, &user, session).await;
+    }
+    let Some(dataset) = &args.dataset else {
+        return due::run(args, session).await;
+    };
+    let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
+    let drill = OneDrill { args, session, dataset, textfile: textfile.as_ref(), is_scheduled: false };
+    let (drilled, error) = drill.run().await;
+    let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
+    error.map_or(Ok(()), Err).and(shown)
+}
+
+/// The configuration of this machine, unless somebody drills with keys of his own.
+fn own_config(session: &Session) -> Option<Config> {
+    let is_own = session.globals.identities.is_empty() && !session.globals.given.is_named();
+    is_own.then(|| session.configuration().ok()).flatten()
+}

@@ -1,0 +1,291 @@
+//! One drill: the plan of the configuration chooses what flags do not, the attempt is recorded, the
+//! drill runs, and its report is kept.
+//!
+//! The order of the plan lets a drill that is killed count all the same: record the attempt; open
+//! the vault; read what past drills there were, if the plan asks for it; choose the replica, and
+//! record that; open the vault again by that alone; choose the snapshot, and record that; write into
+//! the log; drill.
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::base::Context;
+use lifeboat_engine::config::{Config, DrillConfig, Objectives, ReplicaChoice, SnapshotChoice};
+use lifeboat_engine::drill::{
+    self as flow, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, history, replicas_to_read,
+    snapshots_in_order,
+};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::log::LogEvent;
+use lifeboat_engine::keys::sign::Signer;
+use lifeboat_engine::restore::{Selector, VaultReader};
+use lifeboat_engine::state::replace_file;
+use lifeboat_engine::{Class, Error, Result};
+
+use super::Args;
+use super::view::Drilled;
+use crate::access::{self, Need};
+use crate::recording::{self, Shorter};
+use crate::session::{Place, Session};
+use crate::textfile::{Outcome, Textfile};
+
+/// So many of a dataset's newest drills decide what the next one takes.
+const MAX_PAST_DRILLS: usize = 256;
+
+/// A drill of one dataset.
+pub(super) struct OneDrill<'a> {
+    pub(super) args: &'a Args,
+    pub(super) session: &'a Session,
+    pub(super) dataset: &'a Name,
+    pub(super) textfile: Option<&'a Textfile>,
+    /// Whether the schedule began it: then it must be remembered, or it does not begin.
+    pub(super) is_scheduled: bool,
+}
+
+impl OneDrill<'_> {
+    /// Drills, and writes the metrics. The error beside a report is the drill's own, or what became
+    /// of telling it.
+    pub(super) async fn run(&self) -> (Option<Drilled>, Option<Error>) {
+        let (objectives, result) = match Plan::make(self) {
+            Ok(plan) => (Some(plan.objectives), plan.run(self).await),
+            Err(error) => (None, Err(error)),
+        };
+        let report = result.as_ref().ok().map(|(drilled, _)| &drilled.report);
+        let outcome = Outcome {
+            ended: report.map_or_else(|| self.session.clock.now(), |report| report.finished),
+            passed: report.is_some_and(|report| report.passed),
+            reached: report.and_then(|report| report.reached),
+            highest: report.and_then(|report| report.highest),
+            rto_seconds: report.and_then(|report| report.rto_seconds),
+            rpo_seconds: report.and_then(|report| report.rpo_seconds),
+            objectives,
+        };
+        let recorded = self.textfile.map_or(Ok(()), |textfile| textfile.record(self.dataset, &outcome));
+        match result {
+            // What the drill found comes before what became of telling it.
+            Ok((drilled, error)) => (Some(drilled), error.or(recorded.err())),
+            Err(error) => (None, Some(error)),
+        }
+    }
+}
+
+/// What is known before the vault is opened.
+struct Plan {
+    place: Place,
+    settings: DrillConfig,
+    objectives: Objectives,
+    /// The home region of the dataset, if this host knows it.
+    home: Option<String>,
+    signer: Option<Signer>,
+    memory: Option<DrillMemory>,
+    began: DateTime<Utc>,
+}
+
+/// What the plan chose.
+struct Choice {
+    selector: Selector,
+    chosen: DrillChoice,
+    /// The vault by the replicas that were chosen, if that is not all of them.
+    narrow: Option<VaultReader>,
+}
+
+impl Plan {
+    fn make(drill: &OneDrill<'_>) -> Result<Self> {
+        let place = drill.session.place()?;
+        let config = place.config.as_ref();
+        let dataset = config.and_then(|config| config.dataset(drill.dataset));
+        let mut settings = config.map(|config| config.drill_of(drill.dataset).clone()).unwrap_or_default();
+        settings.level = drill.args.level.or(settings.level);
+        Ok(Self {
+            settings,
+            objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
+            home: dataset.map(|dataset| dataset.home_region.clone()),
+            signer: config.map(access::drill_signer).transpose()?.flatten(),
+            memory: config.map(|config| DrillMemory::of(&config.state_directory, drill.dataset)),
+            began: drill.session.clock.now(),
+            place,
+        })
+    }
+
+    /// The drill's own failure is the error beside the report; an `Err` means that there is no
+    /// report.
+    async fn run(&self, drill: &OneDrill<'_>) -> Result<(Drilled, Option<Error>)> {
+        let (args, session) = (drill.args, drill.session);
+        let worker = &args.worker(session);
+        session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
+        self.remember(drill, None, None)?;
+        let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
+        let Choice { selector, chosen, narrow } = self.choose(drill, &reader).await?;
+        // What is recorded is what is drilled.
+        let event = |unrecorded| LogEvent::Drill {
+            dataset: drill.dataset.clone(),
+            snapshot: recording::wanted(&selector),
+            user: recording::user(),
+            unrecorded,
+        };
+        args.recording.record(session, &self.place, &reader, Shorter::Refuse, event).await?;
+        let scratch = session.scratch()?;
+        let run = Drill {
+            environment: &session.tools,
+            worker,
+            reader: narrow.as_ref().unwrap_or(&reader),
+            dataset: drill.dataset,
+            selector,
+            settings: &self.settings,
+            objectives: self.objectives,
+            jobs: self.place.limits.cpu,
+            scratch: scratch.path().to_owned(),
+            clock: session.clock.clone(),
+            cancel: session.cancel.clone(),
+        };
+        let (mut report, error) = run.run().await;
+        report.chosen = Some(chosen);
+        let mut drilled = Drilled { report, published: None, file: None };
+        match self.keep(drill, &reader, &mut drilled).await {
+            Ok(()) => Ok((drilled, error)),
+            // The drill's own failure matters more.
+            Err(lost) => {
+                session.out.warning(format!("the report could not be kept: {}", lost.chain()));
+                Ok((drilled, error.or(Some(lost))))
+            }
+        }
+    }
+
+    /// Records that this drill begins, and what it chose.
+    fn remember(&self, drill: &OneDrill<'_>, snapshot: Option<&Selector>, replica: Option<&Name>) -> Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let snapshot = match snapshot {
+            Some(Selector::Id(id)) => Some(id.clone()),
+            _ => None,
+        };
+        let recorded = memory.record(&DrillTrace { began: self.began, snapshot, replica: replica.cloned() });
+        match recorded {
+            Err(error) if drill.is_scheduled => {
+                Err(error.within("the drill does not begin, because nothing would remember that it did"))
+            }
+            Err(error) => {
+                drill.session.out.warning(format!("nothing remembers that this drill began: {}", error.chain()));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn choose(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<Choice> {
+        let (session, dataset) = (drill.session, drill.dataset);
+        let is_asked = drill.args.selection.is_given();
+        let named = match &session.globals.replica {
+            Some(named) => Some(named.name.clone()),
+            // Flags name the place of one replica.
+            None => {
+                self.place.config.is_none().then(|| self.place.replicas.first().map(|one| one.name.clone())).flatten()
+            }
+        };
+        let rotates = (named.is_none() && self.settings.replica == ReplicaChoice::Rotate)
+            || (!is_asked && self.settings.snapshot == SnapshotChoice::Rotate);
+        let traces = if rotates { self.traces(drill, reader).await? } else { Vec::new() };
+        let read = match named {
+            Some(_) => None,
+            None => replicas_to_read(&self.settings, self.home.as_deref(), &self.place.replicas, &traces)?,
+        };
+        let only = named.clone().or_else(|| match read.as_deref() {
+            Some([only]) => Some(only.clone()),
+            _ => None,
+        });
+        // One that does not answer was drilled, too: its turn is over.
+        self.remember(drill, None, only.as_ref())?;
+        let narrow = match &read {
+            Some(names) => Some(session.reader_for(dataset, &self.place.narrowed(names), Need::Packs).await?),
+            None => None,
+        };
+        let now = session.clock.now();
+        let choice = self.settings.snapshot;
+        let selector = if is_asked || choice == SnapshotChoice::Newest {
+            drill.args.selection.selector(now)
+        } else {
+            let order = |kept: &[_]| snapshots_in_order(choice, kept, &traces);
+            let selected = narrow.as_ref().unwrap_or(reader).select_first(dataset, now, order);
+            Selector::Id(session.cancellable("choosing a snapshot", selected).await?)
+        };
+        self.remember(drill, Some(&selector), only.as_ref())?;
+        let chosen = DrillChoice {
+            snapshot: if is_asked { ASKED } else { choice.as_str() }.to_owned(),
+            replica: if named.is_some() { ASKED } else { self.settings.replica.as_str() }.to_owned(),
+            outside: named.is_none() && self.settings.outside,
+            only,
+        };
+        Ok(Choice { selector, chosen, narrow })
+    }
+
+    /// What is known of past drills: from the vault, and from this host.
+    async fn traces(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<Vec<DrillTrace>> {
+        let session = drill.session;
+        let past = history(reader, drill.dataset, MAX_PAST_DRILLS, session.clock.now());
+        let past = session.cancellable("reading past drills", past).await?;
+        past.gaps.iter().for_each(|gap| session.out.warning(gap));
+        let mut traces: Vec<DrillTrace> = past.drills.iter().map(|past| DrillTrace::of(&past.report)).collect();
+        traces.extend(remembered(self.memory.as_ref(), session));
+        Ok(traces)
+    }
+
+    /// In the vault if it can be signed and written there, in a file if that was asked for or
+    /// nothing else is left.
+    async fn keep(&self, drill: &OneDrill<'_>, reader: &VaultReader, drilled: &mut Drilled) -> Result<()> {
+        let (args, session) = (drill.args, drill.session);
+        let cancelled = session.cancel.is_cancelled();
+        // A signer comes from the configuration, which also tells who this host is.
+        let principal = self.place.config.as_ref().map(|config: &Config| &config.host);
+        let signed = self.signer.as_ref().zip(principal).filter(|_| !args.no_publish && !cancelled);
+        if let Some((signer, principal)) = signed {
+            let publish = flow::publish(reader, &drilled.report, principal, signer);
+            let published = session.cancellable("publishing", publish).await?;
+            drilled.published = Some(published);
+        }
+        let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
+        if let Some(file) = &args.report {
+            let file =
+                std::path::absolute(file).context(Class::Storage, || "cannot make the path of --report absolute")?;
+            write_report(&file, &drilled.report, self.signer.as_ref())?;
+            drilled.file = Some(file);
+        } else if let Some(memory) = self.memory.as_ref().filter(|_| !in_vault) {
+            let file = memory.report_file(&drilled.report.drill);
+            match write_report(&file, &drilled.report, self.signer.as_ref()) {
+                Ok(()) => drilled.file = Some(file),
+                // Nobody asked for this file, so its loss does not make the drill fail.
+                Err(error) => session.out.warning(format!("the report could not be kept: {}", error.chain())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A person named it.
+const ASKED: &str = "asked";
+
+/// The drills that this host remembers. What of them cannot be read is told.
+pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> Vec<DrillTrace> {
+    let Some(memory) = memory else { return Vec::new() };
+    let (reports, unread) = memory.kept();
+    unread.iter().for_each(|unread| session.out.warning(unread));
+    let attempts = memory.attempts().unwrap_or_else(|error| {
+        session.out.warning(format!("what this host drilled is not known: {}", error.chain()));
+        Vec::new()
+    });
+    reports.iter().map(DrillTrace::of).chain(attempts).collect()
+}
+
+/// The report for people, its signature beside it. It is no object of a vault: the trusted comment
+/// names none.
+fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
+    let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
+    }
+    if let Some(signer) = signer {
+        let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
+        let mut signature = file.as_os_str().to_owned();
+        signature.push(".minisig");
+        replace_file(Path::new(&signature), signer.sign(&json, &comment)?.as_bytes())?;
+    }
+    replace_file(file, &json)
+}

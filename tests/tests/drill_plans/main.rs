@@ -1,0 +1,199 @@
+//! What a drill host does by its plan: `lifeboat drill --due`, and the choice of snapshot and
+//! replica, on the built programs and real databases, in vaults with a root.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use lifeboat_engine::keys::DRILL_HOST_FOLDER;
+use lifeboat_tests::programs::Output;
+use lifeboat_tests::rooted::RootedVault;
+use lifeboat_tests::vault::files_below;
+use serde_json::Value;
+
+const DATASETS: [&str; 2] = ["shop", "wiki"];
+
+fn fill(vault: &RootedVault, value: usize) {
+    for dataset in DATASETS {
+        let database = rusqlite::Connection::open(vault.path("db1").join(dataset)).unwrap();
+        database.execute_batch("CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, taken TEXT)").unwrap();
+        database.execute("INSERT INTO items (taken) VALUES (?1)", [format!("backup {value}")]).unwrap();
+    }
+}
+
+/// A backup host with two SQLite databases, of which there are three snapshots each, and a drill
+/// host with this plan. The first snapshot is ten days old.
+async fn planned(plan: &str) -> RootedVault {
+    let mut vault = RootedVault::new().await;
+    vault.clock = Some("-240h".to_owned());
+    std::fs::create_dir(vault.path("db1")).unwrap();
+    fill(&vault, 0);
+    vault.set_up("db1", &DATASETS, &[]).await;
+    vault.reconfigure("db1", "kind = \"file\"", "kind = \"sqlite\"");
+    for (value, clock) in ["-240h", "-239h", "-238h"].into_iter().enumerate() {
+        vault.clock = Some(clock.to_owned());
+        fill(&vault, value);
+        let once = vault.once("db1").await;
+        assert!(once.status.success(), "{once}");
+    }
+    vault.configure("drill1", &vault.owners(), &[]);
+    vault.reconfigure("drill1", "[limits]\n", &format!("{plan}\n[limits]\n"));
+    std::fs::rename(vault.path("db1/keys").join(DRILL_HOST_FOLDER), vault.path("drill1/keys")).unwrap();
+    vault
+}
+
+async fn drill_due(vault: &RootedVault, more: &[&str]) -> (Output, Value) {
+    let output = vault.lifeboat("drill1", &[&["--json", "drill", "--due"], more].concat()).await;
+    let told = output.json().unwrap_or_default();
+    (output, told)
+}
+
+/// What was drilled, as `dataset replica number-of-the-snapshot`.
+fn drilled(told: &Value, snapshots: &[String]) -> Vec<String> {
+    let drills = told["drills"].as_array().unwrap_or_else(|| panic!("{told}"));
+    let each = |due: &Value| {
+        let drill = &due["drill"];
+        let number = snapshots.iter().position(|id| drill["snapshot"] == id.as_str());
+        let used: Vec<&str> =
+            drill["replicas_used"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        format!("{} {} {:?}", due["dataset"].as_str().unwrap(), used.join("+"), number)
+    };
+    drills.iter().map(each).collect()
+}
+
+async fn snapshots(vault: &RootedVault, dataset: &str) -> Vec<String> {
+    let listed = vault.lifeboat("drill1", &["--json", "list", dataset]).await.json().unwrap();
+    listed["snapshots"].as_array().unwrap().iter().map(|row| row["snapshot"].as_str().unwrap().to_owned()).collect()
+}
+
+fn metrics(file: &Path, family: &str) -> f64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find(|line| line.starts_with(family)).unwrap_or_else(|| panic!("no {family} in\n{text}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_due_is_drilled_once_and_in_turn() {
+    let plan = "[drill]\nschedule = \"@daily\"\nsnapshot = \"rotate\"\nreplica = \"rotate\"";
+    let mut vault = planned(plan).await;
+    let all = [snapshots(&vault, "shop").await, snapshots(&vault, "wiki").await];
+    assert_eq!(all.each_ref().map(Vec::len), [3, 3]);
+    let numbers: Vec<String> = all.concat();
+    let mut seen = BTreeSet::new();
+    for (day, expected) in [
+        ["shop r1 Some(0)", "wiki r1 Some(3)"],
+        ["shop r2 Some(1)", "wiki r2 Some(4)"],
+        ["shop r1 Some(2)", "wiki r1 Some(5)"],
+        // A round has ended, and the other replica is tried with the first snapshot.
+        ["shop r2 Some(0)", "wiki r2 Some(3)"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        vault.clock = Some(format!("-{}h", 230 - 24 * day));
+        let (output, told) = drill_due(&vault, &[]).await;
+        assert!(output.status.success(), "{output}");
+        assert_eq!(drilled(&told, &numbers), expected, "day {day}: {told}");
+        for due in told["drills"].as_array().unwrap() {
+            let chosen = &due["drill"]["chosen"];
+            let (snapshot, replica) = (&chosen["snapshot"], &chosen["replica"]);
+            assert!(*snapshot == "rotate" && *replica == "rotate", "{due}");
+            assert_eq!(
+                (due["drill"]["reached"].as_str(), due["exit_code"].as_u64()),
+                (Some("proved"), Some(0)),
+                "{due}"
+            );
+            seen.insert(chosen["only"].as_str().unwrap().to_owned());
+        }
+        let (output, told) = drill_due(&vault, &[]).await;
+        assert!(output.status.success(), "{output}");
+        assert_eq!(drilled(&told, &numbers), [""; 0], "nothing is due twice: {told}");
+        assert_eq!(told["waiting"].as_array().unwrap().len(), 2, "{told}");
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["r1", "r2"]);
+    // By hand, the plan chooses what flags do not.
+    let by_hand = vault.lifeboat("drill1", &["--json", "drill", "shop", "--replica", "r1"]).await.json().unwrap();
+    assert_eq!(by_hand["snapshot"], all[0][1].as_str(), "{by_hand}");
+    assert_eq!((&by_hand["chosen"]["replica"], &by_hand["chosen"]["only"]), (&"asked".into(), &"r1".into()));
+    let by_hand = vault.lifeboat("drill1", &["drill", "shop", "--snapshot", "latest"]).await;
+    assert!(by_hand.stdout.contains(" asked snapshot, replica r2 (rotate)"), "{by_hand}");
+}
+
+#[tokio::test]
+async fn a_failure_is_told_stops_no_other_drill_and_is_not_repeated_before_its_time() {
+    let mut vault = planned("[drill]\nschedule = \"@daily\"\nreplica = \"r1\"").await;
+    let packs = files_below(&vault.path("r1/datasets/shop"));
+    let packs: Vec<_> = packs.into_iter().filter(|path| path.to_string_lossy().contains("/packs/")).collect();
+    assert!(!packs.is_empty(), "{:?}", files_below(&vault.path("r1")));
+    for pack in packs {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let metrics_in = vault.path("metrics");
+    std::fs::create_dir(&metrics_in).unwrap();
+    let textfiles = ["--textfiles", metrics_in.to_str().unwrap()];
+    vault.clock = Some("-230h".to_owned());
+    let (output, told) = drill_due(&vault, &textfiles).await;
+    assert_eq!(output.code(), Some(6), "{output}");
+    let codes: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["exit_code"].as_u64()).collect();
+    assert_eq!(codes, [Some(6), Some(0)], "{told}");
+    assert!(output.stderr.contains("the drill of shop: ") && output.stderr.contains("1 of 2 due drills"), "{output}");
+    let [shop, wiki] = DATASETS.map(|dataset| metrics_in.join(format!("lifeboat-drill-{dataset}.prom")));
+    let told_of = |file: &Path, family: &str| metrics(file, &format!("lifeboat_drill_{family}"));
+    assert_eq!((told_of(&shop, "last_status"), told_of(&wiki, "last_status")), (0.0, 1.0));
+    assert_eq!((told_of(&shop, "due_timestamp"), told_of(&shop, "interval_seconds")), (0.0, 86_400.0));
+    let (output, told) = drill_due(&vault, &textfiles).await;
+    assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "{output}");
+
+    // Each of the three memories is enough: attempts, reports that were kept here, the vault.
+    let attempts = DATASETS.map(|dataset| vault.path(&format!("drill1/state/drills/{dataset}/attempts")));
+    attempts.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "the vault tells: {output}");
+    vault.clock = Some("-206h".to_owned());
+    let (output, _) = drill_due(&vault, &["--no-publish"]).await;
+    assert_eq!(output.code(), Some(6), "{output}");
+    attempts.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "what is kept tells: {output}");
+    let kept = files_below(&vault.path("drill1/state/drills/shop"));
+    kept.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert_eq!((output.code(), told["drills"].as_array().unwrap().len()), (Some(6), 1), "nothing tells: {output}");
+}
+
+#[tokio::test]
+async fn only_what_has_a_schedule_is_ever_due_and_a_section_has_the_last_word() {
+    let mut vault = planned("").await;
+    vault.clock = Some("-230h".to_owned());
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert!(output.status.success(), "{output}");
+    assert_eq!(told, serde_json::json!({ "drills": [], "waiting": [] }));
+    let config = vault.config("drill1");
+    let plain = std::fs::read_to_string(&config).unwrap();
+    let section = |drill: &str| {
+        format!(
+            "\n[[dataset]]\nname = \"wiki\"\nhome_region = \"r1\"\n[dataset.source]\nkind = \"sqlite\"\npath = \"/x\"\n[dataset.drill]\n{drill}\n"
+        )
+    };
+    // The section of one dataset, and no plan for the others.
+    std::fs::write(&config, format!("{plain}{}", section("schedule = \"@daily\"\noutside = true"))).unwrap();
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert!(output.status.success(), "{output}");
+    assert_eq!(drilled(&told, &[]), ["wiki r2 None"], "never the home region: {told}");
+    assert_eq!(told["drills"][0]["drill"]["chosen"]["outside"], true);
+    // A plan for all, which one dataset has no part in.
+    let planned = plain.replace("[limits]\n", "[drill]\nschedule = \"@daily\"\n[limits]\n");
+    std::fs::write(&config, format!("{planned}{}", section("schedule = \"never\""))).unwrap();
+    vault.clock = Some("-206h".to_owned());
+    let (output, told) = drill_due(&vault, &[]).await;
+    assert!(output.status.success(), "{output}");
+    let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
+    assert_eq!(names, [Some("shop")], "{told}");
+    // Without the home region, nobody knows what is outside.
+    std::fs::write(&config, plain.replace("[limits]\n", "[drill]\nschedule = \"@daily\"\noutside = true\n[limits]\n"))
+        .unwrap();
+    vault.clock = Some("-182h".to_owned());
+    let (output, _) = drill_due(&vault, &[]).await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    assert!(output.stderr.contains("the home region of the dataset is not known"), "{output}");
+}
