@@ -3,8 +3,8 @@
 //!
 //! The order of the plan lets a drill that is killed count all the same: record the attempt; open
 //! the vault; read what past drills there were, if the plan asks for it; choose the replica, and
-//! record that; open the vault again by that alone; choose the snapshot, and record that; write into
-//! the log; drill.
+//! record that; open the vault again by that alone; choose the snapshot, and record that; write
+//! into the log; drill.
 
 use std::path::Path;
 
@@ -87,6 +87,8 @@ struct Choice {
     chosen: DrillChoice,
     /// The vault by the replicas that were chosen, if that is not all of them.
     narrow: Option<VaultReader>,
+    /// Reports of past drills, newest first, where the plan asks for them.
+    past: Vec<DrillReport>,
 }
 
 impl Plan {
@@ -115,7 +117,7 @@ impl Plan {
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         self.remember(drill, None, None)?;
         let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
-        let Choice { selector, chosen, narrow } = self.choose(drill, &reader).await?;
+        let Choice { selector, chosen, narrow, past } = self.choose(drill, &reader).await?;
         // What is recorded is what is drilled.
         let event = |unrecorded| LogEvent::Drill {
             dataset: drill.dataset.clone(),
@@ -132,6 +134,7 @@ impl Plan {
             dataset: drill.dataset,
             selector,
             settings: &self.settings,
+            past: &past,
             objectives: self.objectives,
             jobs: self.place.limits.cpu,
             scratch: scratch.path().to_owned(),
@@ -183,7 +186,10 @@ impl Plan {
         };
         let rotates = (named.is_none() && self.settings.replica == ReplicaChoice::Rotate)
             || (!is_asked && self.settings.snapshot == SnapshotChoice::Rotate);
-        let traces = if rotates { self.traces(drill, reader).await? } else { Vec::new() };
+        let (past, traces) = match rotates || self.settings.max_time.is_some() {
+            true => self.past(drill, reader).await?,
+            false => (Vec::new(), Vec::new()),
+        };
         let read = match named {
             Some(_) => None,
             None => replicas_to_read(&self.settings, self.home.as_deref(), &self.place.replicas, &traces)?,
@@ -214,18 +220,21 @@ impl Plan {
             outside: named.is_none() && self.settings.outside,
             only,
         };
-        Ok(Choice { selector, chosen, narrow })
+        Ok(Choice { selector, chosen, narrow, past })
     }
 
-    /// What is known of past drills: from the vault, and from this host.
-    async fn traces(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<Vec<DrillTrace>> {
+    /// What is known of past drills, from the vault and from this host: reports, newest first, and
+    /// all traces.
+    async fn past(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<(Vec<DrillReport>, Vec<DrillTrace>)> {
         let session = drill.session;
         let past = history(reader, drill.dataset, MAX_PAST_DRILLS, session.clock.now());
         let past = session.cancellable("reading past drills", past).await?;
         past.gaps.iter().for_each(|gap| session.out.warning(gap));
-        let mut traces: Vec<DrillTrace> = past.drills.iter().map(|past| DrillTrace::of(&past.report)).collect();
-        traces.extend(remembered(self.memory.as_ref(), session));
-        Ok(traces)
+        let (kept, mut traces) = remembered(self.memory.as_ref(), session);
+        let mut reports: Vec<DrillReport> = past.drills.into_iter().map(|past| past.report).chain(kept).collect();
+        reports.sort_by(|one, other| other.started.cmp(&one.started));
+        traces.extend(reports.iter().map(DrillTrace::of));
+        Ok((reports, traces))
     }
 
     /// In the vault if it can be signed and written there, in a file if that was asked for or
@@ -262,16 +271,17 @@ impl Plan {
 /// A person named it.
 const ASKED: &str = "asked";
 
-/// The drills that this host remembers. What of them cannot be read is told.
-pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> Vec<DrillTrace> {
-    let Some(memory) = memory else { return Vec::new() };
+/// The reports that are kept on this host, and the attempts that it recorded. What of them cannot
+/// be read is told.
+pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> (Vec<DrillReport>, Vec<DrillTrace>) {
+    let Some(memory) = memory else { return (Vec::new(), Vec::new()) };
     let (reports, unread) = memory.kept();
     unread.iter().for_each(|unread| session.out.warning(unread));
     let attempts = memory.attempts().unwrap_or_else(|error| {
         session.out.warning(format!("what this host drilled is not known: {}", error.chain()));
         Vec::new()
     });
-    reports.iter().map(DrillTrace::of).chain(attempts).collect()
+    (reports, attempts)
 }
 
 /// The report for people, its signature beside it. It is no object of a vault: the trusted comment
