@@ -2,6 +2,8 @@
 //! replica, on the built programs and real databases, in vaults with a root.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod killed;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -20,6 +20,7 @@ use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::state::replace_file;
+use lifeboat_engine::worker::DrillDirectory;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::Args;
@@ -126,7 +127,7 @@ impl Plan {
             unrecorded,
         };
         args.recording.record(session, &self.place, &reader, Shorter::Refuse, event).await?;
-        let scratch = session.scratch()?;
+        let scratch = DrillDirectory::make(&session.temporary)?;
         let run = Drill {
             environment: &session.tools,
             worker,
@@ -137,7 +138,7 @@ impl Plan {
             past: &past,
             objectives: self.objectives,
             jobs: self.place.limits.cpu,
-            scratch: scratch.path().to_owned(),
+            scratch: scratch.work().to_owned(),
             clock: session.clock.clone(),
             cancel: session.cancel.clone(),
         };
