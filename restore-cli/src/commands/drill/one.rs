@@ -233,7 +233,7 @@ impl Plan {
         past.gaps.iter().for_each(|gap| session.out.warning(gap));
         let (kept, mut traces) = remembered(self.memory.as_ref(), session);
         let mut reports: Vec<DrillReport> = past.drills.into_iter().map(|past| past.report).chain(kept).collect();
-        reports.sort_by(|one, other| other.started.cmp(&one.started));
+        reports.sort_by_key(|report| std::cmp::Reverse(report.started));
         traces.extend(reports.iter().map(DrillTrace::of));
         Ok((reports, traces))
     }
