@@ -77,7 +77,7 @@ dist: ## .deb, .rpm, lists of what is linked in, and checksums, into target/dist
 	@scripts/setup --dist
 	scripts/dist
 
-install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12
+install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12 and 13
 	@scripts/setup --dist
 	lintian --fail-on error,warning target/dist/*.deb
 	$(CARGO) test --locked --workspace --test install -- --ignored --nocapture --test-threads=1
@@ -100,5 +100,5 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	install -m 0644 systemd/tmpfiles.conf '$(libdir)/tmpfiles.d/lifeboat.conf'
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
 	install -m 0644 config/minimal.toml config/drill-host.toml '$(sharedir)/lifeboat'
-	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json '$(sharedir)/lifeboat'
+	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json config/drill-report.schema.json '$(sharedir)/lifeboat'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

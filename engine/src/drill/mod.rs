@@ -9,6 +9,7 @@
 //!   drill is cancelled.
 
 mod choice;
+mod evidence;
 mod history;
 mod past;
 mod publish;
@@ -26,6 +27,7 @@ use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
 pub use self::choice::{DrillTrace, due_since, replicas_to_read, snapshots_in_order};
+pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};
 pub use self::past::DrillMemory;
 pub use self::publish::{Published, publish};

@@ -52,6 +52,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("All that the schedules of the configuration make due", "lifeboat drill --due"),
         ],
         "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
+        "report" => &[
+            ("What the newest drill proved, and how drills went before", "lifeboat report shop"),
+            ("As a page for people and auditors", "lifeboat report shop --html shop.html"),
+        ],
         "prune" => &[
             ("What would go?", "lifeboat prune shop --dry-run"),
             ("Let it go without a question", "lifeboat prune shop --yes"),
