@@ -10,6 +10,7 @@ mod commands;
 mod exit;
 mod flags;
 mod given_replica;
+mod html;
 mod human;
 mod lines;
 mod output;

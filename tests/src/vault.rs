@@ -14,8 +14,8 @@ use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
-    Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig, ReplicaKind,
-    Retention, Secret, SecretRef,
+    Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, PlaceInRecovery, ProofLevel, ReplicaConfig,
+    ReplicaKind, Retention, Secret, SecretRef,
 };
 use lifeboat_engine::databases::command::CommandConfig;
 use lifeboat_engine::databases::command::{Command, CommandSource};
@@ -171,6 +171,7 @@ impl TestVault {
             limits: limits(),
             scrub_period: Duration::from_secs(30 * 86_400),
             drill: DrillConfig::default(),
+            recovery_at_once: 1,
             replicas: (1..=replicas)
                 .map(|n| ReplicaConfig {
                     name: name(&format!("r{n}")),
@@ -428,5 +429,6 @@ fn dataset(text: &str) -> Dataset {
         takeover_after: Duration::from_secs(15 * 60),
         retry: Duration::from_secs(15 * 60),
         drill: DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
+        recovery: PlaceInRecovery::default(),
     }
 }

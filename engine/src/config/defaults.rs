@@ -38,3 +38,7 @@ pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 pub(crate) fn min_replicas(replicas: usize) -> usize {
     replicas.clamp(1, 2)
 }
+/// The place of a dataset in a recovery that names none.
+pub(super) const RECOVERY_PRIORITY: u16 = 100;
+/// So many datasets are restored at once.
+pub(super) const RESTORES_AT_ONCE: usize = 1;

@@ -26,6 +26,7 @@ pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 use lifeboat_store::SharedReplica;
 
 pub use self::drill::{DrillConfig, ReplicaChoice, SnapshotChoice};
+pub use self::recovery::PlaceInRecovery;
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 
@@ -35,6 +36,7 @@ mod defaults;
 mod drill;
 mod fields;
 mod raw;
+mod recovery;
 mod replica;
 mod validate;
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub scrub_period: Duration,
     /// How datasets without a section are drilled.
     pub drill: DrillConfig,
+    /// So many datasets are restored at once when a region is lost.
+    pub recovery_at_once: usize,
     /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
     /// Places that hold records alone: acts and leases, and never data (`role = "records"`). They
@@ -267,6 +271,8 @@ pub struct Dataset {
     pub takeover_after: Duration,
     /// What a drill must reach, and how.
     pub drill: DrillConfig,
+    /// When it is restored, if a region is lost.
+    pub recovery: PlaceInRecovery,
 }
 
 impl Dataset {
@@ -297,6 +303,7 @@ impl Dataset {
             hosts: Vec::new(),
             takeover_after: defaults::TAKEOVER_AFTER,
             drill: DrillConfig::default(),
+            recovery: PlaceInRecovery::default(),
         }
     }
 

@@ -13,6 +13,7 @@ mod evidence;
 mod history;
 mod past;
 mod publish;
+mod recovery;
 mod report;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};
 pub use self::past::DrillMemory;
 pub use self::publish::{Published, publish};
+pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
 pub use self::report::{DrillChoice, DrillReport, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
 use crate::catalog::future::is_future;

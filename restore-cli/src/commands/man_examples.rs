@@ -50,6 +50,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("Restore into a throw-away server and prove it equal", "lifeboat drill shop"),
             ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
             ("All that the schedules of the configuration make due", "lifeboat drill --due"),
+            (
+                "What if a region is lost? Restore everything without it, and write a page",
+                "lifeboat drill --region-loss eu-central-1 --html loss.html",
+            ),
         ],
         "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
         "report" => &[

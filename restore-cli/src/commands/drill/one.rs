@@ -3,8 +3,8 @@
 //!
 //! The order of the plan lets a drill that is killed count all the same: record the attempt; open
 //! the vault; read what past drills there were, if the plan asks for it; choose the replica, and
-//! record that; open the vault again by that alone; choose the snapshot, and record that; write into
-//! the log; drill.
+//! record that; open the vault again by that alone; choose the snapshot, and record that; write
+//! into the log; drill.
 
 use std::path::Path;
 
@@ -23,6 +23,7 @@ use lifeboat_engine::state::replace_file;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::Args;
+use super::lost_region::LostRegion;
 use super::view::Drilled;
 use crate::access::{self, Need};
 use crate::recording::{self, Shorter};
@@ -40,6 +41,9 @@ pub(super) struct OneDrill<'a> {
     pub(super) textfile: Option<&'a Textfile>,
     /// Whether the schedule began it: then it must be remembered, or it does not begin.
     pub(super) is_scheduled: bool,
+    /// A region that counts as gone: then its newest snapshot elsewhere is drilled, whatever the
+    /// plan would take.
+    pub(super) without: Option<&'a LostRegion>,
 }
 
 impl OneDrill<'_> {
@@ -91,11 +95,18 @@ struct Choice {
 
 impl Plan {
     fn make(drill: &OneDrill<'_>) -> Result<Self> {
-        let place = drill.session.place()?;
+        let mut place = drill.session.place()?;
+        if let Some(lost) = drill.without {
+            place = place.narrowed(&lost.left);
+        }
         let config = place.config.as_ref();
         let dataset = config.and_then(|config| config.dataset(drill.dataset));
         let mut settings = config.map(|config| config.drill_of(drill.dataset).clone()).unwrap_or_default();
         settings.level = drill.args.level.or(settings.level);
+        if drill.without.is_some() {
+            let plain = DrillConfig::default();
+            (settings.snapshot, settings.replica, settings.outside) = (plain.snapshot, plain.replica, plain.outside);
+        }
         Ok(Self {
             settings,
             objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
@@ -210,7 +221,11 @@ impl Plan {
         self.remember(drill, Some(&selector), only.as_ref())?;
         let chosen = DrillChoice {
             snapshot: if is_asked { ASKED } else { choice.as_str() }.to_owned(),
-            replica: if named.is_some() { ASKED } else { self.settings.replica.as_str() }.to_owned(),
+            replica: match (drill.without, &named) {
+                (Some(lost), _) => format!("without region {}", lost.region),
+                (None, Some(_)) => ASKED.to_owned(),
+                (None, None) => self.settings.replica.as_str().to_owned(),
+            },
             outside: named.is_none() && self.settings.outside,
             only,
         };
@@ -242,7 +257,7 @@ impl Plan {
             drilled.published = Some(published);
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
-        if let Some(file) = &args.report {
+        if let Some(file) = args.report.as_ref().filter(|_| drill.without.is_none()) {
             let file =
                 std::path::absolute(file).context(Class::Storage, || "cannot make the path of --report absolute")?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
@@ -278,14 +293,19 @@ pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> Vec
 /// names none.
 fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
     let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+    let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
+    write_signed(file, &json, &comment, signer)
+}
+
+/// A file, and beside it the signature of whoever can sign.
+pub(super) fn write_signed(file: &Path, json: &[u8], comment: &str, signer: Option<&Signer>) -> Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
     }
     if let Some(signer) = signer {
-        let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
         let mut signature = file.as_os_str().to_owned();
         signature.push(".minisig");
-        replace_file(Path::new(&signature), signer.sign(&json, &comment)?.as_bytes())?;
+        replace_file(Path::new(&signature), signer.sign(json, comment)?.as_bytes())?;
     }
-    replace_file(file, &json)
+    replace_file(file, json)
 }

@@ -3,6 +3,7 @@
 use lifeboat_engine::drill::{DrillReport, Phase};
 use maud::{Markup, html};
 
+use crate::html::bar;
 use crate::human;
 
 /// The drawing's own units; the page scales it.
@@ -22,7 +23,6 @@ pub(super) struct Measure {
 /// Where each phase stood in the time of the drill.
 pub(super) fn timeline(phases: &[Phase]) -> Markup {
     let whole: f64 = phases.iter().map(|phase| phase.seconds).sum();
-    let share = |seconds: f64| if whole > 0.0 { 100.0 * seconds / whole } else { 0.0 };
     let mut before = 0.0;
     html! {
         table {
@@ -32,7 +32,7 @@ pub(super) fn timeline(phases: &[Phase]) -> Markup {
                     tr {
                         th scope="row" { (phase.phase) }
                         td .number { (human::seconds(phase.seconds)) }
-                        td { div .bar style=(format!("margin-left:{:.2}%;width:{:.2}%", share(before), share(phase.seconds))) {} }
+                        td { (bar(before, phase.seconds, whole)) }
                     }
                     @let () = before += phase.seconds;
                 }

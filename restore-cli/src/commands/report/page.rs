@@ -1,21 +1,15 @@
-//! The page: one file of HTML without script, which needs nothing else and prints well.
-//!
-//! Whatever a report tells is escaped by the templates. The policy in the head lets a browser run
-//! nothing, and fetch nothing, whatever stands in the page.
+//! The page about one drill.
 
 use chrono::{DateTime, Utc};
 use data_encoding::BASE64;
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::{DrillEvidence, DrillReport};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::charts::{Measure, over_time, timeline};
 use super::summary::{DrillStanding, Summary, compared, names};
+use crate::html::{self, News};
 use crate::human;
-
-/// Lets through what is in this file, and nothing else.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
-const STYLE: &str = include_str!("page.css");
 
 const MEASURES: [Measure; 2] = [
     Measure {
@@ -35,53 +29,33 @@ pub(super) fn page(summary: &Summary<'_>, evidence: &DrillEvidence, gaps: &[Stri
     let report = summary.report;
     let title = format!("Restore drill of {}, {}", report.dataset, report.finished.format("%-d %B %Y"));
     let not_compared = summary.not_compared();
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                main {
-                    h1 { (title) }
-                    (banner(summary))
-                    section { h2 { "What was restored" } (facts(report)) }
-                    section { h2 { "Objectives" } (objectives(report)) }
-                    section { h2 { "How long it took" } (timeline(&report.phases)) }
-                    section { h2 { "What was compared" } (checks(report)) }
-                    @if !not_compared.is_empty() {
-                        section {
-                            h2 { "What was not" }
-                            ul { @for what in &not_compared { li { (what) } } }
-                        }
-                    }
-                    section { h2 { "Drills before" } (history(summary, gaps)) }
-                    section { h2 { "How to check this report" } (verification(evidence)) }
-                }
-                footer { "Made by Lifeboat at " (human::time(now)) ". The drill's own times are those of the drill host." }
+    let main = html! {
+        (banner(summary))
+        section { h2 { "What was restored" } (facts(report)) }
+        section { h2 { "Objectives" } (objectives(report)) }
+        section { h2 { "How long it took" } (timeline(&report.phases)) }
+        section { h2 { "What was compared" } (checks(report)) }
+        @if !not_compared.is_empty() {
+            section {
+                h2 { "What was not" }
+                ul { @for what in &not_compared { li { (what) } } }
             }
         }
+        section { h2 { "Drills before" } (history(summary, gaps)) }
+        section { h2 { "How to check this report" } (verification(evidence)) }
     };
-    page.into_string()
+    html::page(&title, &main, now)
 }
 
 fn banner(summary: &Summary<'_>) -> Markup {
-    let (class, word) = match summary.standing() {
-        DrillStanding::Passed => ("good", "Passed"),
-        DrillStanding::ObjectiveMissed => ("late", "Objective missed"),
-        DrillStanding::Failed => ("bad", "Failed"),
+    let (news, word) = match summary.standing() {
+        DrillStanding::Passed => (News::Good, "Passed"),
+        DrillStanding::ObjectiveMissed => (News::Late, "Objective missed"),
+        DrillStanding::Failed => (News::Bad, "Failed"),
     };
     let reached = summary.report.reached.map_or("nothing", ProofLevel::as_str);
-    html! {
-        div class=(format!("banner {class}")) {
-            p .word { (word) ": level " (reached) " of " (summary.report.required.as_str()) }
-            p { (summary.verdict()) }
-        }
-    }
+    let words = format!("{word}: level {reached} of {}", summary.report.required.as_str());
+    html::banner(news, &words, &summary.verdict())
 }
 
 fn facts(report: &DrillReport) -> Markup {

@@ -188,6 +188,7 @@ mod tests {
             snapshot: None,
             skipped: Vec::new(),
             warnings: Vec::new(),
+            chosen: None,
             engine: None,
             started: time(20),
             finished: time(21),
