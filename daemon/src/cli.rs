@@ -93,6 +93,14 @@ pub(crate) enum Command {
     },
     /// Ask the running daemon for the state of every dataset and replica
     Status,
+    /// Look once at what backup hosts have marked, and delete what this machine agrees with;
+    /// extend locks. Only the warden of the root may; run it every hour
+    Warden {
+        /// Make the warden's signer, where the configuration says that it lies, and print the
+        /// public half, for `lifeboat root request set-warden`
+        #[arg(long)]
+        make_signer: bool,
+    },
     /// Write the manual of this program
     Man {
         /// The directory of manuals, such as /usr/local/share/man; `man1` in it is created if

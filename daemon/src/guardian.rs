@@ -10,7 +10,9 @@ use std::time::Duration;
 use lifeboat_engine::base::Result;
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::keep::locks::{self, LockStandings};
+use lifeboat_engine::root;
 use lifeboat_engine::store::Protection;
+use lifeboat_engine::witness::{last_look_of_warden, last_looks};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +28,8 @@ const GUARD_TURN: Duration = Duration::from_secs(3600);
 const TRY: Duration = Duration::from_secs(24 * 3600);
 /// After so many objects of a replica that cannot be locked, the next turn goes on behind them.
 const MOST_REFUSED: u64 = 1000;
+/// Finding out when others looked last may take this long.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
 /// A turn ends after this long. What is left comes with the next one.
 const LONGEST_TURN: Duration = Duration::from_secs(12 * 3600);
 
@@ -59,6 +63,7 @@ impl Guardian {
             let work = async {
                 // What is tried then is what holds from now on.
                 let is_in_time = tokio::time::timeout(LONGEST_TURN, extend_locks(&runner, &live)).await.is_ok();
+                look_for_looks(&runner, &live).await;
                 if is_try_due {
                     try_credentials(&runner, &live).await;
                 }
@@ -78,13 +83,37 @@ impl Guardian {
     }
 }
 
+/// Looks when the witnesses and the warden of the root looked last: a backup does not need them, so
+/// nobody else would notice that they are gone.
+async fn look_for_looks(runner: &Runner, live: &Live) {
+    let installation = live.installation();
+    let Installation { keys, replicas, .. } = installation.as_ref();
+    let looked = async {
+        // Until a backup has run, nobody has looked for the root.
+        if let Err(error) = root::renew(keys, replicas, &runner.state, runner.clock.now()).await {
+            tracing::warn!("it is not known who is a witness: {}", error.chain_and_hint());
+        }
+        let (vault, trust) = (&keys.vault, &keys.trust);
+        let witnesses = last_looks(vault, trust, replicas).await.into_iter();
+        let warden = last_look_of_warden(vault, trust, replicas).await.into_iter();
+        let witnesses = witnesses.map(|(name, last)| (("witness", name), last));
+        witnesses.chain(warden.map(|(name, last)| (("warden", name), last))).collect()
+    };
+    // A replica that hangs must not keep locks from being extended.
+    if let Ok(looks) = tokio::time::timeout(LONGEST_LOOK, looked).await {
+        live.looked(looks);
+    }
+}
+
 /// Tries with throw-away objects what a thief of the credentials could do.
 async fn try_credentials(runner: &Runner, live: &Live) {
     let installation = live.installation();
     let are_set = locks::are_set(&installation.config, runner.clock.now());
+    let has_warden = installation.keys.only_marks();
     for (config, replica) in installation.config.replicas.iter().zip(&installation.replicas) {
         let name = &config.name;
         let found = match replica.probe(true).await {
+            Ok(probe) if has_warden => Protection::of(config, &probe, true, None).under_warden(&probe),
             Ok(probe) => Protection::of(config, &probe, true, are_set.get(name).copied()),
             Err(error) => {
                 tracing::warn!(replica = %name, "it is not known whether deletion is apart from this host: {}", error.kind);

@@ -19,7 +19,7 @@ use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
 use crate::installation::Installation;
-use crate::metrics;
+use crate::metrics::{self, LastLooks};
 use crate::scheduler::Queued;
 use crate::status::{DatasetStatus, Ledger};
 
@@ -42,6 +42,8 @@ struct State {
     guards: BTreeMap<Name, DeletionLevel>,
     /// How the locks of each dataset stand.
     locks: BTreeMap<Name, LockStandings>,
+    /// When the witnesses and the warden of the root looked last.
+    looks: LastLooks,
     /// When the loop last turned.
     turned: Duration,
     stopping: bool,
@@ -157,6 +159,7 @@ impl Live {
             turn: Turn::default(),
             up: BTreeMap::new(),
             guards: BTreeMap::new(),
+            looks: LastLooks::new(),
             locks: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
@@ -214,6 +217,11 @@ impl Live {
         self.lock().locks.insert(dataset.clone(), standings);
     }
 
+    /// When the witnesses and the warden of the root looked last.
+    pub(crate) fn looked(&self, looks: LastLooks) {
+        self.lock().looks = looks;
+    }
+
     /// The daemon begins to stop.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
@@ -248,13 +256,13 @@ impl Live {
     /// As [`metrics::render`].
     pub(crate) fn metrics(&self) -> Result<String> {
         let now = self.clock.now();
-        let (installation, running, waiting, paused, up, guards, locks) = {
+        let (installation, running, waiting, paused, up, guards, locks, looks) = {
             let state = self.lock();
             let backing_up = state.turn.running.iter().filter(|run| run.prunes_since.is_none());
             let running = backing_up.map(|run| run.dataset.clone()).collect();
-            let (guards, locks) = (state.guards.clone(), state.locks.clone());
+            let (guards, locks, looks) = (state.guards.clone(), state.locks.clone(), state.looks.clone());
             let (waiting, paused) = (state.turn.waiting(), state.turn.paused.clone());
-            (state.installation.clone(), running, waiting, paused, state.up(), guards, locks)
+            (state.installation.clone(), running, waiting, paused, state.up(), guards, locks, looks)
         };
         metrics::render(&metrics::Snapshot {
             config: &installation.config,
@@ -266,6 +274,7 @@ impl Live {
             up: &up,
             guards: &guards,
             locks: &locks,
+            looks: &looks,
             now,
         })
     }

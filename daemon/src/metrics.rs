@@ -20,6 +20,9 @@ use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
 
+/// When somebody who is to look every hour looked last, by role and name.
+pub(crate) type LastLooks = BTreeMap<(&'static str, Name), Option<DateTime<Utc>>>;
+
 /// What a scrape shows.
 pub(crate) struct Snapshot<'a> {
     pub config: &'a Config,
@@ -37,6 +40,8 @@ pub(crate) struct Snapshot<'a> {
     pub guards: &'a BTreeMap<Name, DeletionLevel>,
     /// How the locks of each dataset stand.
     pub locks: &'a BTreeMap<Name, LockStandings>,
+    /// When the witnesses and the warden of the root looked last, by role and name.
+    pub looks: &'a LastLooks,
     pub now: DateTime<Utc>,
 }
 
@@ -211,6 +216,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
+        "lifeboat_vetoed_marks",
+        "Marks that somebody vetoed: what they name stays.",
+        &label,
+        each(|status| status.vetoed.len() as f64),
+    )?;
+    page.gauge(
         "lifeboat_log_failed",
         "1 if no replica took the record of the newest commit into this host's log.",
         &label,
@@ -331,12 +342,20 @@ fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         DeletionLevel::None => 0.0,
         DeletionLevel::Versions => 1.0,
         DeletionLevel::Lock => 2.0,
+        DeletionLevel::Warden => 3.0,
     };
     page.gauge(
         "lifeboat_replica_deletion_level",
-        "How far deletion is apart from this host, as tried once a day: -1 the store cannot tell, 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked.",
+        "How far deletion is apart from this host, as tried once a day: -1 the store cannot tell, 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked, 3 a warden alone deletes.",
         &["replica"],
         snapshot.guards.iter().map(|(name, found)| (vec![name.as_str()], level(found))).collect(),
+    )?;
+    let looks = snapshot.looks.iter();
+    page.gauge(
+        "lifeboat_last_look_timestamp_seconds",
+        "When each witness and the warden that the root names looked last at a dataset, as their logs tell. 0: never, as far as the replicas show.",
+        &["role", "name"],
+        looks.map(|((role, name), last)| (vec![*role, name.as_str()], timestamp(*last))).collect(),
     )?;
     let (mut until, mut late) = (Vec::new(), Vec::new());
     for (dataset, standings) in snapshot.locks {

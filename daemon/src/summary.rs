@@ -73,6 +73,13 @@ impl StatusReport {
             if let Some(why) = &status.deletion_stopped {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
+            for (mark, names) in &status.vetoed {
+                let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+                lines.push(format!(
+                    "dataset {name}: mark {mark} is VETOED by {}: what it names stays",
+                    names.join(", ")
+                ));
+            }
             for anomaly in &status.anomalies {
                 let snapshot = anomaly.snapshot.as_ref().map_or("?", |snapshot| snapshot.as_str());
                 lines.push(format!(

@@ -33,6 +33,8 @@ pub const MAX_LOG_ACTS: usize = 1024;
 pub const MAX_SEEN_SNAPSHOTS: usize = 1024;
 /// No look of a witness is at more datasets.
 pub const MAX_LOOKED_DATASETS: usize = 1024;
+/// No look of a warden names more marks that it refuses.
+pub const MAX_REFUSED_MARKS: usize = 256;
 /// No text in a record is longer, in bytes.
 pub const MAX_LOG_TEXT_BYTES: usize = 1024;
 
@@ -46,11 +48,13 @@ pub enum LogKind {
     DrillHosts,
     /// An owner's.
     Owners,
+    /// A warden's.
+    Wardens,
 }
 
 impl LogKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Hosts, Self::DrillHosts, Self::Owners];
+    pub const ALL: [Self; 4] = [Self::Hosts, Self::DrillHosts, Self::Owners, Self::Wardens];
 
     /// As objects and people write it.
     #[must_use]
@@ -59,6 +63,7 @@ impl LogKind {
             Self::Hosts => "hosts",
             Self::DrillHosts => "drill-hosts",
             Self::Owners => "owners",
+            Self::Wardens => "wardens",
         }
     }
 }
@@ -89,7 +94,7 @@ impl FromStr for LogName {
         });
         parsed.ok_or_else(|| {
             Error::usage(format!("`{text}` names no log"))
-                .hint("write it as hosts/NAME, drill-hosts/NAME or owners/NAME; `lifeboat audit show` names them")
+                .hint("write it as hosts/NAME, drill-hosts/NAME, owners/NAME or wardens/NAME; `lifeboat audit show` names them")
         })
     }
 }
@@ -162,6 +167,18 @@ pub struct SeenSnapshot {
     pub snapshot: SnapshotId,
     /// The hash of its manifest as it is stored.
     pub blake3: Digest,
+}
+
+/// A mark that a warden does not carry out as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RefusedMark {
+    /// The dataset.
+    pub dataset: Name,
+    /// The mark.
+    pub mark: SnapshotId,
+    /// Why.
+    #[serde(deserialize_with = "bounded_text")]
+    pub because: String,
 }
 
 /// What is recorded.
@@ -261,6 +278,15 @@ pub enum LogEvent {
         /// The snapshots that it has not recorded before.
         #[serde(deserialize_with = "bounded_objects::<MAX_SEEN_SNAPSHOTS, _, _>")]
         snapshots: Vec<SeenSnapshot>,
+    },
+    /// A warden has looked at what is marked.
+    Warden {
+        /// The datasets that it looked at.
+        #[serde(deserialize_with = "strict::list::<MAX_LOOKED_DATASETS, _, _>")]
+        looked: Vec<Name>,
+        /// The marks that it does not carry out, or not all of them.
+        #[serde(deserialize_with = "bounded_objects::<MAX_REFUSED_MARKS, _, _>")]
+        refused: Vec<RefusedMark>,
     },
     /// What a newer program writes.
     #[serde(other)]

@@ -31,6 +31,7 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         up: &up,
         guards: &BTreeMap::from([(name("ireland"), DeletionLevel::Versions)]),
         locks: &BTreeMap::from([(name("shop"), BTreeMap::from([(name("ireland"), LockStanding::default())]))]),
+        looks: &BTreeMap::from([(("warden", name("warden1")), None), (("witness", name("drill1")), Some(since))]),
         now,
     })
     .unwrap()

@@ -1,7 +1,8 @@
 //! What signed prune records say: which snapshots were removed on purpose, and what was settled.
 //!
 //! No record removes what a floor of the root still keeps, whoever signed it: a snapshot that a
-//! replica shows and that is younger stays, and comes back where it is missing.
+//! replica shows and that is younger stays, and comes back where it is missing. Where the root
+//! names a warden, nor does a record of anybody else remove what a replica shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,16 +48,21 @@ pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inve
         let hash = snapshots.entry(removed.snapshot.clone()).or_default();
         *hash = hash.or(removed.blake3);
     }
-    let kept = kept_by_floor(documents, inventories, &snapshots);
+    let of_warden = found.iter().filter(|record| record.by_warden).flat_map(|record| &record.body.removed);
+    let of_warden: BTreeSet<&SnapshotId> = of_warden.map(|removed| &removed.snapshot).collect();
+    let is_warden_asked = |snapshot: &SnapshotId| keys.trust.warden().is_none() || of_warden.contains(snapshot);
+    let kept = kept(documents, inventories, &snapshots, is_warden_asked);
     snapshots.retain(|snapshot, _| !kept.contains(snapshot));
     PruneRecords { snapshots, found, unreadable }
 }
 
-/// Those of `named` that some replica shows, and that the root keeps.
-fn kept_by_floor(
+/// Those of `named` that some replica shows, and that the root keeps, or that somebody removes
+/// whose word does not count.
+fn kept(
     Documents { dataset, keys, .. }: &Documents<'_>,
     inventories: &[Inventory],
     named: &PrunedSnapshots,
+    counts: impl Fn(&SnapshotId) -> bool,
 ) -> BTreeSet<SnapshotId> {
     let keeps_until = |snapshot: &SnapshotId| keys.trust.keeps_until(taken(snapshot, keys.trust.as_of(), inventories)?);
     let mut shown: BTreeSet<SnapshotId> =
@@ -68,6 +74,9 @@ fn kept_by_floor(
     for snapshot in named.keys().filter(|snapshot| shown.contains(*snapshot)) {
         if let Some(until) = keeps_until(snapshot) {
             tracing::warn!(%dataset, %snapshot, %until, "A prune record removes a snapshot that the root still keeps, so it stays");
+            kept.insert(snapshot.clone());
+        } else if !counts(snapshot) {
+            tracing::warn!(%dataset, %snapshot, "A prune record that the warden did not sign removes a snapshot, so it stays");
             kept.insert(snapshot.clone());
         }
     }

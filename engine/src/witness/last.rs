@@ -1,4 +1,4 @@
-//! When each witness looked last.
+//! When each witness, and the warden, looked last.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::evidence::fetch;
 use crate::keys::trust::Trust;
 use crate::log::LogReader;
 
-/// A witness drills, too: so many of its newest records are looked at.
+/// A witness drills, too, and a warden sweeps: so many of the newest records are looked at.
 const MAX_TRIED_RECORDS: usize = 64;
 
 /// When each witness of the root looked last, as far as `replicas` show it.
@@ -20,30 +20,49 @@ pub async fn last_looks(
     trust: &Trust,
     replicas: &[SharedReplica],
 ) -> BTreeMap<Name, Option<DateTime<Utc>>> {
-    let reader = LogReader { vault, trust };
     let mut all = BTreeMap::new();
     let Some(root) = trust.root() else { return all };
     // What one that is gone has seen still counts, but it looks no more.
     let is_there = |name: &&Name| root.drill_hosts.iter().any(|host| host.name == **name && host.until.is_none());
     for name in root.witnesses.iter().filter(is_there) {
         let log = LogName { kind: LogKind::DrillHosts, name: name.clone() };
-        let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
-        for replica in replicas {
-            for number in reader.numbers(replica, &log).await.unwrap_or_default() {
-                holders.entry(number).or_default().push(replica.clone());
-            }
-        }
-        let mut last = None;
-        for (number, holders) in holders.into_iter().rev().take(MAX_TRIED_RECORDS) {
-            let found = fetch(&reader, &holders, &log, number).await;
-            // One that saw no dataset whole tells of nothing that it was not there yet.
-            let is_whole = |event: &LogEvent| matches!(event, LogEvent::Witness { looked, .. } if !looked.is_empty());
-            if let Some(found) = found.filter(|found| is_whole(&found.record.event)) {
-                last = Some(found.record.time);
-                break;
-            }
-        }
-        all.insert(name.clone(), last);
+        // One that saw no dataset whole tells of nothing that it was not there yet.
+        let is_whole = |event: &LogEvent| matches!(event, LogEvent::Witness { looked, .. } if !looked.is_empty());
+        all.insert(name.clone(), last(&LogReader { vault, trust }, &log, replicas, is_whole).await);
     }
     all
+}
+
+/// The warden of the root, and when it last looked at a dataset; `None` if there is none.
+pub async fn last_look_of_warden(
+    vault: &str,
+    trust: &Trust,
+    replicas: &[SharedReplica],
+) -> Option<(Name, Option<DateTime<Utc>>)> {
+    let log = LogName { kind: LogKind::Wardens, name: trust.warden()?.name };
+    let is_whole = |event: &LogEvent| matches!(event, LogEvent::Warden { looked, .. } if !looked.is_empty());
+    let time = last(&LogReader { vault, trust }, &log, replicas, is_whole).await;
+    Some((log.name, time))
+}
+
+/// The time of the newest record of a log for which `fits`.
+async fn last(
+    reader: &LogReader<'_>,
+    log: &LogName,
+    replicas: &[SharedReplica],
+    fits: impl Fn(&LogEvent) -> bool,
+) -> Option<DateTime<Utc>> {
+    let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
+    for replica in replicas {
+        for number in reader.numbers(replica, log).await.unwrap_or_default() {
+            holders.entry(number).or_default().push(replica.clone());
+        }
+    }
+    for (number, holders) in holders.into_iter().rev().take(MAX_TRIED_RECORDS) {
+        let found = fetch(reader, &holders, log, number).await;
+        if let Some(found) = found.filter(|found| fits(&found.record.event)) {
+            return Some(found.record.time);
+        }
+    }
+    None
 }

@@ -15,5 +15,5 @@ mod last;
 mod look;
 
 pub(crate) use evidence::{Evidence, ended, tell_what_was_seen};
-pub use last::last_looks;
+pub use last::{last_look_of_warden, last_looks};
 pub use look::{LookReport, WitnessLook};

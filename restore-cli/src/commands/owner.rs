@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::line;
+use lifeboat_engine::format::veto::{Veto, VetoRequestLine};
 use lifeboat_engine::root::{OwnerFolder, ToSign};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
@@ -31,7 +33,8 @@ enum OwnerVerb {
         #[arg(long, value_name = "NAME", default_value = "owner")]
         name: Name,
     },
-    /// Show what a request changes, ask, and sign it; prints the line to install
+    /// Show what a request changes, or which mark a veto is of, ask, and sign it; prints the line
+    /// to install
     Sign {
         /// The request, or a root that another owner signed; `-` reads standard input, @FILE a file
         #[arg(value_name = "REQUEST")]
@@ -73,6 +76,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             }
             let folder = OwnerFolder::open(directory)?;
             let text = lines::given(request)?;
+            if line::is_of::<VetoRequestLine>(&text) {
+                let request: VetoRequestLine = line::read(&text)?;
+                session.out.note(told_of_veto(&request.0));
+                session.confirm(*yes, "Sign this veto?".to_owned()).await?;
+                return session.out.result(&OneLine { line: folder.sign_veto(&request)? });
+            }
             let to_sign = folder.read(&text)?;
             session.out.note(told(&to_sign));
             if let Some(warning) = to_sign.warning {
@@ -82,6 +91,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             session.out.result(&OneLine { line: folder.sign(&to_sign)? })
         }
     }
+}
+
+fn told_of_veto(veto: &Veto) -> String {
+    let Veto { vault, dataset, mark, why, .. } = veto;
+    let why = if why.is_empty() { String::new() } else { format!("\nBecause: {}", escape::line(why)) };
+    format!("Veto of mark {mark} of dataset {dataset} in vault {vault}: what it names is not deleted for it.{why}")
 }
 
 fn told(to_sign: &ToSign) -> String {

@@ -16,7 +16,7 @@ use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
-use lifeboat_engine::witness::last_looks;
+use lifeboat_engine::witness::{last_look_of_warden, last_looks};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
@@ -95,6 +95,9 @@ pub(super) struct CheckedRoot {
     least_delay_seconds: Option<u64>,
     /// When each witness looked last; null: never, as far as the replicas show.
     witnesses: BTreeMap<Name, Option<DateTime<Utc>>>,
+    /// The warden, and when it looked last; null: there is none, or it never looked.
+    pub(super) warden: Option<Name>,
+    warden_looked: Option<DateTime<Utc>>,
     /// Replicas that do not show it.
     #[serde(skip)]
     lacking: BTreeSet<Name>,
@@ -123,10 +126,15 @@ impl CheckedRoot {
         }
         let is_late = |last: &Option<DateTime<Utc>>| last.is_none_or(|last| now - last > LATEST_LOOK);
         for (name, last) in self.witnesses.iter().filter(|(_, last)| is_late(last)) {
-            let since = last
-                .map_or_else(|| "never looked".to_owned(), |last| format!("not looked since {}", human::time(last)));
             weak.push(format!(
-                "witness {name} has {since}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`"
+                "witness {name} has {}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`",
+                since(*last)
+            ));
+        }
+        if let Some(name) = self.warden.as_ref().filter(|_| is_late(&self.warden_looked)) {
+            weak.push(format!(
+                "warden {name} has {}, so nothing is deleted and no lock extended: on that machine, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
+                since(self.warden_looked)
             ));
         }
         weak
@@ -143,6 +151,10 @@ impl CheckedRoot {
             "the root has {missing}: whoever steals a backup host decides how soon snapshots go, and other hosts delete them; run `lifeboat root request set --least-retention DAYS --least-delay DAYS`"
         ))
     }
+}
+
+fn since(last: Option<DateTime<Utc>>) -> String {
+    last.map_or_else(|| "never looked".to_owned(), |last| format!("not looked since {}", human::time(last)))
 }
 
 impl fmt::Display for CheckedRoot {
@@ -171,12 +183,19 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<C
     let Floors { retention, delay } = newest.root.floors.clone();
     let (version, vault) = (newest.root.version, newest.root.vault.clone());
     let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
-    let looks = async { Ok(last_looks(&vault, &trust, &replicas).await) };
+    let looks = async {
+        let warden = last_look_of_warden(&vault, &trust, &replicas).await;
+        Ok((last_looks(&vault, &trust, &replicas).await, warden))
+    };
+    let (witnesses, warden) = session.cancellable("the check", looks).await?;
+    let (warden, warden_looked) = warden.unzip();
     let checked = CheckedRoot {
         version,
         least_retention_seconds: retention,
         least_delay_seconds: delay,
-        witnesses: session.cancellable("the check", looks).await?,
+        witnesses,
+        warden,
+        warden_looked: warden_looked.flatten(),
         lacking: found.lacking,
     };
     if config.keys.host_bundle.path().exists() {

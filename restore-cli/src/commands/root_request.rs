@@ -9,7 +9,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{HostInfo, MAX_VAULT_INFO_BYTES};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::line::{self, OwnerLine, RequestLine};
-use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Root};
+use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Principal, Root};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
@@ -64,6 +64,28 @@ enum Requested {
     /// Let an owner sign roots no more; the master identity stays until `set --remove-master`
     RemoveOwner {
         /// The owner's name
+        name: Name,
+    },
+    /// Let a warden alone delete and extend locks; backup hosts only mark from then on
+    SetWarden {
+        /// Its name, which is `host` in its configuration
+        name: Name,
+        /// Its minisign public key, as `lifeboatd warden --make-signer` prints it
+        #[arg(long, value_name = "KEY")]
+        signer: String,
+    },
+    /// Let backup hosts delete again
+    RemoveWarden,
+    /// Let somebody veto deletions
+    AddApprover {
+        /// The line that `lifeboat owner init` printed there; only its name and signing key count.
+        /// `-` reads standard input, @FILE a file
+        #[arg(value_name = "LINE")]
+        line: String,
+    },
+    /// Let somebody veto deletions no more; what that person has vetoed may go then
+    RemoveApprover {
+        /// The approver's name
         name: Name,
     },
     /// Change what is said once for the whole vault
@@ -151,6 +173,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),
+        Requested::SetWarden { name, signer } => {
+            Change::SetWarden(Principal { name: name.clone(), signer: signer.clone() })
+        }
+        Requested::RemoveWarden => Change::RemoveWarden,
+        Requested::AddApprover { line } => {
+            let OwnerLine { name, signer, .. } = line::read(&lines::given(line)?)?;
+            Change::AddApprover(Principal { name, signer })
+        }
+        Requested::RemoveApprover { name } => Change::RemoveApprover(name.clone()),
         Requested::Set { threshold, floors, add_master, remove_master, add_witness, remove_witness } => Change::Set {
             threshold: *threshold,
             floors: floors.floors(),

@@ -5,6 +5,7 @@
 //! - **The least delay** of the root counts from then, too, and besides from when the first store
 //!   took the mark, by the store's clock: whoever writes marks cannot set that. Where no store
 //!   tells the time, as directories do not, what the mark says must do.
+//! - **A warden** counts both from when it saw the mark itself, if that is later.
 //! - **The least retention** of the root keeps every snapshot that is younger, whatever the rules
 //!   of the configuration say.
 
@@ -18,6 +19,7 @@ use lifeboat_format::record::MarkRecord;
 
 use super::Prune;
 use super::view::View;
+use crate::catalog::needs::FirstSights;
 use crate::catalog::records::FoundRecord;
 use crate::keep::retention::Told;
 
@@ -27,6 +29,8 @@ pub(super) struct MarkTimes<'v> {
     ordered: HashMap<&'v SnapshotId, DateTime<Utc>>,
     /// When the last store took them: another mark may have stood under the same name before.
     stored: HashMap<&'v SnapshotId, DateTime<Utc>>,
+    /// What this warden saw first.
+    first: Option<&'v FirstSights>,
     grace: TimeDelta,
     delay: TimeDelta,
     now: DateTime<Utc>,
@@ -59,7 +63,7 @@ impl Prune<'_> {
         let marks = view.marks.iter().map(|mark| &mark.id);
         let stored = marks.filter_map(|mark| Some((mark, *stored.get(mark)?))).collect();
         let (grace, delay) = (length(self.dataset.retention.grace), self.keys.trust.least_delay());
-        MarkTimes { ordered, stored, grace, delay, now }
+        MarkTimes { ordered, stored, first: view.first.as_ref(), grace, delay, now }
     }
 
     /// Adds the floor to the reasons why snapshots stay. Of two times of a snapshot, the later one
@@ -83,7 +87,9 @@ impl MarkTimes<'_> {
 
     /// When a mark may be carried out.
     pub(super) fn due(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
-        let due = after(self.marked_at(mark), self.grace.max(self.delay));
+        let sighted = self.first.map(|first| first.mark_seen(&mark.id).unwrap_or(self.now));
+        let marked = sighted.map_or(self.marked_at(mark), |sighted| sighted.max(self.marked_at(mark)));
+        let due = after(marked, self.grace.max(self.delay));
         match self.stored.get(&mark.id).filter(|_| self.delay > TimeDelta::zero()) {
             Some(stored) => due.max(after(*stored, self.delay)),
             None => due,

@@ -46,6 +46,7 @@ impl Prune<'_> {
     /// As [`Self::plan`] and [`Self::execute`].
     pub async fn run(&self) -> Result<PruneOutcome> {
         let view = self.look().await?;
+        self.give_needs(&view).await?;
         let plan = self.plan_of(&view).await?;
         if !plan.is_empty() {
             drop(view);
@@ -54,7 +55,9 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
-        self.sweep_records(&passed(&view), &view, &mut outcome).await;
+        if !self.keys.only_marks() {
+            self.sweep_records(&passed(&view), &view, &mut outcome).await;
+        }
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
     }
@@ -62,7 +65,8 @@ impl Prune<'_> {
     /// The outcome before anything was done: which replicas are left alone. Whoever has seen `plan`
     /// knows which could not be listed.
     fn begun(plan: &PrunePlan, fresh: &PrunePlan, view: &View) -> PruneOutcome {
-        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
+        let vetoed = view.vetoed().clone();
+        let mut outcome = PruneOutcome { space: plan.space, vetoed, ..PruneOutcome::default() };
         let is_known = |name: &Name| plan.leaves_alone(name) || view.doubted.iter().any(|(known, _)| known == name);
         let is_listed = |name: &Name| view.inventories.iter().any(|inventory| inventory.replica.name() == name);
         let left_out = fresh.skipped.iter().filter(|(name, _)| is_listed(name) || !is_known(name));
@@ -86,10 +90,15 @@ impl Prune<'_> {
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);
+        self.give_needs(&view).await?;
         let mut acting = Acting::new(self, &view);
-        self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
+        if !self.keys.is_warden {
+            self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
+        }
         let mut gone = BTreeSet::new();
-        if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
+        if self.keys.only_marks() {
+            // Whether it goes, and when, is the warden's decision.
+        } else if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
             // The plan did not look at what must stay in the others.
             let is_swept = |name: &Name| !plan.leaves_alone(name) && !fresh.leaves_alone(name);
             let swept: Vec<Inventory> =

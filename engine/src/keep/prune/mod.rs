@@ -32,6 +32,9 @@
 //!   root says (`due.rs`).
 //! - **Backdated and postdated snapshots**: the former count as of when a store or a witness first
 //!   saw them, the latter stay, as those of the future do.
+//! - **A warden**: where the root names one, other hosts only mark, and tell what each snapshot
+//!   needs (`needs.rs`). The warden sweeps. It opens nothing, so it goes by these lists.
+//! - **Vetoes**: what a mark names that somebody vetoed stays (`catalog/vetoes.rs`).
 //! - **Settled times**: what an operator settles can let only that snapshot go whose manifest tells
 //!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
@@ -41,6 +44,7 @@ mod due;
 mod execute;
 mod locked;
 mod mark;
+mod needs;
 mod plan;
 mod proved;
 mod seen_times;
@@ -205,6 +209,8 @@ pub struct PruneOutcome {
     pub hidden: u64,
     /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
+    /// The marks that somebody vetoed, and who.
+    pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
     /// Replicas in which nothing is deleted because something there is doubted. `failures` says
     /// why.
     pub stopped: Vec<Name>,

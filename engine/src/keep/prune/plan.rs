@@ -29,14 +29,14 @@ impl Prune<'_> {
         self.plan_of(&self.look().await?).await
     }
 
-    pub(super) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
+    pub(in crate::keep) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
         let now = self.clock.now();
         let times = self.mark_times(view, now);
         let marks = Marks::of(view, &times);
         let verdicts = self.verdicts(view, now, |snapshot| {
             marks.snapshots.get(snapshot).copied().unwrap_or_else(|| times.due_if_marked_now())
         });
-        let due = view.marks.iter().filter(|mark| times.due(mark) <= now);
+        let due = view.marks.iter().filter(|mark| times.due(mark) <= now && !view.vetoed.contains_key(&mark.id));
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             made: now,
@@ -73,6 +73,9 @@ impl Prune<'_> {
         self.leave_locked_packs(view, &mut plan).await;
         self.plan_objects(view, &mut plan);
         self.plan_segments(view, &mut plan).await;
+        if self.keys.only_marks() {
+            self.mark_segments(view, &mut plan);
+        }
         Ok(plan)
     }
 
@@ -116,6 +119,7 @@ impl Prune<'_> {
             })
             .collect();
         self.protect(view, &past, &mut verdicts);
+        hold(view, &mut verdicts);
         for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
             verdict.goes_at = Some(goes_at(&verdict.snapshot));
         }
@@ -155,6 +159,8 @@ impl Prune<'_> {
         let needed_until_then = Packs::of(&view.outlines, remains);
         let named = Packs::of(&view.outlines, is_there);
         let due: HashSet<&SnapshotId> = plan.due.iter().collect();
+        let vetoed = view.marks.iter().filter(|mark| view.vetoed.contains_key(&mark.id));
+        let held: HashSet<&PackId> = vetoed.flat_map(|mark| &mark.body.packs).collect();
         let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
@@ -170,6 +176,7 @@ impl Prune<'_> {
                     unreferenced_since: marked.map_or(seen, |(time, _)| *time),
                 };
                 match marked {
+                    _ if held.contains(pack) => waiting.push(dead),
                     Some((_, mark)) if due.contains(mark) && !needed_until_then.contains(pack) => packs.push(dead),
                     Some((_, mark)) if !due.contains(mark) => waiting.push(dead),
                     // A due mark has named it, and something needed it then or needs it still.
@@ -222,6 +229,18 @@ impl Prune<'_> {
         let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
         let mut segments = Vec::new();
+        if self.keys.is_warden {
+            // Nothing rests on index segments but deduplication, so the host is believed here.
+            let due = view.marks.iter().filter(|mark| plan.due.contains(&mark.id));
+            let marked: BTreeSet<&String> = due.flat_map(|mark| &mark.body.objects).collect();
+            for inventory in &view.inventories {
+                let named = inventory.indexes.iter().map(|segment| layout::index(&self.dataset.name, segment));
+                let named = named.filter(|key| marked.contains(key));
+                segments.extend(named.map(|key| (inventory.replica.name().clone(), key)));
+            }
+            plan.segments = segments;
+            return;
+        }
         let looked_at = view.inventories.iter().filter(|inventory| !plan.leaves_alone(inventory.replica.name()));
         for inventory in looked_at {
             let replica = inventory.replica.name();
@@ -230,6 +249,16 @@ impl Prune<'_> {
             segments.extend(useless.into_iter().map(|key| (replica.clone(), key)));
         }
         plan.segments = segments;
+    }
+
+    /// Marks index segments of which all packs are gone: the warden cannot read them.
+    fn mark_segments(&self, view: &View, plan: &mut PrunePlan) {
+        let marked: HashSet<&String> = view.marks.iter().flat_map(|mark| &mark.body.objects).collect();
+        for (_, key) in plan.segments.iter().filter(|(_, key)| !marked.contains(key)) {
+            if plan.mark_objects.len() < MAX_MARKED_OBJECTS {
+                plan.mark_objects.insert(key.clone());
+            }
+        }
     }
 
     /// The index segments in a replica of which all packs are gone, once these snapshots and these
@@ -272,6 +301,18 @@ impl Prune<'_> {
         }
         unreadable.log("it is not removed");
         useless
+    }
+}
+
+/// What a vetoed mark names stays.
+fn hold(view: &View, verdicts: &mut [Verdict]) {
+    for mark in &view.marks {
+        let Some(names) = view.vetoed.get(&mark.id) else { continue };
+        let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+        let marked: HashSet<&SnapshotId> = mark.body.snapshots.iter().map(|marked| &marked.snapshot).collect();
+        for verdict in verdicts.iter_mut().filter(|verdict| marked.contains(&verdict.snapshot)) {
+            verdict.keep_because.push(format!("{} vetoed mark {}", names.join(", "), mark.id));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use super::doubts::{Doubts, NO_ANSWER};
 use super::{Prune, shown};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
+use crate::catalog::needs::FirstSights;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
 use crate::catalog::records::{FoundRecord, RecordReader};
@@ -31,6 +32,7 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
+use crate::catalog::vetoes::{Vetoes, vetoes};
 use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
@@ -87,6 +89,10 @@ pub(in crate::keep) struct View {
     pub(super) proved: Option<SnapshotId>,
     /// If that one lacks a database: the newest of those that lack none.
     pub(super) proved_whole: Option<SnapshotId>,
+    /// Who vetoes which of the marks.
+    pub(super) vetoed: Vetoes,
+    /// What this warden saw first; `None` on other machines.
+    pub(super) first: Option<FirstSights>,
     /// The replicas that are left alone, and why.
     pub(in crate::keep) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
@@ -98,6 +104,23 @@ impl View {
     /// The hash of a snapshot's manifest as it is stored.
     pub(super) fn hash(&self, snapshot: &SnapshotId) -> Option<Digest> {
         self.by_snapshot.get(snapshot).map(|outline| outline.hash)
+    }
+}
+
+impl View {
+    /// Who vetoes which mark.
+    pub(in crate::keep) fn vetoed(&self) -> &Vetoes {
+        &self.vetoed
+    }
+
+    /// The marks.
+    pub(in crate::keep) fn mark_ids(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.marks.iter().map(|mark| &mark.id)
+    }
+
+    /// The marks, and what they name.
+    pub(in crate::keep) fn mark_bodies(&self) -> impl Iterator<Item = (&SnapshotId, &MarkRecord)> {
+        self.marks.iter().map(|mark| (&mark.id, &mark.body))
     }
 }
 
@@ -117,7 +140,7 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// Nothing may be deleted.
-    pub(super) async fn look(&self) -> Result<View> {
+    pub(in crate::keep) async fn look(&self) -> Result<View> {
         let dataset = &self.dataset.name;
         let Survey { view, gaps, doubt, unusable } = self.survey().await?;
         let doubt = doubt
@@ -243,9 +266,20 @@ impl Prune<'_> {
         let level = (&of_records[..], acts.newest(), to_finish);
         self.bring_level(&order, &documents, level, &mut inventories, &mut doubts).await;
         let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
-        let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
-        let ReadOutlines { outlines, by_snapshot, unreadable } =
-            documents.outlines(&inventories, snapshots, Some(&kept)).await;
+        let mut first = None;
+        let ReadOutlines { outlines, by_snapshot, unreadable } = if self.keys.is_warden {
+            let sights = first.insert(doubts.unless_read(FirstSights::read(self.state, dataset)));
+            documents.outlines_of_needs(&inventories, snapshots, sights, self.clock.now()).await
+        } else {
+            let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
+            documents.outlines(&inventories, snapshots, Some(&kept)).await
+        };
+        let vetoed = vetoes((&self.keys.vault, dataset, &reader.trust), &inventories, &marks).await;
+        if let Some(first) = &mut first {
+            let is_there = |snapshot: &SnapshotId| !pruned.contains_key(snapshot);
+            first.see(marks.iter().map(|mark| &mark.id), is_there, self.clock.now());
+            doubts.unless_read(first.write(self.state, dataset));
+        }
         for (snapshot, error) in unreadable {
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
@@ -256,7 +290,7 @@ impl Prune<'_> {
             doubts.add(&holders, signed, &error, hint);
         }
         let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
-        let times = self.seen_by_others(&inventories, &by_snapshot, times).await;
+        let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref()).await;
         let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
@@ -355,6 +389,8 @@ impl Prune<'_> {
             newest,
             proved,
             proved_whole,
+            vetoed,
+            first,
             skipped,
             doubted,
             cache,

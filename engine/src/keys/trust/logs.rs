@@ -76,6 +76,7 @@ fn is_of_kind(role: &Role, kind: LogKind) -> bool {
         LogKind::Hosts => matches!(role, Role::Host(Some(_))),
         LogKind::DrillHosts => matches!(role, Role::DrillHost),
         LogKind::Owners => matches!(role, Role::Owner),
+        LogKind::Wardens => matches!(role, Role::Warden),
     }
 }
 
@@ -85,5 +86,6 @@ fn principals(root: &Root) -> impl Iterator<Item = (LogName, &str)> {
     let hosts = root.hosts.iter().map(move |host| (log(LogKind::Hosts, &host.name), host.signer.as_str()));
     let drills = root.drill_hosts.iter().map(move |host| (log(LogKind::DrillHosts, &host.name), host.signer.as_str()));
     let owners = root.owners.iter().map(move |owner| (log(LogKind::Owners, &owner.name), owner.signer.as_str()));
-    hosts.chain(drills).chain(owners)
+    let warden = root.warden.iter().map(move |warden| (log(LogKind::Wardens, &warden.name), warden.signer.as_str()));
+    hosts.chain(drills).chain(owners).chain(warden)
 }

@@ -1,0 +1,144 @@
+//! `lifeboatd warden`: one look at every dataset of the configuration, by the machine that alone
+//! deletes. A timer starts it.
+//!
+//! It holds a signer, and store credentials that delete and extend locks. It opens nothing.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use lifeboat_engine::base::{Class, Context, Error, Result};
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::locks::{self, LockStandings};
+use lifeboat_engine::keep::prune::Prune;
+use lifeboat_engine::keep::warden::{self, WardenReport};
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::keys::owners::Owners;
+use lifeboat_engine::keys::sign::Signer;
+use lifeboat_engine::log::HostLog;
+use lifeboat_engine::root;
+use lifeboat_engine::state::StateDirectory;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+/// Where so many objects of a replica could not be locked, the next look goes on.
+const MOST_REFUSED_LOCKS: u64 = 1000;
+
+/// What a look came to, as it is printed.
+#[derive(Debug, Serialize)]
+pub(crate) struct LookedAt {
+    pub(crate) datasets: Vec<WardenReport>,
+    /// Datasets in which nothing was deleted, and why.
+    pub(crate) failed: Vec<(Name, String)>,
+    pub(crate) locks: Vec<(Name, LockStandings)>,
+}
+
+/// Makes the signer of a warden. Returns its public half.
+///
+/// # Errors
+/// There is one already, or it cannot be written.
+pub(crate) fn make_signer(config: &Config) -> Result<String> {
+    let path = config.keys.warden_signer.path();
+    let signer = Signer::generate()?;
+    let text = signer.to_text()?;
+    let written = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.context(Class::Keys, || format!("cannot make {}", path.display()))?;
+    Ok(signer.public().to_string())
+}
+
+/// Looks at every dataset.
+///
+/// # Errors
+/// Nothing could be looked at, or recorded. What failed in one dataset is in [`LookedAt::failed`].
+pub(crate) async fn look(config: &Config, clock: &SharedClock, cancel: &CancellationToken) -> Result<LookedAt> {
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
+    let owners = Owners::parse(&config.keys.owners, config.keys.owner_threshold)?.ok_or_else(|| {
+        Error::keys("no owners are named, so nobody tells who is the warden")
+            .hint("set [keys] owners; a vault without a root has no warden")
+    })?;
+    let (replicas, records) = (config.open_replicas(clock).await?, config.open_records(clock).await?);
+    let (trust, warnings) =
+        root::trust_of_reader(&owners, &replicas, &[], Some(&state), Vec::new(), clock.now()).await?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let keys = HostKeys::of_warden(&config.keys, owners, trust)?;
+    warden::check_office(&keys, &config.host)?;
+    let mut looked = LookedAt { datasets: Vec::new(), failed: Vec::new(), locks: Vec::new() };
+    for dataset in &config.datasets {
+        let prune = Prune {
+            config,
+            dataset,
+            keys: &keys,
+            replicas: &replicas,
+            records: &records,
+            state: &state,
+            clock: clock.clone(),
+            cancel: cancel.clone(),
+        };
+        if let Err(error) = tend(&prune, dataset, &mut looked).await {
+            tracing::error!(dataset = %dataset.name, "{}", error.chain_and_hint());
+            looked.failed.push((dataset.name.clone(), error.chain_and_hint()));
+        }
+    }
+    let log = HostLog { keys: &keys, replicas: &replicas, state: &state };
+    let warnings = warden::record(&log, &looked.datasets, clock.now()).await?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(looked)
+}
+
+async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Result<()> {
+    let _lock = prune.state.lock_dataset(&dataset.name)?;
+    let report = warden::tend(prune).await;
+    let extended = locks::extend(prune, MOST_REFUSED_LOCKS).await;
+    let report = report?;
+    for (mark, because) in &report.refused {
+        tracing::warn!(dataset = %dataset.name, %mark, "not all of a mark is carried out: {because}");
+    }
+    for (mark, names) in &report.vetoed {
+        let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+        tracing::warn!(dataset = %dataset.name, %mark, "a mark is not carried out: {} vetoed it", names.join(", "));
+    }
+    for failure in &report.outcome.failures {
+        looked.failed.push((dataset.name.clone(), failure.clone()));
+    }
+    looked.datasets.push(report);
+    looked.locks.push((dataset.name.clone(), extended?));
+    Ok(())
+}
+
+impl LookedAt {
+    /// In words.
+    pub(crate) fn line(&self) -> String {
+        let line = |report: &WardenReport| {
+            let done = &report.outcome;
+            format!(
+                "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} not all of it, {} vetoed",
+                report.dataset,
+                report.carried_out.len(),
+                report.carried_out.len() + report.waiting.len() + report.vetoed.len(),
+                done.snapshots,
+                done.packs,
+                report.refused.len(),
+                report.vetoed.len()
+            )
+        };
+        let failed = self.failed.iter().map(|(dataset, why)| format!("{dataset}: failed: {why}"));
+        self.datasets.iter().map(line).chain(failed).collect::<Vec<_>>().join("\n")
+    }
+
+    /// # Errors
+    /// Something failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.failed.first() {
+            None => Ok(()),
+            Some((dataset, _)) => Err(Error::failed(format!("not all could be done in dataset {dataset}"))
+                .hint("the lines above tell why: what this warden doubts, it does not delete")),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What snapshots need, as their hosts tell a warden, who can open no manifest. See "Needs" in
+//! `FORMAT.md`.
+//!
+//! - **The first list counts**: whoever has stolen a backup host can sign another one later, by
+//!   which an old snapshot needs nothing. So a warden remembers what it saw first, and goes by no
+//!   other list of that snapshot.
+//! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
+//! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::{Manifest, ManifestHead, PackRef, Previous};
+use lifeboat_format::needs::{MAX_NEEDS_BYTES, NeedsBefore, SnapshotNeeds, split_needs};
+use lifeboat_format::requirements::Requirements;
+use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+use serde::{Deserialize, Serialize};
+
+use super::documents::Documents;
+use super::inventory::Inventory;
+use super::outlines::{Outline, OutlineMap, Outlines, ReadOutlines};
+use super::signed::believe;
+use super::verdict::combine;
+use crate::keys::sign::Signer;
+use crate::state::{StateDirectory, replace_file};
+
+const FIRST_SIGHTS_FILE: &str = "first-sights";
+/// So many lists are fetched at once.
+const LISTS_AT_ONCE: usize = 4;
+
+/// What a warden saw first, and when by its own clock.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FirstSights {
+    snapshots: BTreeMap<SnapshotId, SeenNeeds>,
+    marks: BTreeMap<SnapshotId, DateTime<Utc>>,
+}
+
+/// What a warden saw first of one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenNeeds {
+    /// The hash of its manifest.
+    manifest: Digest,
+    /// The hash of the line of its list.
+    list: Digest,
+    /// When that was.
+    seen: DateTime<Utc>,
+}
+
+impl FirstSights {
+    /// # Errors
+    /// [`Class::Storage`]: what was seen cannot be read.
+    pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Self> {
+        Ok(state.witness(dataset, FIRST_SIGHTS_FILE, |text| serde_json::from_slice(text).ok())?.unwrap_or_default())
+    }
+
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn write(&self, state: &StateDirectory, dataset: &Name) -> Result<()> {
+        let text = serde_json::to_vec(self).context(Class::Failed, || "cannot write what snapshots need as JSON")?;
+        replace_file(&state.dataset(dataset)?.join(FIRST_SIGHTS_FILE), &text)
+    }
+
+    /// When a snapshot was first seen.
+    pub(crate) fn seen(&self, snapshot: &SnapshotId) -> Option<DateTime<Utc>> {
+        self.snapshots.get(snapshot).map(|known| known.seen)
+    }
+
+    /// When each of these marks was first seen. Others are forgotten, and so are snapshots that are
+    /// not `there`.
+    pub(crate) fn see<'m>(
+        &mut self,
+        marks: impl Iterator<Item = &'m SnapshotId>,
+        is_there: impl Fn(&SnapshotId) -> bool,
+        now: DateTime<Utc>,
+    ) {
+        let old = std::mem::take(&mut self.marks);
+        self.marks = marks.map(|mark| (mark.clone(), old.get(mark).copied().unwrap_or(now))).collect();
+        self.snapshots.retain(|snapshot, _| is_there(snapshot));
+    }
+
+    /// When a mark was first seen.
+    pub(crate) fn mark_seen(&self, mark: &SnapshotId) -> Option<DateTime<Utc>> {
+        self.marks.get(mark).copied()
+    }
+
+    fn check(&self, needs: &SnapshotNeeds, list: Digest) -> Result<()> {
+        match self.snapshots.get(&needs.snapshot) {
+            Some(known) if (known.manifest, known.list) != (needs.manifest, list) => Err(Error::integrity(format!(
+                "what snapshot {} needs is not what it was when this warden first saw it",
+                needs.snapshot
+            ))
+            .hint("somebody overwrote it: bring the old version back with `lifeboat undelete`, and find out who has the keys of its host")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the snapshot of a manifest needs; `hash` is that of the manifest as it is stored.
+pub(crate) fn of_manifest(manifest: &Manifest, hash: Digest) -> SnapshotNeeds {
+    let before = |previous: &Previous| NeedsBefore { snapshot: previous.snapshot.clone(), blake3: previous.blake3 };
+    let needs = SnapshotNeeds {
+        requires: Requirements::default(),
+        vault: manifest.vault.clone(),
+        dataset: manifest.dataset.clone(),
+        snapshot: manifest.snapshot.clone(),
+        manifest: hash,
+        sequence: manifest.sequence,
+        previous: manifest.previous.as_ref().map(before),
+        started: manifest.started,
+        finished: manifest.finished,
+        partial: !manifest.source.skipped.is_empty(),
+        generations: manifest.generations().into_iter().collect(),
+        packs: Vec::new(),
+        sizes: Vec::new(),
+    };
+    with_packs(needs, manifest.packs.iter().copied())
+}
+
+/// As [`of_manifest`], of what was read of one.
+pub(crate) fn of_outline(
+    vault: &str,
+    dataset: &Name,
+    outline: &Outline,
+    packs: impl Iterator<Item = PackRef>,
+) -> SnapshotNeeds {
+    let before = |snapshot: &SnapshotId| NeedsBefore {
+        snapshot: snapshot.clone(),
+        blake3: outline.previous.as_ref().and_then(|previous| previous.blake3),
+    };
+    let mut generations = outline.generations.clone();
+    generations.sort_unstable();
+    let needs = SnapshotNeeds {
+        requires: Requirements::default(),
+        vault: vault.to_owned(),
+        dataset: dataset.clone(),
+        snapshot: outline.snapshot.clone(),
+        manifest: outline.hash,
+        sequence: outline.sequence,
+        previous: outline.predecessor().map(before),
+        started: outline.started,
+        finished: outline.finished,
+        partial: outline.is_partial,
+        generations,
+        packs: Vec::new(),
+        sizes: Vec::new(),
+    };
+    with_packs(needs, packs)
+}
+
+fn with_packs(mut needs: SnapshotNeeds, packs: impl Iterator<Item = PackRef>) -> SnapshotNeeds {
+    let packs: BTreeMap<_, _> = packs.map(|pack| (pack.id, pack.size)).collect();
+    (needs.packs, needs.sizes) = packs.into_iter().unzip();
+    needs
+}
+
+/// The key and the object of a list.
+///
+/// # Errors
+/// It is too long, or minisign cannot sign.
+pub(crate) fn sign_needs(needs: &SnapshotNeeds, signer: &Signer) -> Result<(String, Bytes)> {
+    let key = layout::needs(&needs.dataset, &needs.snapshot);
+    let mut stored = needs.to_line()?;
+    let signature = signer.sign(&stored, &layout::trusted_comment(&needs.vault, &key))?;
+    stored.extend_from_slice(signature.as_bytes());
+    Ok((key, stored.into()))
+}
+
+impl Documents<'_> {
+    /// Whether nothing can be decrypted here, as by a warden.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.keys.identities.is_empty()
+    }
+
+    /// What a snapshot needs, as the first of `replicas` tells whose list `accept` takes; with the
+    /// hash of the line.
+    ///
+    /// # Errors
+    /// None does.
+    async fn needs(
+        &self,
+        replicas: &[&SharedReplica],
+        snapshot: &SnapshotId,
+        accept: impl Fn(&SnapshotNeeds, Digest) -> Result<()>,
+    ) -> Result<(SnapshotNeeds, Digest)> {
+        let key = layout::needs(self.dataset, snapshot);
+        if replicas.is_empty() {
+            return Err(Error::integrity(format!("no replica holds {key}, so nobody here knows what it needs"))
+                .hint(format!("run `lifeboat prune {}` on its backup host, which writes it", self.dataset)));
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            let what = format!("replica {}: {key}", replica.name());
+            let read = async {
+                let stored = match replica.get(&key, self.held().min(MAX_NEEDS_BYTES as u64)).await {
+                    Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) || error.is_not_found() => {
+                        return Err(Error::integrity(error.to_string()));
+                    }
+                    stored => stored?,
+                };
+                let damaged = || Error::integrity(format!("{what} is damaged"));
+                let (line, signature) = split_needs(&stored).ok_or_else(damaged)?;
+                let (trust, replica) = (&self.keys.trust, replica.as_ref());
+                believe(trust, replica, self.vault, &key, (line, signature), &key)
+                    .await
+                    .map_err(|error| error.within(format!("{what} cannot be trusted")))?;
+                let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
+                let list = Digest::of(line);
+                accept(&needs, list)?;
+                Ok((needs, list))
+            };
+            match read.await {
+                Ok(found) => return Ok(found),
+                Err(error) if replicas.len() == 1 => return Err(error),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+
+    /// As [`Self::outlines`], where no manifest can be opened. What is new is added to `first`, as
+    /// seen at `now`.
+    pub(crate) async fn outlines_of_needs(
+        &self,
+        inventories: &[Inventory],
+        snapshots: impl IntoIterator<Item = SnapshotId>,
+        first: &mut FirstSights,
+        now: DateTime<Utc>,
+    ) -> ReadOutlines {
+        let outlines = Mutex::new(Outlines::default());
+        let (mut by_snapshot, mut unreadable, mut new) = (OutlineMap::new(), Vec::new(), Vec::new());
+        let known = &*first;
+        let read = |snapshot: SnapshotId| {
+            let outlines = &outlines;
+            async move {
+                let looked = async {
+                    let holds = |inventory: &&Inventory| inventory.snapshots.contains(&snapshot);
+                    let holders: Vec<SharedReplica> =
+                        inventories.iter().filter(holds).map(|inventory| inventory.replica.clone()).collect();
+                    let stored = self.signed_manifest(&holders, &snapshot).await?;
+                    let lists = inventories.iter().filter(|inventory| inventory.needs.contains(&snapshot));
+                    let lists: Vec<&SharedReplica> = lists.map(|inventory| &inventory.replica).collect();
+                    let accept = |needs: &SnapshotNeeds, list: Digest| {
+                        if needs.manifest != stored.hash {
+                            let what = format!("what snapshot {snapshot} needs is told of another manifest");
+                            return Err(Error::integrity(what)
+                                .hint("somebody overwrote one of the two: bring the old version back with `lifeboat undelete`"));
+                        }
+                        known.check(needs, list)
+                    };
+                    let (needs, list) = self.needs(&lists, &snapshot, accept).await?;
+                    let seen = SeenNeeds { manifest: needs.manifest, list, seen: now };
+                    let outline =
+                        outlines.lock().unwrap_or_else(PoisonError::into_inner).insert_needs(&needs, stored)?;
+                    Ok::<_, Error>((outline, seen))
+                };
+                let looked = looked.await;
+                (snapshot, looked)
+            }
+        };
+        {
+            let mut all = std::pin::pin!(futures::stream::iter(snapshots).map(read).buffered(LISTS_AT_ONCE));
+            while let Some((snapshot, looked)) = all.next().await {
+                match looked {
+                    Ok((outline, seen)) => {
+                        new.push((snapshot.clone(), seen));
+                        by_snapshot.insert(snapshot, outline);
+                    }
+                    Err(error) => unreadable.push((snapshot, error)),
+                }
+            }
+        }
+        for (snapshot, seen) in new {
+            first.snapshots.entry(snapshot).or_insert(seen);
+        }
+        let outlines = outlines.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ReadOutlines { outlines, by_snapshot, unreadable }
+    }
+
+    /// The head of a manifest without a signature, as its list of needs in that replica tells.
+    pub(super) async fn head_of_needs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
+        let (needs, _) = self.needs(&[replica], snapshot, |_, _| Ok(())).await?;
+        let SnapshotNeeds { requires, vault, dataset, snapshot, sequence, previous, .. } = needs;
+        let previous = previous.map(|NeedsBefore { snapshot, blake3 }| Previous { snapshot, blake3 });
+        Ok(ManifestHead { requires, vault, dataset, snapshot, sequence, previous })
+    }
+
+    /// The packs of such a manifest.
+    pub(super) async fn packs_of_needs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
+        Ok(self.needs(&[replica], snapshot, |_, _| Ok(())).await?.0.packs)
+    }
+}

@@ -1,0 +1,87 @@
+//! Vetoes: whom the root lets forbid that a mark is carried out. See "Vetoes" in `FORMAT.md`.
+//!
+//! What is listed under the name of somebody who may veto, and cannot be fetched, counts as a veto:
+//! absence of an answer permits nothing. What they did not sign counts for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::record::MarkRecord;
+use lifeboat_format::veto::{MAX_VETO_BYTES, Veto, split_veto};
+use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+
+use super::inventory::Inventory;
+use super::records::FoundRecord;
+use crate::keys::trust::Trust;
+
+/// Who vetoes each mark.
+pub(crate) type Vetoes = BTreeMap<SnapshotId, BTreeSet<Name>>;
+
+/// The vetoes of these marks that replicas show.
+pub(crate) async fn vetoes(
+    (vault, dataset, trust): (&str, &Name, &Trust),
+    inventories: &[Inventory],
+    marks: &[FoundRecord<MarkRecord>],
+) -> Vetoes {
+    let mut found = Vetoes::new();
+    let names = trust.who_may_veto();
+    for mark in marks {
+        for name in &names {
+            let listed = (mark.id.clone(), name.clone());
+            let holders: Vec<&SharedReplica> = inventories
+                .iter()
+                .filter(|inventory| inventory.vetoes.contains(&listed))
+                .map(|inventory| &inventory.replica)
+                .collect();
+            for replica in holders {
+                match read(vault, dataset, trust, replica, (mark, name)).await {
+                    Ok(true) => drop(found.entry(mark.id.clone()).or_default().insert(name.clone())),
+                    Ok(false) => {
+                        tracing::warn!(%dataset, mark = %mark.id, %name, replica = %replica.name(), "A veto that its principal did not sign for this mark counts for nothing");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%dataset, mark = %mark.id, %name, error = %error.chain(), "A veto cannot be fetched, so it counts");
+                        found.entry(mark.id.clone()).or_default().insert(name.clone());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Whether a replica returns a veto of this mark that this principal signed.
+async fn read(
+    vault: &str,
+    dataset: &Name,
+    trust: &Trust,
+    replica: &SharedReplica,
+    (mark, name): (&FoundRecord<MarkRecord>, &Name),
+) -> Result<bool> {
+    let key = layout::veto(dataset, &mark.id, name);
+    let stored = match replica.get(&key, MAX_VETO_BYTES as u64).await {
+        Ok(stored) => stored,
+        Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(believe(vault, dataset, trust, &stored, (&mark.id, name)).is_ok_and(|veto| veto.blake3 == mark.hash))
+}
+
+/// A veto, if its principal may veto and signed it for this place.
+///
+/// # Errors
+/// Why it does not count.
+pub(crate) fn believe(
+    vault: &str,
+    dataset: &Name,
+    trust: &Trust,
+    stored: &[u8],
+    (mark, name): (&SnapshotId, &Name),
+) -> Result<Veto> {
+    let key = layout::veto(dataset, mark, name);
+    let (line, signature) = split_veto(stored).ok_or_else(|| Error::integrity(format!("{key} is damaged")))?;
+    trust.judge_veto(vault, &key, (line, signature), name)?;
+    Veto::of_line(line, vault, dataset, (mark, name), &key)
+}

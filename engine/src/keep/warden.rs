@@ -1,0 +1,133 @@
+//! One look of a warden at a dataset: it carries out the marks that it agrees with, and tells which
+//! it does not.
+//!
+//! - **It decides itself**: its own configuration says which snapshots are kept, at times that
+//!   stores, witnesses and this warden tell. A mark only asks. What it names and the rules keep, or
+//!   a kept snapshot needs, stays.
+//! - **It waits** for the grace period of its configuration, or the least delay of the root, since
+//!   it saw the mark itself.
+//! - **It opens nothing**: see `catalog/needs.rs` for how it knows what a snapshot needs.
+//! - **In doubt** nothing is deleted, as in every [prune](super::prune): that one does the work.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::log::{LogEvent, LogKind, MAX_LOOKED_DATASETS, MAX_REFUSED_MARKS, RefusedMark};
+use serde::Serialize;
+
+use super::prune::{Prune, PruneOutcome, PrunePlan, View};
+use crate::keys::HostKeys;
+use crate::log::HostLog;
+
+/// What a look at one dataset came to.
+#[derive(Debug, Serialize)]
+pub struct WardenReport {
+    /// The dataset.
+    pub dataset: Name,
+    /// The marks that are carried out, as far as this warden agrees.
+    pub carried_out: Vec<SnapshotId>,
+    /// Those of them of which something stays, and why.
+    pub refused: BTreeMap<SnapshotId, String>,
+    /// The marks that somebody vetoed, and who.
+    pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
+    /// The marks that wait.
+    pub waiting: Vec<SnapshotId>,
+    /// What was done.
+    pub outcome: PruneOutcome,
+}
+
+/// Checks that the root names the machine of these keys as its warden, by this name.
+///
+/// # Errors
+/// It names another one, or none.
+pub fn check_office(keys: &HostKeys, host: &Name) -> Result<()> {
+    let named = keys.trust.log_of(LogKind::Wardens, &keys.signer.public());
+    let own = keys.signer.public();
+    match named {
+        Some(log) if log.name == *host => Ok(()),
+        Some(log) => Err(Error::configuration(format!("the root calls this warden {}, and its configuration {host}", log.name))
+            .hint(format!("set `host = \"{}\"`", log.name))),
+        None => Err(Error::keys("the root does not name this machine as its warden").hint(format!(
+            "run `lifeboat root request set-warden {host} --signer {own}` on a backup host, let an owner sign what it prints, and install that"
+        ))),
+    }
+}
+
+/// Looks at what is marked, and sweeps what this warden agrees with. The caller holds the dataset's
+/// lock.
+///
+/// # Errors
+/// As [`Prune::execute`]: something is missing or in doubt, and nothing is deleted.
+pub async fn tend(prune: &Prune<'_>) -> Result<WardenReport> {
+    let view = prune.look().await?;
+    let plan = prune.plan_of(&view).await?;
+    let due: BTreeSet<&SnapshotId> = plan.due.iter().collect();
+    let vetoed = view.vetoed().clone();
+    let waits = |mark: &&SnapshotId| !due.contains(*mark) && !vetoed.contains_key(*mark);
+    let mut report = WardenReport {
+        dataset: prune.dataset.name.clone(),
+        carried_out: plan.due.clone(),
+        refused: refused(prune, &view, &plan),
+        waiting: view.mark_ids().filter(waits).cloned().collect(),
+        vetoed,
+        outcome: PruneOutcome::default(),
+    };
+    drop(view);
+    report.outcome = prune.execute(&plan).await?;
+    Ok(report)
+}
+
+/// Records a look in the warden's log. Returns warnings.
+///
+/// # Errors
+/// No replica took the record.
+pub async fn record(
+    log: &HostLog<'_>,
+    reports: &[WardenReport],
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<Vec<String>> {
+    let vetoed = |report: &WardenReport| -> Vec<RefusedMark> {
+        let why = |names: &BTreeSet<Name>| {
+            format!("vetoed by {}", names.iter().map(Name::as_str).collect::<Vec<_>>().join(", "))
+        };
+        let of = report.vetoed.iter().map(|(mark, names)| (mark, why(names)));
+        of.chain(report.refused.iter().map(|(mark, because)| (mark, because.clone())))
+            .map(|(mark, because)| RefusedMark { dataset: report.dataset.clone(), mark: mark.clone(), because })
+            .collect()
+    };
+    let refused = reports.iter().flat_map(vetoed).take(MAX_REFUSED_MARKS).collect();
+    let looked = reports.iter().map(|report| report.dataset.clone()).take(MAX_LOOKED_DATASETS).collect();
+    log.record(LogEvent::Warden { looked, refused }, Vec::new(), now).await
+}
+
+/// What stays of due marks, and why.
+fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<SnapshotId, String> {
+    let verdicts = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none());
+    let stays: HashMap<&SnapshotId, &Vec<String>> =
+        verdicts.map(|verdict| (&verdict.snapshot, &verdict.keep_because)).collect();
+    let dataset = &prune.dataset.name;
+    let goes: HashSet<PackId> = plan.packs.iter().filter_map(|pack| layout::parse_pack(dataset, &pack.key)).collect();
+    let mut refused = BTreeMap::new();
+    for (mark, body) in view.mark_bodies().filter(|(mark, _)| plan.due.contains(mark)) {
+        let kept: Vec<&SnapshotId> =
+            body.snapshots.iter().map(|marked| &marked.snapshot).filter(|marked| stays.contains_key(marked)).collect();
+        let is_there = |pack: &&PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+        let packs = body.packs.iter().filter(is_there).filter(|pack| !goes.contains(pack)).count();
+        let mut why = Vec::new();
+        if let Some(first) = kept.first() {
+            let because = stays.get(*first).map(|because| because.join(", ")).unwrap_or_default();
+            why.push(format!("{} of its snapshots stay, such as {first}: {because}", kept.len()));
+        }
+        if packs > 0 {
+            why.push(format!("{packs} of its packs are needed or locked"));
+        }
+        if !why.is_empty() {
+            let mut why = why.join("; ");
+            why.truncate(why.floor_char_boundary(lifeboat_format::log::MAX_LOG_TEXT_BYTES));
+            refused.insert(mark.clone(), why);
+        }
+    }
+    refused
+}

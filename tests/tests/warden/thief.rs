@@ -1,0 +1,111 @@
+//! What a thief of the backup host gets where there is a warden: nothing that this one keeps goes.
+
+use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::format::needs::{SnapshotNeeds, split_needs};
+use lifeboat_engine::format::record::RecordType;
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_tests::by_hand::Hand;
+use lifeboat_tests::rooted::RootedVault;
+use lifeboat_tests::vault::name;
+use serde_json::{Value, json};
+
+use super::{at, backup, counts, files, ids, look, vault, warden};
+
+/// Three snapshots that the warden keeps, of which it has seen what they need.
+async fn robbed() -> (RootedVault, Vec<String>) {
+    let mut vault = vault().await;
+    vault.reconfigure("warden1", "keep_last = 2", "keep_last = 3");
+    for (offset, content) in [("+0s", "the first"), ("+2m", "the second"), ("+4m", "the third")] {
+        at(&mut vault, offset);
+        backup(&vault, content).await;
+    }
+    look(&vault).await;
+    let all = ids(&vault, "r1");
+    (vault, all)
+}
+
+fn keys(vault: &RootedVault) -> HostKeys {
+    HostKeys::load(&Config::load(&vault.config("db1"), &Surroundings::default()).unwrap().keys).unwrap()
+}
+
+fn hand(vault: &RootedVault) -> Hand {
+    let config = Config::load(&vault.config("db1"), &Surroundings::default()).unwrap();
+    Hand::of(&config, vault.identity("ann").as_ref())
+}
+
+/// All of these snapshots are there, and restore.
+async fn nothing_is_lost(vault: &RootedVault, all: &[String]) {
+    for replica in ["r1", "r2"] {
+        let there = ids(vault, replica);
+        assert!(all.iter().all(|id| there.contains(id)), "{replica}: {there:?} of {all:?}");
+    }
+    for (id, content) in all.iter().zip(["the first", "the second", "the third"]) {
+        assert_eq!(vault.restored("shop", "r1", &["--snapshot", id]).await.unwrap(), content);
+    }
+}
+
+/// He marks all, and says that the marks are old; he calls all removed, and says that no snapshot
+/// needs a pack.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thief_of_the_host_marks_and_removes_all_and_the_warden_keeps_what_it_promised() {
+    let (mut vault, all) = robbed().await;
+    let hand = hand(&vault);
+    // A prune record that removes all.
+    let removed: Vec<Value> = all.iter().map(|id| json!({ "snapshot": id, "blake3": null })).collect();
+    let id = SnapshotId::new(chrono::Utc::now() + chrono::TimeDelta::minutes(3), 7);
+    let body = json!({ "removed": removed, "passed": [] });
+    let record = hand.record(RecordType::Prune, &hand.host, &id, &body).to_string().into_bytes();
+    hand.put_signed(&keys(&vault).signer, &layout::prune(&name("shop"), &id), &record);
+    // His own retention marks all but one, and his packs are nobody's.
+    at(&mut vault, "+6m");
+    backup(&vault, "his own").await;
+    at(&mut vault, "+8m");
+    look(&vault).await;
+    at(&mut vault, "+12m");
+    let looked = look(&vault).await;
+    assert!(counts(&looked)[1] > 0, "{looked}");
+    // The newest three stay, and of the older ones what the mark and the rules agree on may go.
+    nothing_is_lost_but_the_oldest(&vault, &all).await;
+}
+
+async fn nothing_is_lost_but_the_oldest(vault: &RootedVault, all: &[String]) {
+    for replica in ["r1", "r2"] {
+        let there = ids(vault, replica);
+        assert!(all[1..].iter().all(|id| there.contains(id)), "{replica}: {there:?} of {all:?}");
+    }
+    for (id, content) in all.iter().zip(["the first", "the second", "the third"]).skip(1) {
+        assert_eq!(vault.restored("shop", "r1", &["--snapshot", id]).await.unwrap(), content);
+    }
+}
+
+/// He overwrites what an old snapshot needs by an empty list, in one replica or both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_needs_that_was_overwritten_is_refused_and_nothing_is_deleted() {
+    let (mut vault, all) = robbed().await;
+    let keys = keys(&vault);
+    let dataset = name("shop");
+    let oldest: SnapshotId = all[0].parse().unwrap();
+    let key = layout::needs(&dataset, &oldest);
+    let stored = std::fs::read(vault.path("r1").join(&key)).unwrap();
+    let (line, _) = split_needs(&stored).unwrap();
+    let mut needs = SnapshotNeeds::of_line(line, &keys.vault, &dataset, &oldest, "it").unwrap();
+    assert!(!needs.packs.is_empty());
+    (needs.packs, needs.sizes) = (Vec::new(), Vec::new());
+    let mut forged = needs.to_line().unwrap();
+    let signature = keys.signer.sign(&forged, &layout::trusted_comment(&keys.vault, &key)).unwrap();
+    forged.extend_from_slice(signature.as_bytes());
+    std::fs::write(vault.path("r1").join(&key), &forged).unwrap();
+    // The other region has the true one.
+    at(&mut vault, "+6m");
+    look(&vault).await;
+    std::fs::write(vault.path("r2").join(&key), &forged).unwrap();
+    at(&mut vault, "+12m");
+    let before = files(&vault.path("r1/datasets/shop/packs")).len();
+    let refused = warden(&vault, &[]).await;
+    assert!(!refused.status.success(), "{refused}");
+    assert!(refused.to_string().contains("is not what it was when this warden first saw it"), "{refused}");
+    assert_eq!(files(&vault.path("r1/datasets/shop/packs")).len(), before);
+    nothing_is_lost(&vault, &all).await;
+}
