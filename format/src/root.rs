@@ -70,6 +70,9 @@ pub struct Root {
     /// Who deletes, apart from the backup hosts.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::some_object")]
     pub warden: Option<Principal>,
+    /// Who deleted before. What these say of what is gone still explains it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_objects::<MAX_OWNERS, _, _>")]
+    pub former_wardens: Vec<Principal>,
     /// Who may veto a deletion.
     #[serde(deserialize_with = "bounded_objects::<MAX_OWNERS, _, _>")]
     pub approvers: Vec<Principal>,
@@ -262,7 +265,8 @@ impl Root {
 
     /// All signers that it names.
     pub fn signers(&self) -> impl Iterator<Item = &String> {
-        let people = self.owners.iter().chain(&self.approvers).chain(&self.warden).map(|principal| &principal.signer);
+        let people = self.owners.iter().chain(&self.approvers).chain(&self.warden).chain(&self.former_wardens);
+        let people = people.map(|principal| &principal.signer);
         let hosts = self.hosts.iter().map(|host| &host.signer);
         people.chain(hosts).chain(self.drill_hosts.iter().map(|host| &host.signer))
     }

@@ -36,6 +36,7 @@ const METRICS: &[&str] = &[
     "lifeboat_drill_last_success_timestamp_seconds",
     "lifeboat_drill_recovery_point_age_seconds",
     "lifeboat_drill_restore_duration_seconds",
+    "lifeboat_last_look_timestamp_seconds",
     "lifeboat_lock_late",
     "lifeboat_locked_until_timestamp_seconds",
     "lifeboat_log_failed",
@@ -50,6 +51,7 @@ const METRICS: &[&str] = &[
     "lifeboat_scrub_oldest_check_timestamp_seconds",
     "lifeboat_scrub_repaired_objects_total",
     "lifeboat_takeover_needed",
+    "lifeboat_vetoed_marks",
 ];
 
 fn config() -> PathBuf {

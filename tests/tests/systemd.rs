@@ -10,9 +10,15 @@ use std::process::Command;
 use lifeboat_tests::programs;
 use tempfile::TempDir;
 
-const SERVICES: [&str; 4] =
-    ["lifeboatd.service", "lifeboat-drill@.service", "lifeboat-witness.service", "lifeboat-worker@.service"];
-const OTHERS: [&str; 3] = ["lifeboat-drill@.timer", "lifeboat-witness.timer", "lifeboat-worker.socket"];
+const SERVICES: [&str; 5] = [
+    "lifeboatd.service",
+    "lifeboat-drill@.service",
+    "lifeboat-warden.service",
+    "lifeboat-witness.service",
+    "lifeboat-worker@.service",
+];
+const OTHERS: [&str; 4] =
+    ["lifeboat-drill@.timer", "lifeboat-warden.timer", "lifeboat-witness.timer", "lifeboat-worker.socket"];
 
 /// The units as `make install` installs them, with the built programs in the place of installed
 /// ones.

@@ -7,7 +7,7 @@
 //! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
 //! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::inventory::Inventory;
 use super::outlines::{Outline, OutlineMap, Outlines, ReadOutlines};
 use super::signed::believe;
 use super::verdict::combine;
+use super::vetoes::Vetoes;
 use crate::keys::sign::Signer;
 use crate::state::{StateDirectory, replace_file};
 
@@ -39,6 +40,9 @@ const LISTS_AT_ONCE: usize = 4;
 pub(crate) struct FirstSights {
     snapshots: BTreeMap<SnapshotId, SeenNeeds>,
     marks: BTreeMap<SnapshotId, DateTime<Utc>>,
+    /// Who vetoed them: whoever overwrites a veto later does not undo it.
+    #[serde(default)]
+    vetoes: Vetoes,
 }
 
 /// What a warden saw first of one snapshot.
@@ -81,7 +85,21 @@ impl FirstSights {
     ) {
         let old = std::mem::take(&mut self.marks);
         self.marks = marks.map(|mark| (mark.clone(), old.get(mark).copied().unwrap_or(now))).collect();
+        self.vetoes.retain(|mark, _| self.marks.contains_key(mark));
         self.snapshots.retain(|snapshot, _| is_there(snapshot));
+    }
+
+    /// Remembers these vetoes, and adds those that it saw before, of people who still may veto.
+    pub(crate) fn recall(&mut self, vetoed: &mut Vetoes, may_veto: &BTreeSet<Name>) {
+        for (mark, names) in &*vetoed {
+            self.vetoes.entry(mark.clone()).or_default().extend(names.iter().cloned());
+        }
+        for (mark, names) in &self.vetoes {
+            let still: BTreeSet<Name> = names.intersection(may_veto).cloned().collect();
+            if !still.is_empty() {
+                vetoed.entry(mark.clone()).or_default().extend(still);
+            }
+        }
     }
 
     /// When a mark was first seen.

@@ -4,8 +4,8 @@
 //!   locks for the whole period again what is needed. What is written later is locked for as long
 //!   from then on. So at any time half a period is left of each lock, less the time that a round
 //!   takes and is late.
-//! - **What is needed** is all but the packs, manifests and index segments that prune lets go. If
-//!   prune is stopped, all is needed: whoever stops prune must not end locks.
+//! - **What is needed** is all but the packs, snapshots and what goes with them that prune lets go.
+//!   If prune is stopped, all is needed: whoever stops prune must not end locks.
 //! - **One that cannot be locked** is passed over. Then the round does not count, and begins anew.
 //!   Nor does it count while the replica lacks `vault.json`, or the newest act or manifest that
 //!   this host knows, or while a snapshot is lost everywhere: then somebody has deleted, and nobody
@@ -114,7 +114,9 @@ impl Going {
         if let Some(pack) = layout::parse_pack(dataset, object) {
             return self.packs.get(replica).is_none_or(|packs| !packs.contains(&pack));
         }
-        let snapshot = layout::parse_manifest(dataset, object).or_else(|| layout::parse_index(dataset, object));
+        let snapshot = layout::parse_manifest(dataset, object)
+            .or_else(|| layout::parse_index(dataset, object))
+            .or_else(|| layout::parse_needs(dataset, object));
         snapshot.is_none_or(|snapshot| !self.snapshots.contains(&snapshot))
     }
 }

@@ -63,6 +63,8 @@ enum Role {
     Owner,
     /// Signs what sweeps write.
     Warden,
+    /// Did so once. What it signed removes nothing that is there.
+    FormerWarden,
     /// Signs vetoes.
     Approver,
 }
@@ -142,7 +144,8 @@ impl Trust {
         let owners = root.owners.iter().map(|owner| (owner, Role::Owner));
         let approvers = root.approvers.iter().map(|approver| (approver, Role::Approver));
         let warden = root.warden.iter().map(|warden| (warden, Role::Warden));
-        for (who, role) in owners.chain(approvers).chain(warden) {
+        let former = root.former_wardens.iter().map(|warden| (warden, Role::FormerWarden));
+        for (who, role) in owners.chain(approvers).chain(warden).chain(former) {
             grants.push(Grant { signer: key(&who.signer)?, role, datasets: vec![Pattern::all()], until: None });
         }
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) =
@@ -222,6 +225,13 @@ impl Trust {
         self.root().and_then(|root| root.warden.clone())
     }
 
+    /// Whether this is the signer of the warden, or of a former one, who may sign sweeps alone.
+    #[must_use]
+    pub(crate) fn only_sweeps(&self, signer: &SignerKey) -> bool {
+        let sweeps = |role: &Role| matches!(role, Role::Warden | Role::FormerWarden);
+        self.rules().grants.iter().any(|grant| sweeps(&grant.role) && grant.signer == *signer)
+    }
+
     /// Whether this is the signer of the warden.
     #[must_use]
     pub(crate) fn is_warden(&self, signer: &SignerKey) -> bool {
@@ -280,7 +290,8 @@ impl Claim {
             | (Self::Drill(dataset), Role::DrillHost)
             | (Self::DatasetKeys(dataset), Role::Host(_)) => covers(dataset),
             (Self::Deletion(dataset) | Self::Removal(dataset), Role::Host(_)) => is_now && covers(dataset),
-            (Self::Act(_) | Self::Removal(_), Role::Warden) | (Self::Veto, Role::Owner | Role::Approver) => true,
+            (Self::Act(_) | Self::Removal(_), Role::Warden | Role::FormerWarden)
+            | (Self::Veto, Role::Owner | Role::Approver) => true,
             (Self::HostKeys(host), Role::Host(name)) => name.as_ref().is_none_or(|name| name == host),
             (Self::DatasetKeys(_) | Self::HostKeys(_), Role::Owner) => true,
             _ => false,
@@ -305,6 +316,7 @@ impl fmt::Display for NamedSigner<'_> {
             Some((Role::DrillHost, _)) => write!(f, "a drill host"),
             Some((Role::Owner, _)) => write!(f, "an owner"),
             Some((Role::Warden, _)) => write!(f, "the warden"),
+            Some((Role::FormerWarden, _)) => write!(f, "a former warden"),
             Some((Role::Approver, _)) => write!(f, "an approver"),
             _ => write!(f, "a signer"),
         }

@@ -126,6 +126,7 @@ pub fn first_root(
         drill_hosts: drill_hosts.into_iter().map(|host| drill_host(host, from)).collect(),
         witnesses: witnesses.into_iter().collect(),
         warden: None,
+        former_wardens: Vec::new(),
         approvers: Vec::new(),
         floors,
     };
@@ -192,8 +193,12 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
                 return Err(unknown("owner", &name));
             }
         }
-        Change::SetWarden(warden) => root.warden = Some(warden),
-        Change::RemoveWarden => root.warden = None,
+        Change::SetWarden(warden) => {
+            root.former_wardens.retain(|former| former.signer != warden.signer);
+            let before = root.warden.replace(warden).filter(|before| root.warden.as_ref() != Some(before));
+            root.former_wardens.extend(before);
+        }
+        Change::RemoveWarden => root.former_wardens.extend(root.warden.take()),
         Change::AddApprover(approver) => {
             if root.approvers.iter().chain(&root.owners).any(|known| known.name == approver.name) {
                 return Err(Error::usage(format!("somebody who may veto is called {} already", approver.name))
@@ -299,6 +304,11 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
         |root| root.warden.iter().map(principal).collect(),
         "deletes no more: warden",
         "deletes, and no backup host does: warden",
+    );
+    compare(
+        |root| root.former_wardens.iter().map(principal).collect(),
+        "explains no more what is gone: former warden",
+        "explains what is gone, and deletes no more: former warden",
     );
     compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto deletions:");
     let floors = |root: &Root| {

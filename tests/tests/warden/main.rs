@@ -132,6 +132,24 @@ async fn the_warden_carries_out_what_it_agrees_with_and_the_host_only_marks() {
     for told in ["sweep", "refused", "last 2 of 2"] {
         assert!(shown.contains(told), "no {told} in {shown}");
     }
+
+    // A new warden takes over, and what the old one deleted stays explained.
+    for lost in ["warden1/keys/warden-signer", "warden1/state/datasets/shop/first-sights"] {
+        std::fs::remove_file(vault.path(lost)).unwrap();
+    }
+    let made = warden(&vault, &["--make-signer"]).await;
+    let old = warden(&vault, &[]).await;
+    assert_eq!(old.status.code(), Some(7), "{old}");
+    vault.change("db1", &["set-warden", "warden1", "--signer", made.stdout.trim()]).await;
+    at(&mut vault, "+10m");
+    look(&vault).await;
+    backup(&vault, "the fifth").await;
+    let verify = vault.lifeboat("db1", &["--identity", &identity, "verify"]).await;
+    assert!(verify.status.success(), "{verify}");
+    at(&mut vault, "+12m");
+    let looked = look(&vault).await;
+    assert!(counts(&looked)[0] > 0, "{looked}");
+    assert_eq!(ids(&vault, "r2").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,4 +180,39 @@ async fn a_warden_that_is_not_named_or_sees_no_list_of_needs_deletes_nothing_and
     assert_eq!(unnamed.status.code(), Some(7), "{unnamed}");
     assert!(unnamed.stderr.contains("set-warden warden1 --signer"), "{unnamed}");
     assert_eq!(ids(&vault, "r1").len(), 2);
+}
+
+/// A backup takes long, and the warden sweeps meanwhile: the number that it wanted is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_during_which_the_warden_sweeps_is_committed() {
+    let mut vault = vault().await;
+    vault.reconfigure("warden1", "keep_last = 2", "keep_last = 1");
+    for (offset, content) in [("+0s", "the first"), ("+2m", "the second")] {
+        at(&mut vault, offset);
+        backup(&vault, content).await;
+        look(&vault).await;
+    }
+    let all = ids(&vault, "r1");
+    let (go, begun) = (vault.path("go"), vault.path("begun"));
+    let wait =
+        format!("touch {}; while [ ! -e {} ]; do sleep 0.1; done; echo the third", begun.display(), go.display());
+    let source = format!("kind = \"file\"\npath = \"{}\"\n", vault.path("db1/shop").display());
+    let command = "replaces = \"file\"\n[dataset.source]\nkind = \"command\"\nstream = \"shop\"\n";
+    let command = format!("{command}argv = [\"/bin/sh\", \"-c\", \"{wait}\"]\n");
+    vault.reconfigure("db1", &format!("[dataset.source]\n{source}"), &command);
+    at(&mut vault, "+4m");
+    let (done, swept) = tokio::join!(vault.once("db1"), async {
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let swept = look(&vault).await;
+        std::fs::write(&go, "").unwrap();
+        swept
+    });
+    assert_eq!(swept["outcome"]["snapshots"], 1, "{swept}");
+    assert!(done.status.success(), "{done}");
+    let left = ids(&vault, "r2");
+    assert!(left.len() == 2 && left.contains(&all[1]), "{left:?} of {all:?}");
+    let verify = vault.lifeboat("db1", &["--identity", &vault.identity("ann"), "verify", "--read-data"]).await;
+    assert!(verify.status.success(), "{verify}");
 }

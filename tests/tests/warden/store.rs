@@ -57,7 +57,7 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     backup(&vault, "the second").await;
     let first = look(&vault).await;
     assert_eq!(counts(&first), [0, 0, 1], "{first}");
-    assert!(!checked(&vault, "db1").await.1.contains("never looked"));
+    assert!(!checked(&vault, "db1").await.1.contains("warden warden1 has"));
     // The warden has extended the locks of what is needed.
     let looked = super::warden(&vault, &["--json"]).await.json().unwrap();
     assert!(looked["locks"][0][1]["far"]["extended"].as_u64().unwrap() > 5, "{looked}");

@@ -274,10 +274,11 @@ impl Prune<'_> {
             let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
             documents.outlines(&inventories, snapshots, Some(&kept)).await
         };
-        let vetoed = vetoes((&self.keys.vault, dataset, &reader.trust), &inventories, &marks).await;
+        let mut vetoed = vetoes((&self.keys.vault, dataset, &reader.trust), &inventories, &marks).await;
         if let Some(first) = &mut first {
             let is_there = |snapshot: &SnapshotId| !pruned.contains_key(snapshot);
             first.see(marks.iter().map(|mark| &mark.id), is_there, self.clock.now());
+            first.recall(&mut vetoed, &reader.trust.who_may_veto());
             doubts.unless_read(first.write(self.state, dataset));
         }
         for (snapshot, error) in unreadable {

@@ -33,6 +33,16 @@ impl Trust {
         sign::verify(&keys, line, signature, &layout::trusted_comment(vault, key))
     }
 
+    /// As [`Self::verify`], of an object that is one line with its signature behind it.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub(crate) fn verify_line(&self, vault: &str, key: &str, stored: &[u8]) -> Result<SignerKey> {
+        let end = stored.iter().position(|byte| *byte == b'\n').map_or(stored.len(), |end| end + 1);
+        let (line, signature) = stored.split_at(end);
+        self.verify(vault, key, line, signature)
+    }
+
     fn vetoers(&self) -> Vec<Principal> {
         let root = self.root();
         root.iter().flat_map(|root| root.owners.iter().chain(&root.approvers)).cloned().collect()
