@@ -118,7 +118,7 @@ impl Protection {
         match (probe.can_delete, self.level) {
             (Some(false), Some(DeletionLevel::Versions | DeletionLevel::Lock)) => self.at(
                 DeletionLevel::Warden,
-                "overwrite objects, which `lifeboat undelete` takes back, and mark what the warden then refuses: he can hide or delete nothing",
+                "overwrite objects, which `lifeboat undelete` takes back, and mark what the warden then judges: he deletes nothing himself",
             ),
             (Some(true), Some(DeletionLevel::Versions | DeletionLevel::Lock)) => {
                 self.weak.push(
