@@ -1,6 +1,7 @@
 //! The status in words: a line for each thing that is so.
 
 use lifeboat_engine::base::escape;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::without_name;
 
@@ -74,7 +75,7 @@ impl StatusReport {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
             for (mark, names) in &status.vetoed {
-                let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+                let names: Vec<&str> = names.iter().map(Name::as_str).collect();
                 lines.push(format!(
                     "dataset {name}: mark {mark} is VETOED by {}: what it names stays",
                     names.join(", ")
