@@ -7,6 +7,7 @@ pub(crate) mod ciphertext;
 pub(crate) mod clocks;
 pub(crate) mod documents;
 pub(crate) mod first_seen;
+pub(crate) mod first_sights;
 pub(crate) mod future;
 pub(crate) mod inventory;
 mod kept_acts;

@@ -7,117 +7,30 @@
 //! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
 //! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, ManifestHead, PackRef, Previous};
 use lifeboat_format::needs::{MAX_NEEDS_BYTES, NeedsBefore, SnapshotNeeds, split_needs};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
-use serde::{Deserialize, Serialize};
 
 use super::documents::Documents;
+use super::first_sights::{FirstSights, SeenNeeds};
 use super::inventory::Inventory;
 use super::outlines::{Outline, OutlineMap, Outlines, ReadOutlines};
 use super::signed::believe;
 use super::verdict::combine;
-use super::vetoes::Vetoes;
 use crate::keys::sign::Signer;
-use crate::state::{StateDirectory, replace_file};
 
-const FIRST_SIGHTS_FILE: &str = "first-sights";
 /// So many lists are fetched at once.
 const LISTS_AT_ONCE: usize = 4;
-
-/// What a warden saw first, and when by its own clock.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct FirstSights {
-    snapshots: BTreeMap<SnapshotId, SeenNeeds>,
-    marks: BTreeMap<SnapshotId, DateTime<Utc>>,
-    /// Who vetoed them: whoever overwrites a veto later does not undo it.
-    #[serde(default)]
-    vetoes: Vetoes,
-}
-
-/// What a warden saw first of one snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct SeenNeeds {
-    /// The hash of its manifest.
-    manifest: Digest,
-    /// The hash of the line of its list.
-    list: Digest,
-    /// When that was.
-    seen: DateTime<Utc>,
-}
-
-impl FirstSights {
-    /// # Errors
-    /// [`Class::Storage`]: what was seen cannot be read.
-    pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Self> {
-        Ok(state.witness(dataset, FIRST_SIGHTS_FILE, |text| serde_json::from_slice(text).ok())?.unwrap_or_default())
-    }
-
-    /// # Errors
-    /// The disk fails.
-    pub(crate) fn write(&self, state: &StateDirectory, dataset: &Name) -> Result<()> {
-        let text = serde_json::to_vec(self).context(Class::Failed, || "cannot write what snapshots need as JSON")?;
-        replace_file(&state.dataset(dataset)?.join(FIRST_SIGHTS_FILE), &text)
-    }
-
-    /// When a snapshot was first seen.
-    pub(crate) fn seen(&self, snapshot: &SnapshotId) -> Option<DateTime<Utc>> {
-        self.snapshots.get(snapshot).map(|known| known.seen)
-    }
-
-    /// When each of these marks was first seen. Others are forgotten, and so are snapshots that are
-    /// not `there`.
-    pub(crate) fn see<'m>(
-        &mut self,
-        marks: impl Iterator<Item = &'m SnapshotId>,
-        is_there: impl Fn(&SnapshotId) -> bool,
-        now: DateTime<Utc>,
-    ) {
-        let old = std::mem::take(&mut self.marks);
-        self.marks = marks.map(|mark| (mark.clone(), old.get(mark).copied().unwrap_or(now))).collect();
-        self.vetoes.retain(|mark, _| self.marks.contains_key(mark));
-        self.snapshots.retain(|snapshot, _| is_there(snapshot));
-    }
-
-    /// Remembers these vetoes, and adds those that it saw before, of people who still may veto.
-    pub(crate) fn recall(&mut self, vetoed: &mut Vetoes, may_veto: &BTreeSet<Name>) {
-        for (mark, names) in &*vetoed {
-            self.vetoes.entry(mark.clone()).or_default().extend(names.iter().cloned());
-        }
-        for (mark, names) in &self.vetoes {
-            let still: BTreeSet<Name> = names.intersection(may_veto).cloned().collect();
-            if !still.is_empty() {
-                vetoed.entry(mark.clone()).or_default().extend(still);
-            }
-        }
-    }
-
-    /// When a mark was first seen.
-    pub(crate) fn mark_seen(&self, mark: &SnapshotId) -> Option<DateTime<Utc>> {
-        self.marks.get(mark).copied()
-    }
-
-    fn check(&self, needs: &SnapshotNeeds, list: Digest) -> Result<()> {
-        match self.snapshots.get(&needs.snapshot) {
-            Some(known) if (known.manifest, known.list) != (needs.manifest, list) => Err(Error::integrity(format!(
-                "what snapshot {} needs is not what it was when this warden first saw it",
-                needs.snapshot
-            ))
-            .hint("somebody overwrote it: bring the old version back with `lifeboat undelete`, and find out who has the keys of its host")),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// What the snapshot of a manifest needs; `hash` is that of the manifest as it is stored.
 pub(crate) fn of_manifest(manifest: &Manifest, hash: Digest) -> SnapshotNeeds {
@@ -294,7 +207,7 @@ impl Documents<'_> {
             }
         }
         for (snapshot, seen) in new {
-            first.snapshots.entry(snapshot).or_insert(seen);
+            first.pin(snapshot, seen);
         }
         let outlines = outlines.into_inner().unwrap_or_else(PoisonError::into_inner);
         ReadOutlines { outlines, by_snapshot, unreadable }

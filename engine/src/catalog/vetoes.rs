@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_base::{Error, Result};
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::MarkRecord;
 use lifeboat_format::veto::{MAX_VETO_BYTES, Veto, split_veto};
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+use serde::{Deserialize, Serialize};
 
 use super::inventory::Inventory;
 use super::records::FoundRecord;
@@ -18,6 +19,28 @@ use crate::keys::trust::Trust;
 
 /// Who vetoes each mark.
 pub(crate) type Vetoes = BTreeMap<SnapshotId, BTreeSet<Name>>;
+
+/// What vetoed marks name.
+pub(crate) type HeldMarks = BTreeMap<SnapshotId, HeldMark>;
+
+/// What a vetoed mark names.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct HeldMark {
+    /// Who vetoed it.
+    pub names: BTreeSet<Name>,
+    pub snapshots: BTreeSet<SnapshotId>,
+    pub packs: BTreeSet<PackId>,
+}
+
+/// What these marks name, as far as they are vetoed.
+pub(crate) fn held(marks: &[FoundRecord<MarkRecord>], vetoed: &Vetoes) -> HeldMarks {
+    let of_mark = |mark: &FoundRecord<MarkRecord>| {
+        let names = vetoed.get(&mark.id)?.clone();
+        let snapshots = mark.body.snapshots.iter().map(|marked| marked.snapshot.clone()).collect();
+        Some((mark.id.clone(), HeldMark { names, snapshots, packs: mark.body.packs.iter().copied().collect() }))
+    };
+    marks.iter().filter_map(of_mark).collect()
+}
 
 /// The vetoes of these marks that replicas show.
 pub(crate) async fn vetoes(

@@ -1,6 +1,8 @@
 //! What a thief of the backup host gets where there is a warden: nothing that this one keeps goes.
 
+use chrono::{TimeDelta, Utc};
 use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::format::act::ActKind;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::needs::{SnapshotNeeds, split_needs};
@@ -108,4 +110,48 @@ async fn a_list_of_needs_that_was_overwritten_is_refused_and_nothing_is_deleted(
     assert!(refused.to_string().contains("is not what it was when this warden first saw it"), "{refused}");
     assert_eq!(files(&vault.path("r1/datasets/shop/packs")).len(), before);
     nothing_is_lost(&vault, &all).await;
+}
+
+/// The number after that of the newest act.
+fn next_number(vault: &RootedVault) -> u64 {
+    let folder = layout::order(&name("shop"));
+    let acts = files(&vault.path("r1").join(&folder)).into_keys();
+    acts.filter_map(|file| layout::parse_act(&name("shop"), &format!("{folder}{file}"))).max().unwrap() + 1
+}
+
+/// He writes an empty mark, waits until it is due, and puts a snapshot into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_whose_content_was_exchanged_is_doubted_and_waits_anew() {
+    let (mut vault, all) = robbed().await;
+    at(&mut vault, "+6m");
+    look(&vault).await;
+    let (hand, signer) = (hand(&vault), keys(&vault).signer);
+    let id = SnapshotId::new(Utc::now() + TimeDelta::minutes(6), 7);
+    let mark = |snapshots: Value| {
+        let body = json!({ "snapshots": snapshots, "packs": [] });
+        hand.record(RecordType::Mark, &hand.host, &id, &body).to_string().into_bytes()
+    };
+    let key = layout::mark(&name("shop"), &id);
+    let (empty, full) = (mark(json!([])), mark(json!([{ "snapshot": all[0], "blake3": null }])));
+    hand.put_signed(&signer, &key, &empty);
+    let number = next_number(&vault);
+    hand.put(&layout::act(&name("shop"), number), &hand.act(ActKind::Mark, &signer, number, &id, &full));
+    vault.reconfigure("warden1", "keep_last = 3", "keep_last = 1");
+    at(&mut vault, "+7m");
+    let seen = look(&vault).await;
+    assert_eq!(counts(&seen), [0, 0, 1], "{seen}");
+
+    at(&mut vault, "+10m");
+    hand.put_signed(&signer, &key, &full);
+    let doubted = warden(&vault, &[]).await;
+    assert!(!doubted.status.success(), "{doubted}");
+    assert!(doubted.to_string().contains("is not what it was when this warden first saw it"), "{doubted}");
+    nothing_is_lost(&vault, &all).await;
+    let waits = look(&vault).await;
+    assert_eq!(counts(&waits), [0, 0, 1], "{waits}");
+    nothing_is_lost(&vault, &all).await;
+    at(&mut vault, "+12m");
+    let swept = look(&vault).await;
+    assert_eq!(counts(&swept), [1, 0, 0], "{swept}");
+    assert_eq!(ids(&vault, "r1"), all[1..]);
 }

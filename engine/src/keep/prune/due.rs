@@ -19,7 +19,7 @@ use lifeboat_format::record::MarkRecord;
 
 use super::Prune;
 use super::view::View;
-use crate::catalog::needs::FirstSights;
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::records::FoundRecord;
 use crate::keep::retention::Told;
 

@@ -159,8 +159,7 @@ impl Prune<'_> {
         let needed_until_then = Packs::of(&view.outlines, remains);
         let named = Packs::of(&view.outlines, is_there);
         let due: HashSet<&SnapshotId> = plan.due.iter().collect();
-        let vetoed = view.marks.iter().filter(|mark| view.vetoed.contains_key(&mark.id));
-        let held: HashSet<&PackId> = vetoed.flat_map(|mark| &mark.body.packs).collect();
+        let held: HashSet<&PackId> = view.held.values().flat_map(|held| &held.packs).collect();
         let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
@@ -176,7 +175,8 @@ impl Prune<'_> {
                     unreferenced_since: marked.map_or(seen, |(time, _)| *time),
                 };
                 match marked {
-                    _ if held.contains(pack) => waiting.push(dead),
+                    // It stays for as long as the veto does, and its lock is extended.
+                    _ if held.contains(pack) => {}
                     Some((_, mark)) if due.contains(mark) && !needed_until_then.contains(pack) => packs.push(dead),
                     Some((_, mark)) if !due.contains(mark) => waiting.push(dead),
                     // A due mark has named it, and something needed it then or needs it still.
@@ -306,12 +306,10 @@ impl Prune<'_> {
 
 /// What a vetoed mark names stays.
 fn hold(view: &View, verdicts: &mut [Verdict]) {
-    for mark in &view.marks {
-        let Some(names) = view.vetoed.get(&mark.id) else { continue };
-        let names: Vec<&str> = names.iter().map(Name::as_str).collect();
-        let marked: HashSet<&SnapshotId> = mark.body.snapshots.iter().map(|marked| &marked.snapshot).collect();
-        for verdict in verdicts.iter_mut().filter(|verdict| marked.contains(&verdict.snapshot)) {
-            verdict.keep_because.push(format!("{} vetoed mark {}", names.join(", "), mark.id));
+    for (mark, held) in &view.held {
+        let names: Vec<&str> = held.names.iter().map(Name::as_str).collect();
+        for verdict in verdicts.iter_mut().filter(|verdict| held.snapshots.contains(&verdict.snapshot)) {
+            verdict.keep_because.push(format!("{} vetoed mark {mark}", names.join(", ")));
         }
     }
 }

@@ -5,8 +5,8 @@ use lifeboat_format::id::SnapshotId;
 
 use super::Prune;
 use crate::catalog::first_seen::DatedClaim;
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::needs::FirstSights;
 use crate::catalog::outlines::{Outline, OutlineMap};
 use crate::catalog::taken::TakenTimes;
 use crate::witness::{Evidence, ended};

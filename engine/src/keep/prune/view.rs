@@ -23,8 +23,8 @@ use lifeboat_store::SharedReplica;
 use super::doubts::{Doubts, NO_ANSWER};
 use super::{Prune, shown};
 use crate::catalog::documents::Documents;
+use crate::catalog::first_sights::{FirstSights, changed_marks};
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
-use crate::catalog::needs::FirstSights;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
 use crate::catalog::records::{FoundRecord, RecordReader};
@@ -32,7 +32,7 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
-use crate::catalog::vetoes::{Vetoes, vetoes};
+use crate::catalog::vetoes::{HeldMarks, Vetoes, held, vetoes};
 use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
@@ -91,6 +91,8 @@ pub(in crate::keep) struct View {
     pub(super) proved_whole: Option<SnapshotId>,
     /// Who vetoes which of the marks.
     pub(super) vetoed: Vetoes,
+    /// What these marks name, and others that this warden has seen.
+    pub(super) held: HeldMarks,
     /// What this warden saw first; `None` on other machines.
     pub(super) first: Option<FirstSights>,
     /// The replicas that are left alone, and why.
@@ -275,10 +277,16 @@ impl Prune<'_> {
             documents.outlines(&inventories, snapshots, Some(&kept)).await
         };
         let mut vetoed = vetoes((&self.keys.vault, dataset, &reader.trust), &inventories, &marks).await;
+        let mut held = held(&marks, &vetoed);
         if let Some(first) = &mut first {
-            let is_there = |snapshot: &SnapshotId| !pruned.contains_key(snapshot);
-            first.see(marks.iter().map(|mark| &mark.id), is_there, self.clock.now());
-            first.recall(&mut vetoed, &reader.trust.who_may_veto());
+            let is_gone = |snapshot: &SnapshotId| pruned.contains_key(snapshot);
+            let changed = first.see(&marks, is_gone, self.clock.now());
+            if let Some(doubt) = changed_marks(dataset, &changed) {
+                doubts.everywhere.get_or_insert(doubt);
+            }
+            let is_snapshot = |snapshot: &SnapshotId| by_snapshot.contains_key(snapshot);
+            let is_pack = |pack: &PackId| inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+            held = first.recall((&marks, &mut vetoed), is_snapshot, is_pack, &reader.trust.who_may_veto());
             doubts.unless_read(first.write(self.state, dataset));
         }
         for (snapshot, error) in unreadable {
@@ -391,6 +399,7 @@ impl Prune<'_> {
             proved,
             proved_whole,
             vetoed,
+            held,
             first,
             skipped,
             doubted,
