@@ -1,7 +1,8 @@
 //! Vetoes: whom the root lets forbid that a mark is carried out. See "Vetoes" in `FORMAT.md`.
 //!
-//! What is listed under the name of somebody who may veto, and cannot be fetched, counts as a veto:
-//! absence of an answer permits nothing. What they did not sign counts for nothing.
+//! Whatever is listed under the name of somebody who may veto holds the mark: a veto that is valid,
+//! and as well what cannot be fetched, is too long, or is signed by somebody else. It may have been
+//! overwritten. Only where nothing is listed is no veto.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::MarkRecord;
 use lifeboat_format::veto::{MAX_VETO_BYTES, Veto, split_veto};
-use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 
 use super::inventory::Inventory;
@@ -59,15 +60,9 @@ pub(crate) async fn vetoes(
                 .map(|inventory| &inventory.replica)
                 .collect();
             for replica in holders {
-                match read(vault, dataset, trust, replica, (mark, name)).await {
-                    Ok(true) => drop(found.entry(mark.id.clone()).or_default().insert(name.clone())),
-                    Ok(false) => {
-                        tracing::warn!(%dataset, mark = %mark.id, %name, replica = %replica.name(), "A veto that its principal did not sign for this mark counts for nothing");
-                    }
-                    Err(error) => {
-                        tracing::warn!(%dataset, mark = %mark.id, %name, error = %error.chain(), "A veto cannot be fetched, so it counts");
-                        found.entry(mark.id.clone()).or_default().insert(name.clone());
-                    }
+                found.entry(mark.id.clone()).or_default().insert(name.clone());
+                if let Err(error) = read((vault, dataset, trust), replica, (mark, name)).await {
+                    tracing::warn!(%dataset, mark = %mark.id, %name, replica = %replica.name(), error = %error.chain(), "A veto is not valid or cannot be fetched, and may have been overwritten, so it counts");
                 }
             }
         }
@@ -75,21 +70,31 @@ pub(crate) async fn vetoes(
     found
 }
 
-/// Whether a replica returns a veto of this mark that this principal signed.
+/// Reads a veto of this mark.
+///
+/// # Errors
+/// The replica does not return it, or it is not valid.
 async fn read(
-    vault: &str,
-    dataset: &Name,
-    trust: &Trust,
+    (vault, dataset, trust): (&str, &Name, &Trust),
     replica: &SharedReplica,
     (mark, name): (&FoundRecord<MarkRecord>, &Name),
-) -> Result<bool> {
+) -> Result<()> {
     let key = layout::veto(dataset, &mark.id, name);
-    let stored = match replica.get(&key, MAX_VETO_BYTES as u64).await {
-        Ok(stored) => stored,
-        Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(believe(vault, dataset, trust, &stored, (&mark.id, name)).is_ok_and(|veto| veto.blake3 == mark.hash))
+    let stored = replica.get(&key, MAX_VETO_BYTES as u64).await?;
+    let veto = believe(vault, dataset, trust, &stored, (&mark.id, name))?;
+    if veto.blake3 == mark.hash {
+        return Ok(());
+    }
+    Err(Error::integrity(format!("{key} is of other content of that mark")))
+}
+
+/// The error of a warden that does not see all vetoes of its `marks`, as these replicas are away.
+pub(crate) fn unseen<'n>(marks: &[FoundRecord<MarkRecord>], mut away: impl Iterator<Item = &'n Name>) -> Option<Error> {
+    let replica = away.next().filter(|_| !marks.is_empty())?;
+    Some(
+        Error::storage(format!("replica {replica} cannot be looked at, and may hold a veto of what is marked"))
+            .hint("wait until it answers; take one that is gone for ever out of the configuration"),
+    )
 }
 
 /// A veto, if its principal may veto and signed it for this place.

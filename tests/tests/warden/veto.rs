@@ -3,7 +3,7 @@
 use lifeboat_tests::rooted::RootedVault;
 use serde_json::Value;
 
-use super::{at, backup, counts, ids, look, vault};
+use super::{at, backup, counts, ids, look, vault, warden};
 
 /// The first mark of the dataset.
 async fn marked(vault: &RootedVault) -> Value {
@@ -62,4 +62,39 @@ async fn a_vetoed_mark_is_never_carried_out_until_the_root_takes_the_right_back(
     let looked = look(&vault).await;
     assert!(counts(&looked)[0] > 0, "{looked}");
     assert!(!ids(&vault, "r1").contains(&all[0]));
+}
+
+/// A thief of the host overwrites the veto before the warden has seen it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_place_of_a_veto_holds_and_so_does_a_replica_that_is_away() {
+    let mut vault = vault().await;
+    let line = vault.new_owner("bob").await;
+    vault.change("db1", &["add-approver", &line]).await;
+    vault.reconfigure("warden1", "keep_last = 2", "keep_last = 1");
+    for (offset, content) in [("+0s", "the first"), ("+2m", "the second")] {
+        at(&mut vault, offset);
+        backup(&vault, content).await;
+    }
+    look(&vault).await;
+    let all = ids(&vault, "r1");
+    let mark = marked(&vault).await;
+    let id = mark["mark"].as_str().unwrap();
+    let away = vault.path("away");
+    at(&mut vault, "+6m");
+    std::fs::rename(vault.path("r2"), &away).unwrap();
+    let blind = warden(&vault, &[]).await;
+    assert!(!blind.status.success() && blind.to_string().contains("may hold a veto"), "{blind}");
+    assert_eq!(ids(&vault, "r1"), all);
+    std::fs::rename(&away, vault.path("r2")).unwrap();
+
+    let folder = vault.path("r2/datasets/shop/vetoes");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(format!("{id}.bob.veto"));
+    for rubbish in [String::new(), "rubbish".to_owned(), "x".repeat(1 << 20)] {
+        std::fs::write(&file, &rubbish).unwrap();
+        let looked = look(&vault).await;
+        assert_eq!(counts(&looked)[0], 0, "{looked}");
+        assert!(looked["vetoed"].to_string().contains("bob"), "{looked}");
+    }
+    assert_eq!(ids(&vault, "r1"), all);
 }

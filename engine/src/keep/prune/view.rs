@@ -32,7 +32,7 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
-use crate::catalog::vetoes::{HeldMarks, Vetoes, held, vetoes};
+use crate::catalog::vetoes::{HeldMarks, Vetoes, held, unseen, vetoes};
 use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
@@ -281,7 +281,7 @@ impl Prune<'_> {
         if let Some(first) = &mut first {
             let is_gone = |snapshot: &SnapshotId| pruned.contains_key(snapshot);
             let changed = first.see(&marks, is_gone, self.clock.now());
-            if let Some(doubt) = changed_marks(dataset, &changed) {
+            for doubt in [changed_marks(dataset, &changed), unseen(&marks, failed.keys())].into_iter().flatten() {
                 doubts.everywhere.get_or_insert(doubt);
             }
             let is_snapshot = |snapshot: &SnapshotId| by_snapshot.contains_key(snapshot);
