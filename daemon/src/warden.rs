@@ -98,7 +98,7 @@ async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Re
     let extended = locks::extend(prune, MOST_REFUSED_LOCKS).await;
     let report = report?;
     for (mark, because) in &report.refused {
-        tracing::warn!(dataset = %dataset.name, %mark, "not all of a mark is carried out: {because}");
+        tracing::warn!(dataset = %dataset.name, %mark, "a mark names what this warden keeps: {because}");
     }
     for (mark, names) in &report.vetoed {
         let names: Vec<&str> = names.iter().map(Name::as_str).collect();
@@ -118,7 +118,7 @@ impl LookedAt {
         let line = |report: &WardenReport| {
             let done = &report.outcome;
             format!(
-                "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} not all of it, {} vetoed",
+                "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} name what stays, {} vetoed",
                 report.dataset,
                 report.carried_out.len(),
                 report.carried_out.len() + report.waiting.len() + report.vetoed.len(),

@@ -4,6 +4,8 @@
 //! - **Lists of needs**: the first one of a snapshot counts (`needs.rs`).
 //! - **Marks**: a warden waits since it first saw this content of a mark. Other content under the
 //!   same id is another mark.
+//! - **What the rules let go**: a warden waits since its own rules of retention let a snapshot go,
+//!   too. One that is kept again begins anew.
 //! - **Vetoes**: what a vetoed mark names is held, even if somebody overwrites the mark or the veto
 //!   later, or hides them.
 
@@ -22,13 +24,18 @@ use crate::state::{StateDirectory, replace_file};
 
 const FIRST_SIGHTS_FILE: &str = "first-sights";
 
+/// Since when the rules of a warden let snapshots go.
+pub(crate) type LetGo = BTreeMap<SnapshotId, DateTime<Utc>>;
+
 /// What a warden saw first, and when by its own clock.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct FirstSights {
     snapshots: BTreeMap<SnapshotId, SeenNeeds>,
     marks: BTreeMap<SnapshotId, SeenMark>,
     /// What vetoed marks name, and who vetoed them.
     held: HeldMarks,
+    /// Since when the rules of this warden let these snapshots go.
+    let_go: LetGo,
 }
 
 /// What a warden saw first of one snapshot.
@@ -131,6 +138,15 @@ impl FirstSights {
             vetoed.entry(mark.clone()).or_default().extend(held.names.iter().cloned());
         }
         held
+    }
+
+    /// Remembers which snapshots the rules let go, and since when. Those that they keep are
+    /// forgotten.
+    pub(crate) fn let_go<'s>(&mut self, goes: impl Iterator<Item = &'s SnapshotId>, now: DateTime<Utc>) -> &LetGo {
+        let since = |snapshot: &SnapshotId| self.let_go.get(snapshot).copied().unwrap_or(now);
+        let goes: LetGo = goes.map(|snapshot| (snapshot.clone(), since(snapshot))).collect();
+        self.let_go = goes;
+        &self.let_go
     }
 
     /// When a mark was first seen.

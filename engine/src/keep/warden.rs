@@ -5,7 +5,7 @@
 //!   stores, witnesses and this warden tell. A mark only asks. What it names and the rules keep, or
 //!   a kept snapshot needs, stays.
 //! - **It waits** for the grace period of its configuration, or the least delay of the root, since
-//!   it saw the mark itself.
+//!   it saw the mark itself, and since its own rules let go what that names.
 //! - **It opens nothing**: see `catalog/needs.rs` for how it knows what a snapshot needs.
 //! - **In doubt** nothing is deleted, as in every [prune](super::prune): that one does the work.
 
@@ -28,7 +28,8 @@ pub struct WardenReport {
     pub dataset: Name,
     /// The marks that are carried out, as far as this warden agrees.
     pub carried_out: Vec<SnapshotId>,
-    /// Those of them of which something stays, and why.
+    /// Those of them of which something stays, and why; and those that wait and name what the rules
+    /// keep now: somebody may hope that they will not.
     pub refused: BTreeMap<SnapshotId, String>,
     /// The marks that somebody vetoed, and who.
     pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
@@ -102,7 +103,7 @@ pub async fn record(
     log.record(LogEvent::Warden { looked, refused }, Vec::new(), now).await
 }
 
-/// What stays of due marks, and why.
+/// What stays of due marks, and which snapshots of those that wait; and why.
 fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<SnapshotId, String> {
     let verdicts = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none());
     let stays: HashMap<&SnapshotId, &Vec<String>> =
@@ -110,7 +111,8 @@ fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<Snapsho
     let dataset = &prune.dataset.name;
     let goes: HashSet<PackId> = plan.packs.iter().filter_map(|pack| layout::parse_pack(dataset, &pack.key)).collect();
     let mut refused = BTreeMap::new();
-    for (mark, body) in view.mark_bodies().filter(|(mark, _)| plan.due.contains(mark)) {
+    for (mark, body) in view.mark_bodies().filter(|(mark, _)| !view.vetoed().contains_key(*mark)) {
+        let is_due = plan.due.contains(mark);
         let kept: Vec<&SnapshotId> =
             body.snapshots.iter().map(|marked| &marked.snapshot).filter(|marked| stays.contains_key(marked)).collect();
         let is_there = |pack: &&PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
@@ -118,9 +120,10 @@ fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<Snapsho
         let mut why = Vec::new();
         if let Some(first) = kept.first() {
             let because = stays.get(*first).map(|because| because.join(", ")).unwrap_or_default();
-            why.push(format!("{} of its snapshots stay, such as {first}: {because}", kept.len()));
+            let waits = if is_due { "" } else { "it waits, and now " };
+            why.push(format!("{waits}{} of its snapshots stay, such as {first}: {because}", kept.len()));
         }
-        if packs > 0 {
+        if packs > 0 && is_due {
             why.push(format!("{packs} of its packs are needed or locked"));
         }
         if !why.is_empty() {

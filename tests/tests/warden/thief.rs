@@ -155,3 +155,29 @@ async fn a_mark_whose_content_was_exchanged_is_doubted_and_waits_anew() {
     assert_eq!(counts(&swept), [1, 0, 0], "{swept}");
     assert_eq!(ids(&vault, "r1"), all[1..]);
 }
+
+/// Old snapshots are marked. A moment before that is due, he commits others that displace them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_new_snapshots_displace_waits_since_then_and_is_told_while_it_is_kept() {
+    let (mut vault, all) = robbed().await;
+    let waits = look(&vault).await;
+    assert_eq!(counts(&waits), [0, 2, 2], "{waits}");
+    assert!(waits["refused"].to_string().contains("it waits, and now 1 of its snapshots stay"), "{waits}");
+    let shown = vault.lifeboat("db1", &["--json", "audit", "show", "--log", "wardens/warden1"]).await.to_string();
+    assert!(shown.contains("it waits, and now"), "{shown}");
+    for (offset, content) in [("+6m", "his first"), ("+7m", "his second"), ("+8m", "his third")] {
+        at(&mut vault, offset);
+        backup(&vault, content).await;
+    }
+    let displaced = look(&vault).await;
+    assert_eq!(displaced["outcome"]["snapshots"], 0, "{displaced}");
+    nothing_is_lost(&vault, &all).await;
+    // Whoever sees that has as long to veto as for any mark.
+    at(&mut vault, "+510s");
+    look(&vault).await;
+    nothing_is_lost(&vault, &all).await;
+    at(&mut vault, "+10m");
+    let swept = look(&vault).await;
+    assert_eq!(swept["outcome"]["snapshots"], 1, "{swept}");
+    assert!(!ids(&vault, "r1").contains(&all[0]));
+}

@@ -31,9 +31,10 @@ impl Prune<'_> {
 
     pub(in crate::keep) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
         let now = self.clock.now();
-        let times = self.mark_times(view, now);
+        let mut verdicts = self.reasons(view, now);
+        let times = self.mark_times(view, self.let_go(view, &verdicts, now)?, now);
         let marks = Marks::of(view, &times);
-        let verdicts = self.verdicts(view, now, |snapshot| {
+        settle(view, &mut verdicts, |snapshot| {
             marks.snapshots.get(snapshot).copied().unwrap_or_else(|| times.due_if_marked_now())
         });
         let due = view.marks.iter().filter(|mark| times.due(mark) <= now && !view.vetoed.contains_key(&mark.id));
@@ -79,12 +80,8 @@ impl Prune<'_> {
         Ok(plan)
     }
 
-    fn verdicts(
-        &self,
-        view: &View,
-        now: DateTime<Utc>,
-        goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>,
-    ) -> Vec<Verdict> {
+    /// What keeps each snapshot, but for vetoes.
+    fn reasons(&self, view: &View, now: DateTime<Utc>) -> Vec<Verdict> {
         let limits = &self.config.limits;
         let all = view.by_snapshot.values().map(AsRef::as_ref);
         let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
@@ -119,19 +116,6 @@ impl Prune<'_> {
             })
             .collect();
         self.protect(view, &past, &mut verdicts);
-        hold(view, &mut verdicts);
-        for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
-            verdict.goes_at = Some(goes_at(&verdict.snapshot));
-        }
-        // What a sweep has named goes, even if a replica still shows it.
-        let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
-            snapshot: snapshot.clone(),
-            taken: snapshot.time(),
-            keep_because: Vec::new(),
-            goes_at: Some(goes_at(snapshot)),
-        });
-        verdicts.extend(leftovers);
-        verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
         verdicts
     }
 
@@ -302,6 +286,23 @@ impl Prune<'_> {
         unreadable.log("it is not removed");
         useless
     }
+}
+
+/// What nothing keeps goes when it is due, and what a sweep has named goes, even if a replica still
+/// shows it.
+fn settle(view: &View, verdicts: &mut Vec<Verdict>, goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>) {
+    hold(view, verdicts);
+    for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
+        verdict.goes_at = Some(goes_at(&verdict.snapshot));
+    }
+    let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
+        snapshot: snapshot.clone(),
+        taken: snapshot.time(),
+        keep_because: Vec::new(),
+        goes_at: Some(goes_at(snapshot)),
+    });
+    verdicts.extend(leftovers);
+    verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
 }
 
 /// What a vetoed mark names stays.
