@@ -230,20 +230,14 @@ impl Documents<'_> {
 
     /// The head of a manifest that has no signature. Anybody may have written it, so it proves
     /// nothing: it can only be a reason to delete nothing.
-    pub(crate) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
-        if self.is_blind() {
-            return self.head_of_needs(replica, snapshot).await;
-        }
+    pub(super) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>, _| Manifest::parse_head(plaintext, &vault, &dataset, &id);
         self.unsigned(replica, snapshot, parse).await
     }
 
     /// The packs that such a manifest names.
-    pub(crate) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
-        if self.is_blind() {
-            return self.packs_of_needs(replica, snapshot).await;
-        }
+    pub(super) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>, _| {
             let manifest = Manifest::parse(plaintext, &vault, &dataset, &id)?;

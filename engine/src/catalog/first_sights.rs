@@ -6,6 +6,8 @@
 //!   same id is another mark.
 //! - **What the rules let go**: a warden waits since its own rules of retention let a snapshot go,
 //!   too. One that is kept again begins anew.
+//! - **Prune records** of others count if they were there at the first look: whoever has stolen a
+//!   backup host since then calls nothing removed.
 //! - **Vetoes**: what a vetoed mark names is held, even if somebody overwrites the mark or the veto
 //!   later, or hides them.
 
@@ -15,7 +17,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::needs::SnapshotNeeds;
-use lifeboat_format::record::MarkRecord;
+use lifeboat_format::record::{MarkRecord, PruneRecord};
 use serde::{Deserialize, Serialize};
 
 use super::records::FoundRecord;
@@ -36,6 +38,9 @@ pub(crate) struct FirstSights {
     held: HeldMarks,
     /// Since when the rules of this warden let these snapshots go.
     let_go: LetGo,
+    /// The prune records that count, with the hashes of their objects; `None` before the first look
+    /// at every replica.
+    records: Option<BTreeMap<SnapshotId, Digest>>,
 }
 
 /// What a warden saw first of one snapshot.
@@ -79,6 +84,34 @@ impl FirstSights {
     /// Remembers what was seen of a snapshot, unless it was seen before.
     pub(super) fn pin(&mut self, snapshot: SnapshotId, seen: SeenNeeds) {
         self.snapshots.entry(snapshot).or_insert(seen);
+    }
+
+    /// The snapshots that were seen, and that no record has removed since.
+    pub(crate) fn snapshots(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.snapshots.keys()
+    }
+
+    /// Leaves out the prune records that count for nothing here: others than this warden signed
+    /// them after its first look.
+    pub(super) fn leave_out(&mut self, found: &mut Vec<FoundRecord<PruneRecord>>, all_answer: bool) {
+        let Some(known) = &mut self.records else {
+            let all = || found.iter().map(|record| (record.id.clone(), record.hash)).collect();
+            self.records = all_answer.then(all);
+            return;
+        };
+        if all_answer {
+            let shown: BTreeSet<&SnapshotId> = found.iter().map(|record| &record.id).collect();
+            known.retain(|record, _| shown.contains(record));
+        }
+        let own = found.iter().filter(|record| record.by_warden);
+        known.extend(own.map(|record| (record.id.clone(), record.hash)));
+        found.retain(|record| {
+            let counts = known.get(&record.id) == Some(&record.hash);
+            if !counts {
+                tracing::warn!(record = %record.id, "A prune record that others wrote since this warden looked first counts for nothing");
+            }
+            counts
+        });
     }
 
     /// When each of these marks was first seen. Others are forgotten, and so are snapshots that are

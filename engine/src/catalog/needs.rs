@@ -213,16 +213,43 @@ impl Documents<'_> {
         ReadOutlines { outlines, by_snapshot, unreadable }
     }
 
-    /// The head of a manifest without a signature, as its list of needs in that replica tells.
-    pub(super) async fn head_of_needs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
-        let (needs, _) = self.needs(&[replica], snapshot, |_, _| Ok(())).await?;
-        let SnapshotNeeds { requires, vault, dataset, snapshot, sequence, previous, .. } = needs;
+    /// The head of a manifest without a signature; where none can be opened, as its list of needs
+    /// in that replica tells, if that is the one that was seen `first`.
+    pub(crate) async fn uncommitted_head(
+        &self,
+        replica: &SharedReplica,
+        snapshot: &SnapshotId,
+        first: Option<&FirstSights>,
+    ) -> Result<ManifestHead> {
+        if !self.is_blind() {
+            return self.unsigned_head(replica, snapshot).await;
+        }
+        let SnapshotNeeds { requires, vault, dataset, snapshot, sequence, previous, .. } =
+            self.needs_of_uncommitted(replica, snapshot, first).await?;
         let previous = previous.map(|NeedsBefore { snapshot, blake3 }| Previous { snapshot, blake3 });
         Ok(ManifestHead { requires, vault, dataset, snapshot, sequence, previous })
     }
 
     /// The packs of such a manifest.
-    pub(super) async fn packs_of_needs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
-        Ok(self.needs(&[replica], snapshot, |_, _| Ok(())).await?.0.packs)
+    pub(crate) async fn uncommitted_packs(
+        &self,
+        replica: &SharedReplica,
+        snapshot: &SnapshotId,
+        first: Option<&FirstSights>,
+    ) -> Result<Vec<PackId>> {
+        if !self.is_blind() {
+            return self.unsigned_packs(replica, snapshot).await;
+        }
+        Ok(self.needs_of_uncommitted(replica, snapshot, first).await?.packs)
+    }
+
+    async fn needs_of_uncommitted(
+        &self,
+        replica: &SharedReplica,
+        snapshot: &SnapshotId,
+        first: Option<&FirstSights>,
+    ) -> Result<SnapshotNeeds> {
+        let accept = |needs: &SnapshotNeeds, list| first.map_or(Ok(()), |first| first.check(needs, list));
+        Ok(self.needs(&[replica], snapshot, accept).await?.0)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! No record removes what a floor of the root still keeps, whoever signed it: a snapshot that a
 //! replica shows and that is younger stays, and comes back where it is missing. Where the root
-//! names a warden, nor does a record of anybody else remove what a replica shows.
+//! names a warden, nor does a record of anybody else remove what a replica shows. For the warden
+//! itself, it counts for nothing at all if it was written after the first look (`first_sights.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::PruneRecord;
 
 use super::documents::Documents;
+use super::first_sights::FirstSights;
 use super::inventory::Inventory;
 use super::records::{FoundRecord, RecordReader};
 use super::taken::SettledTimes;
@@ -40,9 +42,21 @@ impl PruneRecords {
 
 /// Reads every prune record that some replica shows.
 pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
+    prune_records_since(documents, inventories, None).await
+}
+
+/// As [`prune_records`], by a warden with these first sights; and whether every replica answers.
+pub(crate) async fn prune_records_since(
+    documents: &Documents<'_>,
+    inventories: &[Inventory],
+    first: Option<(&mut FirstSights, bool)>,
+) -> PruneRecords {
     let Documents { vault, dataset, keys, .. } = documents;
     let reader = RecordReader { vault, dataset, trust: &keys.trust };
-    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    let (mut found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    if let Some((first, all_answer)) = first {
+        first.leave_out(&mut found, all_answer);
+    }
     let mut snapshots = PrunedSnapshots::new();
     for removed in found.iter().flat_map(|record| &record.body.removed) {
         let hash = snapshots.entry(removed.snapshot.clone()).or_default();

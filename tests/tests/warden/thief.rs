@@ -181,3 +181,40 @@ async fn what_new_snapshots_displace_waits_since_then_and_is_told_while_it_is_ke
     assert_eq!(swept["outcome"]["snapshots"], 1, "{swept}");
     assert!(!ids(&vault, "r1").contains(&all[0]));
 }
+
+/// He puts rubbish over a snapshot and what it needs in every replica, calls it removed, and marks
+/// its packs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_hidden_and_called_removed_stops_deletion() {
+    let (mut vault, all) = robbed().await;
+    let (hand, signer) = (hand(&vault), keys(&vault).signer);
+    let oldest: SnapshotId = all[0].parse().unwrap();
+    let packs = hand.manifest(&oldest).packs;
+    let key = layout::manifest(&name("shop"), &oldest);
+    // A versioned bucket keeps what was there. Here it is gone.
+    for replica in ["r1", "r2"] {
+        for lost in [key.clone(), layout::signature(&key), layout::needs(&name("shop"), &oldest)] {
+            std::fs::remove_file(vault.path(replica).join(lost)).unwrap();
+        }
+    }
+    let at_six = Utc::now() + TimeDelta::minutes(6);
+    let (id, marked) = (SnapshotId::new(at_six, 7), SnapshotId::new(at_six, 8));
+    let number = next_number(&vault);
+    let body = json!({ "removed": [{ "snapshot": oldest, "blake3": null }], "passed": [[1, number - 1]] });
+    let record = hand.record(RecordType::Prune, &hand.host, &id, &body).to_string().into_bytes();
+    hand.put_signed(&signer, &layout::prune(&name("shop"), &id), &record);
+    let packs: Vec<_> = packs.iter().map(|pack| pack.id).collect();
+    let body = json!({ "snapshots": [], "packs": packs });
+    let mark = hand.record(RecordType::Mark, &hand.host, &marked, &body).to_string().into_bytes();
+    hand.put_signed(&signer, &layout::mark(&name("shop"), &marked), &mark);
+    let act = hand.act(ActKind::Mark, &signer, number, &marked, &mark);
+    hand.put(&layout::act(&name("shop"), number), &act);
+    let before = files(&vault.path("r1/datasets/shop/packs")).len();
+    for offset in ["+7m", "+12m"] {
+        at(&mut vault, offset);
+        let refused = warden(&vault, &[]).await;
+        assert_eq!(files(&vault.path("r1/datasets/shop/packs")).len(), before, "{refused}");
+        assert!(!refused.status.success(), "{refused}");
+        assert!(refused.to_string().contains(&format!("snapshot {oldest} is missing")), "{refused}");
+    }
+}

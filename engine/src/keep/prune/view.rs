@@ -28,7 +28,7 @@ use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
 use crate::catalog::records::{FoundRecord, RecordReader};
-use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::catalog::removals::{PrunedSnapshots, prune_records_since};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
@@ -227,7 +227,10 @@ impl Prune<'_> {
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
-        let records = prune_records(&documents, &inventories).await;
+        let mut first = self.keys.is_warden.then(|| doubts.unless_read(FirstSights::read(self.state, dataset)));
+        let all_answer = inventories.len() == self.replicas.len();
+        let sights = first.as_mut().map(|first| (first, all_answer));
+        let records = prune_records_since(&documents, &inventories, sights).await;
         let record_reader = RecordReader { vault: &self.keys.vault, dataset, trust: &reader.trust };
         let (marks, unreadable) = record_reader.read_all::<MarkRecord>(&inventories).await;
         for (id, error) in unreadable {
@@ -268,9 +271,7 @@ impl Prune<'_> {
         let level = (&of_records[..], acts.newest(), to_finish);
         self.bring_level(&order, &documents, level, &mut inventories, &mut doubts).await;
         let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
-        let mut first = None;
-        let ReadOutlines { outlines, by_snapshot, unreadable } = if self.keys.is_warden {
-            let sights = first.insert(doubts.unless_read(FirstSights::read(self.state, dataset)));
+        let ReadOutlines { outlines, by_snapshot, unreadable } = if let Some(sights) = &mut first {
             documents.outlines_of_needs(&inventories, snapshots, sights, self.clock.now()).await
         } else {
             let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
@@ -301,7 +302,7 @@ impl Prune<'_> {
         let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
         let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref()).await;
         let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
-        let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
+        let (unfinished, headless) = unfinished(&documents, &inventories, &current, (&pruned, first.as_ref())).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
             doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
@@ -321,6 +322,7 @@ impl Prune<'_> {
             shown: &shown_before,
             emptied: &emptied,
             before,
+            first: first.as_ref(),
         };
         // Where nothing was listed, nothing is known.
         let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
@@ -337,13 +339,12 @@ impl Prune<'_> {
                 || unfinished.get(snapshot).is_some_and(|head| known.is_leftover(snapshot, head))
         };
         let unsettled: BTreeSet<&SnapshotId> = unfinished.keys().filter(|snapshot| !is_leftover(snapshot)).collect();
-        let pinned = pinned(&documents, &inventories, &unsettled, &mut doubts).await;
+        let pinned = pinned(&documents, &inventories, (&unsettled, first.as_ref()), &mut doubts).await;
         // Records count for nothing without an act.
         let is_removed = |key: &str| {
             let snapshot = layout::parse_manifest(dataset, key);
             snapshot.is_some_and(|snapshot| pruned.contains_key(&snapshot)) || acts.names(key)
         };
-        let all_answer = inventories.len() == self.replicas.len();
         let lone = if all_answer { lone_signatures(dataset, &inventories) } else { BTreeSet::new() };
         let without_act: BTreeSet<String> = inventories
             .iter()
@@ -449,7 +450,7 @@ fn lone_signatures(dataset: &Name, inventories: &[Inventory]) -> BTreeSet<String
 async fn pinned(
     documents: &Documents<'_>,
     inventories: &[Inventory],
-    unsettled: &BTreeSet<&SnapshotId>,
+    (unsettled, first): (&BTreeSet<&SnapshotId>, Option<&FirstSights>),
     doubts: &mut Doubts,
 ) -> BTreeMap<Name, HashSet<PackId>> {
     let mut pinned: BTreeMap<Name, HashSet<PackId>> = BTreeMap::new();
@@ -457,7 +458,7 @@ async fn pinned(
         for snapshot in unsettled.iter().filter(|snapshot| inventory.unsigned.contains(**snapshot)) {
             let replica = inventory.replica.name();
             let key = layout::manifest(documents.dataset, snapshot);
-            match documents.unsigned_packs(&inventory.replica, snapshot).await {
+            match documents.uncommitted_packs(&inventory.replica, snapshot, first).await {
                 Ok(packs) => {
                     tracing::warn!(%replica, %key, "A manifest has no signature, and may have been committed: it stays, and its packs do");
                     let held = packs.into_iter().filter(|pack| inventory.packs.contains_key(pack));
