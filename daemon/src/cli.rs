@@ -100,6 +100,11 @@ pub(crate) enum Command {
         /// public half, for `lifeboat root request set-warden`
         #[arg(long)]
         make_signer: bool,
+
+        /// Before the look, forget what was seen first of this dataset, because that is lost or
+        /// damaged: the look believes what it sees, and waits anew. Recorded in the warden's log
+        #[arg(long, value_name = "DATASET", conflicts_with = "make_signer")]
+        begin_anew: Option<Name>,
     },
     /// Write the manual of this program
     Man {

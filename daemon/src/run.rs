@@ -87,13 +87,13 @@ fn execute(cli: Cli) -> Result<()> {
             (Some(_), Some(_)) => {
                 Err(Error::usage("--once and a command exclude each other").hint("leave one of them out"))
             }
-            (Some(Command::Warden { make_signer: true }), None) => {
+            (Some(Command::Warden { make_signer: true, .. }), None) => {
                 let signer = warden::make_signer(&config)?;
                 say(&if cli.json { json!({ "signer": signer }).to_string() } else { signer })
             }
-            (Some(Command::Warden { make_signer: false }), None) => {
+            (Some(Command::Warden { begin_anew, .. }), None) => {
                 log::start(cli.log, cli.log_level, under_journald())?;
-                let looked = warden::look(&config, &clock, &cancelled_by_signals()?).await?;
+                let looked = warden::look(&config, begin_anew.as_ref(), &clock, &cancelled_by_signals()?).await?;
                 say(&if cli.json { to_json(&looked)? } else { looked.line() })?;
                 looked.check()
             }

@@ -53,11 +53,20 @@ pub(crate) fn make_signer(config: &Config) -> Result<String> {
     Ok(signer.public().to_string())
 }
 
-/// Looks at every dataset.
+/// Looks at every dataset. What was seen first of `begin_anew` is forgotten before.
 ///
 /// # Errors
 /// Nothing could be looked at, or recorded. What failed in one dataset is in [`LookedAt::failed`].
-pub(crate) async fn look(config: &Config, clock: &SharedClock, cancel: &CancellationToken) -> Result<LookedAt> {
+pub(crate) async fn look(
+    config: &Config,
+    begin_anew: Option<&Name>,
+    clock: &SharedClock,
+    cancel: &CancellationToken,
+) -> Result<LookedAt> {
+    if let Some(dataset) = begin_anew.filter(|name| config.datasets.iter().all(|dataset| dataset.name != **name)) {
+        return Err(Error::usage(format!("the configuration has no dataset {dataset}"))
+            .hint("name one of its [[dataset]] sections"));
+    }
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let owners = Owners::parse(&config.keys.owners, config.keys.owner_threshold)?.ok_or_else(|| {
         Error::keys("no owners are named, so nobody tells who is the warden")
@@ -69,6 +78,12 @@ pub(crate) async fn look(config: &Config, clock: &SharedClock, cancel: &Cancella
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let keys = HostKeys::of_warden(&config.keys, owners, trust)?;
     warden::check_office(&keys, &config.host)?;
+    let log = HostLog { keys: &keys, replicas: &replicas, state: &state };
+    if let Some(dataset) = begin_anew {
+        let _lock = state.lock_dataset(dataset)?;
+        let warnings = warden::begin_anew(&log, dataset, clock.now()).await?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
     let mut looked = LookedAt { datasets: Vec::new(), failed: Vec::new(), locks: Vec::new() };
     for dataset in &config.datasets {
         let prune = Prune {
@@ -86,7 +101,6 @@ pub(crate) async fn look(config: &Config, clock: &SharedClock, cancel: &Cancella
             looked.failed.push((dataset.name.clone(), error.chain_and_hint()));
         }
     }
-    let log = HostLog { keys: &keys, replicas: &replicas, state: &state };
     let warnings = warden::record(&log, &looked.datasets, clock.now()).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(looked)

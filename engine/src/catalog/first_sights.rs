@@ -10,6 +10,9 @@
 //!   backup host since then calls nothing removed.
 //! - **Vetoes**: what a vetoed mark names is held, even if somebody overwrites the mark or the veto
 //!   later, or hides them.
+//!
+//! If it is lost or damaged, what stands in for it is never written: `prune/memory.rs` decides
+//! whether a look is the first one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +44,9 @@ pub(crate) struct FirstSights {
     /// The prune records that count, with the hashes of their objects; `None` before the first look
     /// at every replica.
     records: Option<BTreeMap<SnapshotId, Digest>>,
+    /// Whether it stands in for what is lost or damaged.
+    #[serde(skip)]
+    is_lost: bool,
 }
 
 /// What a warden saw first of one snapshot.
@@ -63,15 +69,33 @@ struct SeenMark {
 }
 
 impl FirstSights {
+    /// What was seen; `None` if there is no file of it.
+    ///
     /// # Errors
-    /// [`Class::Storage`]: what was seen cannot be read.
-    pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Self> {
-        Ok(state.witness(dataset, FIRST_SIGHTS_FILE, |text| serde_json::from_slice(text).ok())?.unwrap_or_default())
+    /// [`Class::Storage`]: it cannot be read. [`Class::Integrity`]: it is damaged.
+    pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Option<Self>> {
+        state.witness(dataset, FIRST_SIGHTS_FILE, |text| serde_json::from_slice(text).ok()).map_err(|error| {
+            let hint = match error.class() {
+                Class::Storage => "mend the disk or the rights of the file".to_owned(),
+                _ => how_to_begin_anew(dataset),
+            };
+            error.hint(hint)
+        })
     }
 
+    /// What stands in for what is lost or damaged.
+    pub(crate) fn lost() -> Self {
+        Self { is_lost: true, ..Self::default() }
+    }
+
+    /// Writes it, unless it stands in for what is lost.
+    ///
     /// # Errors
     /// The disk fails.
     pub(crate) fn write(&self, state: &StateDirectory, dataset: &Name) -> Result<()> {
+        if self.is_lost {
+            return Ok(());
+        }
         let text = serde_json::to_vec(self).context(Class::Failed, || "cannot write what snapshots need as JSON")?;
         replace_file(&state.dataset(dataset)?.join(FIRST_SIGHTS_FILE), &text)
     }
@@ -198,6 +222,13 @@ impl FirstSights {
             _ => Ok(()),
         }
     }
+}
+
+/// What to do about what is lost or damaged.
+pub(crate) fn how_to_begin_anew(dataset: &Name) -> String {
+    format!(
+        "find out who could write into the replicas since; then `lifeboatd warden --begin-anew {dataset}` believes what it sees now, and waits anew"
+    )
 }
 
 /// Marks have other content than before, under the ids that they had.

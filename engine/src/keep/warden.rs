@@ -18,6 +18,7 @@ use lifeboat_format::log::{LogEvent, LogKind, MAX_LOOKED_DATASETS, MAX_REFUSED_M
 use serde::Serialize;
 
 use super::prune::{Prune, PruneOutcome, PrunePlan, View};
+use crate::catalog::first_sights::FirstSights;
 use crate::keys::HostKeys;
 use crate::log::HostLog;
 
@@ -54,6 +55,19 @@ pub fn check_office(keys: &HostKeys, host: &Name) -> Result<()> {
             "run `lifeboat root request set-warden {host} --signer {own}` on a backup host, let an owner sign what it prints, and install that"
         ))),
     }
+}
+
+/// Forgets what this warden saw first of a dataset: its next look believes what it then sees, and
+/// waits anew. That is recorded before. Returns warnings. The caller holds the dataset's lock.
+///
+/// # Errors
+/// No replica took the record, or the disk fails.
+pub async fn begin_anew(log: &HostLog<'_>, dataset: &Name, now: chrono::DateTime<chrono::Utc>) -> Result<Vec<String>> {
+    let why = format!("what was seen first of dataset {dataset} begins anew");
+    let event = LogEvent::Warden { looked: Vec::new(), refused: Vec::new() };
+    let warnings = log.record_because(event, Some(why), Vec::new(), now).await?;
+    FirstSights::default().write(log.state, dataset)?;
+    Ok(warnings)
 }
 
 /// Looks at what is marked, and sweeps what this warden agrees with. The caller holds the dataset's

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::log::{LogEvent, LogKind, LogName};
 use lifeboat_store::SharedReplica;
@@ -11,6 +13,8 @@ use super::evidence::fetch;
 use crate::keys::trust::Trust;
 use crate::log::LogReader;
 
+/// So many records are fetched at once.
+const SEARCHED_RECORDS_AT_ONCE: usize = 8;
 /// A witness drills, too, and a warden sweeps: so many of the newest records are looked at.
 const MAX_TRIED_RECORDS: usize = 64;
 
@@ -43,6 +47,33 @@ pub async fn last_look_of_warden(
     let is_whole = |event: &LogEvent| matches!(event, LogEvent::Warden { looked, .. } if !looked.is_empty());
     let time = last(&LogReader { vault, trust }, &log, replicas, is_whole).await;
     Some((log.name, time))
+}
+
+/// Whether the log of a warden tells that it has looked at a dataset.
+///
+/// # Errors
+/// A replica cannot be asked, or a record cannot be read that may tell it.
+pub(crate) async fn has_warden_looked(
+    reader: &LogReader<'_>,
+    log: &LogName,
+    replicas: &[SharedReplica],
+    dataset: &Name,
+) -> Result<bool> {
+    let mut newest = 0;
+    for replica in replicas {
+        newest = newest.max(reader.numbers(replica, log).await?.last().copied().unwrap_or(0));
+    }
+    let record = |number: u64| async move { (number, fetch(reader, replicas, log, number).await) };
+    let mut records =
+        std::pin::pin!(futures::stream::iter((1..=newest).rev()).map(record).buffered(SEARCHED_RECORDS_AT_ONCE));
+    while let Some((number, found)) = records.next().await {
+        let found =
+            found.ok_or_else(|| Error::integrity(format!("no replica returns record {number} of log {log}")))?;
+        if matches!(&found.record.event, LogEvent::Warden { looked, .. } if looked.contains(dataset)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The time of the newest record of a log for which `fits`.

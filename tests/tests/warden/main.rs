@@ -1,6 +1,7 @@
 //! The warden alone deletes: on the built programs, each with files of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod memory;
 mod store;
 mod thief;
 mod veto;
@@ -142,7 +143,10 @@ async fn the_warden_carries_out_what_it_agrees_with_and_the_host_only_marks() {
     assert_eq!(old.status.code(), Some(7), "{old}");
     vault.change("db1", &["set-warden", "warden1", "--signer", made.stdout.trim()]).await;
     at(&mut vault, "+10m");
-    look(&vault).await;
+    let unsure = warden(&vault, &[]).await;
+    assert!(!unsure.status.success() && unsure.to_string().contains("--begin-anew shop"), "{unsure}");
+    let anew = warden(&vault, &["--begin-anew", "shop"]).await;
+    assert!(anew.status.success(), "{anew}");
     backup(&vault, "the fifth").await;
     let verify = vault.lifeboat("db1", &["--identity", &identity, "verify"]).await;
     assert!(verify.status.success(), "{verify}");

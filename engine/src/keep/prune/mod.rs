@@ -44,6 +44,7 @@ mod due;
 mod execute;
 mod locked;
 mod mark;
+mod memory;
 mod needs;
 mod plan;
 mod proved;

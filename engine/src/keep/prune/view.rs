@@ -227,7 +227,12 @@ impl Prune<'_> {
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
-        let mut first = self.keys.is_warden.then(|| doubts.unless_read(FirstSights::read(self.state, dataset)));
+        let mut first = None;
+        if self.keys.is_warden {
+            let (sights, lost) = self.memory().await;
+            doubts.everywhere = doubts.everywhere.or(lost);
+            first = Some(sights);
+        }
         let all_answer = inventories.len() == self.replicas.len();
         let sights = first.as_mut().map(|first| (first, all_answer));
         let records = prune_records_since(&documents, &inventories, sights).await;
