@@ -2,8 +2,10 @@
 //!
 //! No record removes what a floor of the root still keeps, whoever signed it: a snapshot that a
 //! replica shows and that is younger stays, and comes back where it is missing. Where the root
-//! names a warden, nor does a record of anybody else remove what a replica shows. For the warden
-//! itself, it counts for nothing at all if it was written after the first look (`first_sights.rs`).
+//! names a warden, nor does a record of anybody else remove what a replica shows. Where it once
+//! named one, nor does a record that is older than the root: somebody may have left it behind while
+//! nobody believed it. For the warden itself, it counts for nothing at all if it was written after
+//! the first look (`first_sights.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,10 +64,12 @@ pub(crate) async fn prune_records_since(
         let hash = snapshots.entry(removed.snapshot.clone()).or_default();
         *hash = hash.or(removed.blake3);
     }
-    let of_warden = found.iter().filter(|record| record.by_warden).flat_map(|record| &record.body.removed);
-    let of_warden: BTreeSet<&SnapshotId> = of_warden.map(|removed| &removed.snapshot).collect();
-    let is_warden_asked = |snapshot: &SnapshotId| keys.trust.warden().is_none() || of_warden.contains(snapshot);
-    let kept = kept(documents, inventories, &snapshots, is_warden_asked);
+    let since = keys.trust.hosts_remove_since();
+    let counts =
+        |record: &&FoundRecord<PruneRecord>| record.by_warden || since.is_some_and(|since| record.id.time() >= since);
+    let counting = found.iter().filter(counts).flat_map(|record| &record.body.removed);
+    let counting: BTreeSet<&SnapshotId> = counting.map(|removed| &removed.snapshot).collect();
+    let kept = kept(documents, inventories, &snapshots, |snapshot| counting.contains(snapshot));
     snapshots.retain(|snapshot, _| !kept.contains(snapshot));
     PruneRecords { snapshots, found, unreadable }
 }
@@ -90,7 +94,7 @@ fn kept(
             tracing::warn!(%dataset, %snapshot, %until, "A prune record removes a snapshot that the root still keeps, so it stays");
             kept.insert(snapshot.clone());
         } else if !counts(snapshot) {
-            tracing::warn!(%dataset, %snapshot, "A prune record that the warden did not sign removes a snapshot, so it stays");
+            tracing::warn!(%dataset, %snapshot, "A prune record of a time with a warden, which it did not sign, removes a snapshot, so it stays");
             kept.insert(snapshot.clone());
         }
     }

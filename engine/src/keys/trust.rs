@@ -225,6 +225,17 @@ impl Trust {
         self.root().and_then(|root| root.warden.clone())
     }
 
+    /// Since when prune records of backup hosts remove what a replica shows; `None` while there is
+    /// a warden. Where there was one, they do since the newest root.
+    #[must_use]
+    pub(crate) fn hosts_remove_since(&self) -> Option<DateTime<Utc>> {
+        match self.root() {
+            Some(root) if root.warden.is_some() => None,
+            Some(root) if !root.former_wardens.is_empty() => Some(root.time),
+            _ => Some(DateTime::<Utc>::MIN_UTC),
+        }
+    }
+
     /// Whether this is the signer of the warden, or of a former one, who may sign sweeps alone.
     #[must_use]
     pub(crate) fn only_sweeps(&self, signer: &SignerKey) -> bool {

@@ -1,6 +1,7 @@
 //! The warden alone deletes: on the built programs, each with files of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod left_behind;
 mod memory;
 mod store;
 mod thief;

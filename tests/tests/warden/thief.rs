@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{at, backup, counts, files, ids, look, vault, warden};
 
 /// Three snapshots that the warden keeps, of which it has seen what they need.
-async fn robbed() -> (RootedVault, Vec<String>) {
+pub(super) async fn robbed() -> (RootedVault, Vec<String>) {
     let mut vault = vault().await;
     vault.reconfigure("warden1", "keep_last = 2", "keep_last = 3");
     for (offset, content) in [("+0s", "the first"), ("+2m", "the second"), ("+4m", "the third")] {
@@ -28,17 +28,17 @@ async fn robbed() -> (RootedVault, Vec<String>) {
     (vault, all)
 }
 
-fn keys(vault: &RootedVault) -> HostKeys {
+pub(super) fn keys(vault: &RootedVault) -> HostKeys {
     HostKeys::load(&Config::load(&vault.config("db1"), &Surroundings::default()).unwrap().keys).unwrap()
 }
 
-fn hand(vault: &RootedVault) -> Hand {
+pub(super) fn hand(vault: &RootedVault) -> Hand {
     let config = Config::load(&vault.config("db1"), &Surroundings::default()).unwrap();
     Hand::of(&config, vault.identity("ann").as_ref())
 }
 
 /// All of these snapshots are there, and restore.
-async fn nothing_is_lost(vault: &RootedVault, all: &[String]) {
+pub(super) async fn nothing_is_lost(vault: &RootedVault, all: &[String]) {
     for replica in ["r1", "r2"] {
         let there = ids(vault, replica);
         assert!(all.iter().all(|id| there.contains(id)), "{replica}: {there:?} of {all:?}");
