@@ -2,14 +2,15 @@
 //! who believes them.
 
 use chrono::{TimeDelta, Utc};
+use lifeboat_engine::format::act::ActKind;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::record::RecordType;
 use lifeboat_tests::vault::name;
 use serde_json::json;
 
-use super::thief::{hand, keys, nothing_is_lost, robbed};
-use super::{at, backup, ids};
+use super::thief::{hand, keys, next_number, nothing_is_lost, robbed};
+use super::{at, backup, ids, look};
 
 /// He calls a snapshot removed. Nobody notices, as the warden does not believe it.
 #[tokio::test(flavor = "multi_thread")]
@@ -46,5 +47,29 @@ async fn a_record_from_the_time_of_a_warden_removes_nothing_when_the_root_has_no
     assert!(swept.status.success(), "{swept}");
     for replica in ["r1", "r2"] {
         assert_eq!(ids(&vault, replica).len(), 1, "{replica}: {swept}");
+    }
+}
+
+/// He marks what tells which chunks a kept snapshot holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_segment_of_a_kept_snapshot_stays_whoever_marks_it() {
+    let (mut vault, all) = robbed().await;
+    let (hand, signer) = (hand(&vault), keys(&vault).signer);
+    let key = layout::index(&name("shop"), &all[1].parse().unwrap());
+    let before = hand.read(&key);
+    let id = SnapshotId::new(Utc::now() + TimeDelta::minutes(5), 7);
+    let body = json!({ "snapshots": [], "packs": [], "objects": [key] });
+    let mark = hand.record(RecordType::Mark, &hand.host, &id, &body).to_string().into_bytes();
+    hand.put_signed(&signer, &layout::mark(&name("shop"), &id), &mark);
+    let number = next_number(&vault);
+    hand.put(&layout::act(&name("shop"), number), &hand.act(ActKind::Mark, &signer, number, &id, &mark));
+    at(&mut vault, "+6m");
+    look(&vault).await;
+    at(&mut vault, "+10m");
+    let looked = look(&vault).await;
+    assert!(looked["carried_out"].to_string().contains(&id.to_string()), "{looked}");
+    for replica in ["r1", "r2"] {
+        let is_there = std::fs::read(vault.path(replica).join(&key)).is_ok_and(|stored| stored == before);
+        assert!(is_there, "{replica}: {looked}");
     }
 }

@@ -113,7 +113,7 @@ async fn a_list_of_needs_that_was_overwritten_is_refused_and_nothing_is_deleted(
 }
 
 /// The number after that of the newest act.
-fn next_number(vault: &RootedVault) -> u64 {
+pub(super) fn next_number(vault: &RootedVault) -> u64 {
     let folder = layout::order(&name("shop"));
     let acts = files(&vault.path("r1").join(&folder)).into_keys();
     acts.filter_map(|file| layout::parse_act(&name("shop"), &format!("{folder}{file}"))).max().unwrap() + 1

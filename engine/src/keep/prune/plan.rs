@@ -214,11 +214,14 @@ impl Prune<'_> {
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
         let mut segments = Vec::new();
         if self.keys.is_warden {
-            // Nothing rests on index segments but deduplication, so the host is believed here.
+            // The warden cannot read index segments. Nothing rests on them but deduplication, so
+            // the host is believed, but for those of snapshots that stay.
+            let stays = |segment: &SnapshotId| view.by_snapshot.contains_key(segment) && !removed.contains(segment);
             let due = view.marks.iter().filter(|mark| plan.due.contains(&mark.id));
             let marked: BTreeSet<&String> = due.flat_map(|mark| &mark.body.objects).collect();
             for inventory in &view.inventories {
-                let named = inventory.indexes.iter().map(|segment| layout::index(&self.dataset.name, segment));
+                let named = inventory.indexes.iter().filter(|segment| !stays(segment));
+                let named = named.map(|segment| layout::index(&self.dataset.name, segment));
                 let named = named.filter(|key| marked.contains(key));
                 segments.extend(named.map(|key| (inventory.replica.name().clone(), key)));
             }
