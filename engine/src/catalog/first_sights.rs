@@ -211,6 +211,11 @@ impl FirstSights {
         self.marks.get(mark).map(|known| known.seen)
     }
 
+    /// Whether this list of a snapshot was seen first.
+    pub(super) fn knows(&self, snapshot: &SnapshotId, list: Digest) -> bool {
+        self.snapshots.get(snapshot).is_some_and(|known| known.list == list)
+    }
+
     /// Checks that what a snapshot needs is what it was.
     pub(super) fn check(&self, needs: &SnapshotNeeds, list: Digest) -> Result<()> {
         match self.snapshots.get(&needs.snapshot) {

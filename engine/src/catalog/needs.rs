@@ -3,7 +3,8 @@
 //!
 //! - **The first list counts**: whoever has stolen a backup host can sign another one later, by
 //!   which an old snapshot needs nothing. So a warden remembers what it saw first, and goes by no
-//!   other list of that snapshot.
+//!   other list of that snapshot. It believes that one whoever signed it: the signer may have been
+//!   revoked since.
 //! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
 //! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
 
@@ -13,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, ManifestHead, PackRef, Previous};
@@ -26,7 +27,7 @@ use super::first_sights::{FirstSights, SeenNeeds};
 use super::inventory::Inventory;
 use super::outlines::{Outline, OutlineMap, Outlines, ReadOutlines};
 use super::signed::believe;
-use super::verdict::combine;
+use super::verdict::{combine, is_verdict};
 use crate::keys::sign::Signer;
 
 /// So many lists are fetched at once.
@@ -108,8 +109,8 @@ impl Documents<'_> {
         self.keys.identities.is_empty()
     }
 
-    /// What a snapshot needs, as the first of `replicas` tells whose list `accept` takes; with the
-    /// hash of the line.
+    /// What a snapshot needs, as the first of `replicas` tells whose list `accept` takes, and which
+    /// is the one that was seen `first`; with the hash of the line.
     ///
     /// # Errors
     /// None does.
@@ -117,12 +118,14 @@ impl Documents<'_> {
         &self,
         replicas: &[&SharedReplica],
         snapshot: &SnapshotId,
-        accept: impl Fn(&SnapshotNeeds, Digest) -> Result<()>,
+        first: Option<&FirstSights>,
+        accept: impl Fn(&SnapshotNeeds) -> Result<()>,
     ) -> Result<(SnapshotNeeds, Digest)> {
         let key = layout::needs(self.dataset, snapshot);
+        let hint = || format!("run `lifeboat prune {}` on its backup host, which writes it", self.dataset);
         if replicas.is_empty() {
-            return Err(Error::integrity(format!("no replica holds {key}, so nobody here knows what it needs"))
-                .hint(format!("run `lifeboat prune {}` on its backup host, which writes it", self.dataset)));
+            let nobody = Error::integrity(format!("no replica holds {key}, so nobody here knows what it needs"));
+            return Err(nobody.hint(hint()));
         }
         let mut errors = Vec::new();
         for replica in replicas {
@@ -130,19 +133,24 @@ impl Documents<'_> {
             let read = async {
                 let stored = match replica.get(&key, self.held().min(MAX_NEEDS_BYTES as u64)).await {
                     Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) || error.is_not_found() => {
-                        return Err(Error::integrity(error.to_string()));
+                        return Err(Error::integrity(error.to_string()).hint(hint()));
                     }
                     stored => stored?,
                 };
-                let damaged = || Error::integrity(format!("{what} is damaged"));
+                let damaged = || Error::integrity(format!("{what} is damaged")).hint(hint());
                 let (line, signature) = split_needs(&stored).ok_or_else(damaged)?;
-                let (trust, replica) = (&self.keys.trust, replica.as_ref());
-                believe(trust, replica, self.vault, &key, (line, signature), &key)
-                    .await
-                    .map_err(|error| error.within(format!("{what} cannot be trusted")))?;
-                let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
                 let list = Digest::of(line);
-                accept(&needs, list)?;
+                if !first.is_some_and(|first| first.knows(snapshot, list)) {
+                    let (trust, replica) = (&self.keys.trust, replica.as_ref());
+                    believe(trust, replica, self.vault, &key, (line, signature), &key).await.map_err(|error| {
+                        let is_asked = error.class() != Class::Storage;
+                        let error = error.within(format!("{what} cannot be trusted"));
+                        if is_asked { error.hint(hint()) } else { error }
+                    })?;
+                }
+                let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
+                accept(&needs)?;
+                first.map_or(Ok(()), |first| first.check(&needs, list))?;
                 Ok((needs, list))
             };
             match read.await {
@@ -176,15 +184,15 @@ impl Documents<'_> {
                     let stored = self.signed_manifest(&holders, &snapshot).await?;
                     let lists = inventories.iter().filter(|inventory| inventory.needs.contains(&snapshot));
                     let lists: Vec<&SharedReplica> = lists.map(|inventory| &inventory.replica).collect();
-                    let accept = |needs: &SnapshotNeeds, list: Digest| {
+                    let accept = |needs: &SnapshotNeeds| {
                         if needs.manifest != stored.hash {
                             let what = format!("what snapshot {snapshot} needs is told of another manifest");
                             return Err(Error::integrity(what)
                                 .hint("somebody overwrote one of the two: bring the old version back with `lifeboat undelete`"));
                         }
-                        known.check(needs, list)
+                        Ok(())
                     };
-                    let (needs, list) = self.needs(&lists, &snapshot, accept).await?;
+                    let (needs, list) = self.needs(&lists, &snapshot, Some(known), accept).await?;
                     let seen = SeenNeeds { manifest: needs.manifest, list, seen: now };
                     let outline =
                         outlines.lock().unwrap_or_else(PoisonError::into_inner).insert_needs(&needs, stored)?;
@@ -249,7 +257,12 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
         first: Option<&FirstSights>,
     ) -> Result<SnapshotNeeds> {
-        let accept = |needs: &SnapshotNeeds, list| first.map_or(Ok(()), |first| first.check(needs, list));
-        Ok(self.needs(&[replica], snapshot, accept).await?.0)
+        Ok(self.needs(&[replica], snapshot, first, |_| Ok(())).await?.0)
+    }
+
+    /// Whether a replica returns a list of that snapshot that nobody here can believe. One that
+    /// cannot be fetched may be good.
+    pub(crate) async fn is_unbelieved_list(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> bool {
+        self.needs(&[replica], snapshot, None, |_| Ok(())).await.is_err_and(|error| is_verdict(&error))
     }
 }

@@ -5,12 +5,14 @@ use chrono::{TimeDelta, Utc};
 use lifeboat_engine::format::act::ActKind;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::needs::split_needs;
 use lifeboat_engine::format::record::RecordType;
+use lifeboat_engine::keys::sign::Signer;
 use lifeboat_tests::vault::name;
 use serde_json::json;
 
 use super::thief::{hand, keys, next_number, nothing_is_lost, robbed};
-use super::{at, backup, ids, look};
+use super::{at, backup, ids, look, warden};
 
 /// He calls a snapshot removed. Nobody notices, as the warden does not believe it.
 #[tokio::test(flavor = "multi_thread")]
@@ -72,4 +74,45 @@ async fn an_index_segment_of_a_kept_snapshot_stays_whoever_marks_it() {
         let is_there = std::fs::read(vault.path(replica).join(&key)).is_ok_and(|stored| stored == before);
         assert!(is_there, "{replica}: {looked}");
     }
+}
+
+/// He puts rubbish over what an old snapshot needs, in every replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_writes_a_list_of_needs_anew_that_it_cannot_believe_and_the_warden_goes_on() {
+    let (mut vault, all) = robbed().await;
+    let key = layout::needs(&name("shop"), &all[0].parse().unwrap());
+    let hand = hand(&vault);
+    let told = hand.read(&key);
+    let (line, _) = split_needs(&told).unwrap();
+    at(&mut vault, "+6m");
+    for rubbish in [b"rubbish".to_vec(), line[..line.len() / 2].to_vec(), vec![b'x'; 1 << 20]] {
+        hand.put(&key, &rubbish);
+        let stopped = warden(&vault, &[]).await;
+        assert!(!stopped.status.success(), "{stopped}");
+        assert!(stopped.to_string().contains("run `lifeboat prune shop`"), "{stopped}");
+        let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+        assert!(pruned.status.success(), "{pruned}");
+        for replica in ["r1", "r2"] {
+            let stored = std::fs::read(vault.path(replica).join(&key)).unwrap();
+            assert_eq!(split_needs(&stored).map(|(line, _)| line), Some(line), "{replica}");
+        }
+        look(&vault).await;
+    }
+    nothing_is_lost(&vault, &all).await;
+}
+
+/// The signer of a list counts no more, as that of a host that was revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warden_believes_a_list_that_it_has_seen_whoever_signed_it() {
+    let (mut vault, all) = robbed().await;
+    let key = layout::needs(&name("shop"), &all[0].parse().unwrap());
+    let (hand, comment) = (hand(&vault), layout::trusted_comment(&keys(&vault).vault, &key));
+    let told = hand.read(&key);
+    let (line, _) = split_needs(&told).unwrap();
+    let mut strange = line.to_vec();
+    strange.extend_from_slice(Signer::generate().unwrap().sign(line, &comment).unwrap().as_bytes());
+    hand.put(&key, &strange);
+    at(&mut vault, "+6m");
+    look(&vault).await;
+    nothing_is_lost(&vault, &all).await;
 }

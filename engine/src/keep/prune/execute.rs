@@ -46,8 +46,9 @@ impl Prune<'_> {
     /// As [`Self::plan`] and [`Self::execute`].
     pub async fn run(&self) -> Result<PruneOutcome> {
         let view = self.look().await?;
-        self.give_needs(&view).await?;
         let plan = self.plan_of(&view).await?;
+        // Whoever executes a plan reads them all.
+        self.give_needs(&view, plan.is_empty()).await?;
         if !plan.is_empty() {
             drop(view);
             return self.execute(&plan).await;
@@ -90,7 +91,7 @@ impl Prune<'_> {
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);
-        self.give_needs(&view).await?;
+        self.give_needs(&view, true).await?;
         let mut acting = Acting::new(self, &view);
         if !self.keys.is_warden {
             self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
