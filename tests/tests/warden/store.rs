@@ -67,11 +67,10 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     let locked = look(&vault).await;
     assert_eq!(manifests(&keys(&region, "/snapshots/").await), 2, "{locked}");
     // With the host's credentials, no version goes.
-    let client = region.client();
-    let versions = client.list_object_versions().bucket(region.bucket()).send().await.unwrap();
+    let versions = region.client().list_object_versions().bucket(region.bucket()).send().await.unwrap();
     let packs = versions.versions().iter().filter(|version| version.key().unwrap().contains("/packs/"));
     for version in packs {
-        let delete = client.delete_object().bucket(region.bucket()).key(version.key().unwrap());
+        let delete = region.writer_client().delete_object().bucket(region.bucket()).key(version.key().unwrap());
         let refused = delete.version_id(version.version_id().unwrap()).send().await;
         assert_eq!(refused.unwrap_err().code(), Some("AccessDenied"));
     }
