@@ -108,9 +108,9 @@ pub(crate) async fn look(
 
 async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Result<()> {
     let _lock = prune.state.lock_dataset(&dataset.name)?;
-    let report = warden::tend(prune).await;
-    let extended = locks::extend(prune, MOST_REFUSED_LOCKS).await;
-    let report = report?;
+    // First: whoever makes the look fail, or end, must not end locks.
+    extend(prune, dataset, looked).await;
+    let report = warden::tend(prune).await?;
     for (mark, because) in &report.refused {
         tracing::warn!(dataset = %dataset.name, %mark, "a mark names what this warden keeps: {because}");
     }
@@ -122,8 +122,29 @@ async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Re
         looked.failed.push((dataset.name.clone(), failure.clone()));
     }
     looked.datasets.push(report);
-    looked.locks.push((dataset.name.clone(), extended?));
     Ok(())
+}
+
+/// Extends the locks of a dataset. Those that were refused, or are late, are failures.
+async fn extend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) {
+    let mut fail = |why: String| {
+        tracing::error!(dataset = %dataset.name, "{why}");
+        looked.failed.push((dataset.name.clone(), why));
+    };
+    if let Err(error) = locks::extend(prune, MOST_REFUSED_LOCKS).await {
+        fail(format!("not all locks were extended: {}", error.chain_and_hint()));
+    }
+    match locks::standings(prune) {
+        Ok(standings) => {
+            let now = prune.clock.now();
+            for (replica, standing) in standings.iter().filter(|(_, standing)| standing.is_late(now)) {
+                let until = standing.locked_until().map_or("nobody knows when".to_owned(), |until| until.to_string());
+                fail(format!("replica {replica}: the locks of what is needed are late, and hold until {until}"));
+            }
+            looked.locks.push((dataset.name.clone(), standings));
+        }
+        Err(error) => fail(format!("nobody can tell how locks stand: {}", error.chain_and_hint())),
+    }
 }
 
 impl LookedAt {

@@ -61,6 +61,15 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     // The warden has extended the locks of what is needed.
     let looked = super::warden(&vault, &["--json"]).await.json().unwrap();
     assert!(looked["locks"][0][1]["far"]["extended"].as_u64().unwrap() > 5, "{looked}");
+    // Whatever stops the look, locks are extended before, and how they stand is told.
+    let memory = vault.path("warden1/state/datasets/shop/first-sights");
+    let known = std::fs::read(&memory).unwrap();
+    std::fs::write(&memory, "rubbish").unwrap();
+    let stopped = super::warden(&vault, &["--json"]).await;
+    assert!(!stopped.status.success(), "{stopped}");
+    let told = stopped.json().unwrap();
+    assert!(told["locks"][0][1]["far"]["extended"].as_u64().unwrap() > 5, "{stopped}");
+    std::fs::write(&memory, known).unwrap();
 
     tokio::time::sleep(GRACE).await;
     // What is locked goes when its lock has ended, and not before.
