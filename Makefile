@@ -13,15 +13,18 @@ libdir         = $(DESTDIR)$(if $(filter /usr,$(PREFIX)),/usr/lib,$(PREFIX)/lib)
 # systemd, sysusers and tmpfiles look below /usr/local/lib as well as below /usr/lib.
 unitdir        = $(libdir)/systemd/system
 sysconfdir     = $(DESTDIR)/etc/lifeboat
-scripts        = scripts/setup scripts/advisories scripts/coverage scripts/fuzz scripts/msrv .ci/run
+scripts        = scripts/setup scripts/dist scripts/advisories scripts/coverage scripts/fuzz scripts/msrv .ci/run
 # Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs
 # again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# What is installed and packed: release, or dev for a look at packages without a long build.
+PROFILE        ?= release
+programs       = $(built)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help setup demo test lint check bench coverage fuzz torture soak install
+.PHONY: help setup demo test lint check bench coverage fuzz torture soak install dist install-test
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 setup: ## install what building, testing and the demo need (idempotent; asks apt and PyPI only for what is missing)
 	@scripts/setup
@@ -75,16 +78,26 @@ bench: ## speed, memory and size beside peers, into target/bench/; all cases, or
 	LIFEBOAT_BIN_DIR='$(built)/release' $(if $(BEFORE),LIFEBOAT_BENCH_BEFORE='$(BEFORE)') python3 -B scripts/bench $(if $(SIZE),--mib $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(GIB),--gib $(GIB)) $(if $(PG_MIB),--pg-mib $(PG_MIB)) $(if $(CASES),--case $(CASES))
 
+dist: ## .deb, .rpm, lists of what is linked in, and checksums, into target/dist; the same bytes each time
+	@scripts/setup --dist
+	scripts/dist
+
+install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12
+	@scripts/setup --dist
+	lintian --fail-on error,warning target/dist/*.deb
+	$(CARGO) test --locked --workspace --test install -- --ignored --nocapture --test-threads=1
+
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
-	$(CARGO) build --locked --release --package lifeboat --package lifeboatd --package lifeboat-worker
+	$(CARGO) build --locked --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,--package lifeboat --package lifeboatd --package lifeboat-worker)
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man' \
 		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
-	install -m 0755 '$(built)/release/lifeboat' '$(built)/release/lifeboatd' '$(built)/release/lifeboat-worker' '$(bindir)'
-	'$(built)/release/lifeboat' man '$(sharedir)/man'
-	'$(built)/release/lifeboatd' man '$(sharedir)/man'
-	'$(built)/release/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
-	'$(built)/release/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
-	'$(built)/release/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
+	install -m 0755 '$(programs)/lifeboat' '$(programs)/lifeboatd' '$(programs)/lifeboat-worker' '$(bindir)'
+	'$(programs)/lifeboat' man '$(sharedir)/man'
+	'$(programs)/lifeboatd' man '$(sharedir)/man'
+	install -m 0644 packaging/lifeboat-worker.1 '$(sharedir)/man/man1'
+	'$(programs)/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
+	'$(programs)/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
+	'$(programs)/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
 	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill@.timer lifeboat-warden.service lifeboat-warden.timer lifeboat-witness.service lifeboat-witness.timer lifeboat-worker.socket lifeboat-worker@.service; do \
 		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
 	done

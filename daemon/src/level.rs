@@ -23,8 +23,7 @@ impl Runner {
         let is_behind = status.replicas.values().any(|replica| replica.behind > 0);
         let age = status.level_at.map(|level| self.clock.now() - level);
         let is_recent = age.is_some_and(|age| age >= TimeDelta::zero() && age < BETWEEN_LOOKS);
-        let is_due = !(is_recent || report.is_first);
-        !report.are_level || is_behind || is_due || !status.doubtful_times.is_empty()
+        !report.are_level || is_behind || !is_recent || !status.doubtful_times.is_empty()
     }
 
     /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied
@@ -43,7 +42,7 @@ impl Runner {
         let work = async {
             // A slow replica must not keep the dataset from its backups.
             root::keep(keys, replicas, &self.state, self.clock.now()).await?;
-            let lock = self.state.lock_dataset(&dataset.name)?;
+            let lock = self.state.lock_dataset(&dataset.name).await?;
             Ok::<_, Error>((lock, catch_up(dataset, keys, replicas, &self.state, &config.limits, cancel).await?))
         };
         let (_lock, states) = tokio::select! {

@@ -146,6 +146,10 @@ impl Runner {
                 status.stored_bytes = report.stored_bytes;
                 status.skipped = report.skipped.len() as u64;
                 status.unlogged = report.unlogged.clone();
+                if report.is_first && report.are_level {
+                    // It has seen all that there is.
+                    status.level_at = Some(self.clock.now());
+                }
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();
                     if outcome.complete {

@@ -126,7 +126,7 @@ impl Runner {
             known => known,
         };
         if known.is_none()
-            && let Ok(_lock) = self.state.lock_dataset(dataset)
+            && let Ok(Some(_lock)) = self.state.try_lock_dataset(dataset)
         {
             self.ledger.update(dataset, |status| (status.first_seen, status.considered) = (Some(now), Some(now)));
         }
@@ -180,11 +180,9 @@ impl Runner {
 
     /// Remembers, unless another program works on the dataset. Tells whether it did.
     pub(crate) fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) -> bool {
-        let lock = self.state.lock_dataset(dataset);
-        if lock.is_ok() {
-            self.ledger.update(dataset, change);
-        }
-        lock.is_ok()
+        let Ok(Some(_lock)) = self.state.try_lock_dataset(dataset) else { return false };
+        self.ledger.update(dataset, change);
+        true
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) async fn look(
     warden::check_office(&keys, &config.host)?;
     let log = HostLog { keys: &keys, replicas: &replicas, state: &state };
     if let Some(dataset) = begin_anew {
-        let _lock = state.lock_dataset(dataset)?;
+        let _lock = state.lock_dataset(dataset).await?;
         let warnings = warden::begin_anew(&log, dataset, clock.now()).await?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
@@ -107,7 +107,7 @@ pub(crate) async fn look(
 }
 
 async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Result<()> {
-    let _lock = prune.state.lock_dataset(&dataset.name)?;
+    let _lock = prune.state.lock_dataset(&dataset.name).await?;
     // First: whoever makes the look fail, or end, must not end locks.
     extend(prune, dataset, looked).await;
     let report = warden::tend(prune).await?;

@@ -27,7 +27,7 @@ fn make_due(host: &Host, dataset: &str) {
 /// The lock of a dataset, as another program holds it.
 fn lock(host: &Host, dataset: &str) -> Lock {
     let state = StateDirectory::open(&host.place.path().join("state")).unwrap();
-    state.lock_dataset(&dataset.parse().unwrap()).unwrap()
+    state.try_lock_dataset(&dataset.parse().unwrap()).unwrap().unwrap()
 }
 
 fn replace(host: &Host, before: &str, after: &str) {

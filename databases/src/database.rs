@@ -131,11 +131,71 @@ pub trait Database: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Databases of this engine on this machine, where they usually are and in `look.places`. It
+    /// changes nothing, and reads no data.
+    async fn find_here(&self, look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
+        let _ = (look, cx);
+        Vec::new()
+    }
+
+    /// The database at an address that an operator wrote. It need not be there.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): it is no address of this engine.
+    fn source_at(&self, address: &str, look: &Look) -> Result<FoundSource> {
+        let _ = (address, look);
+        Err(Error::usage(format!("a source of kind {} has no address that a flag could name", self.kind()))
+            .hint("write its [[dataset]] into the configuration, as lifeboat.toml.example shows"))
+    }
+
+    /// Runs the statements of [`FoundSource::account`] as whoever administers the server. They may
+    /// be run again.
+    ///
+    /// # Errors
+    /// [`Class::Source`](lifeboat_base::Class::Source): the server refuses.
+    async fn make_account(&self, found: &FoundSource, cx: &WorkContext) -> Result<()> {
+        let _ = (found, cx);
+        Ok(())
+    }
+
     /// The variables that its client tools inherit from the program's environment, beside `PATH`
     /// and `HOME`.
     fn inherited_variables(&self) -> &'static [&'static str] {
         &[]
     }
+}
+
+/// Where and for whom databases are looked for.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// The user of this machine that captures run as.
+    pub user: String,
+    /// Folders to look in, too.
+    pub places: Vec<PathBuf>,
+}
+
+/// A database that a dataset could capture.
+#[derive(Debug, Clone)]
+pub struct FoundSource {
+    /// Its engine.
+    pub kind: &'static str,
+    /// What it is and where, for people.
+    pub what: String,
+    /// What its dataset could be called. It need not be a legal name.
+    pub name: String,
+    /// Its `[dataset.source]` table, without `kind`.
+    pub settings: toml::Table,
+    /// The account that captures connect as; `None` if they need none.
+    pub account: Option<NewAccount>,
+}
+
+/// An account with no more rights than a capture needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAccount {
+    /// The statements that make it, or leave it as it is.
+    pub statements: String,
+    /// The command that runs them when they are on its standard input.
+    pub by_hand: String,
 }
 
 /// What [`Source::check`] found.

@@ -15,6 +15,7 @@ pub mod file;
 pub mod mariadb;
 pub mod postgres;
 pub mod proof;
+pub mod redis;
 pub mod registry;
 pub mod sqlite;
 pub mod streams;
@@ -22,8 +23,8 @@ mod target;
 mod tool;
 
 pub use self::database::{
-    ClientTool, Database, LoadFailure, RestoreOutcome, ServerAddress, ServerTarget, Source, SourceCheck, ThrowAway,
-    ToolFound, Wanted, WorkContext,
+    ClientTool, Database, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress, ServerTarget,
+    Source, SourceCheck, ThrowAway, ToolFound, Wanted, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use lifeboat_base::settings::{Section, SettingsReader};
 
-use crate::database::{Database, Source, ToolFound, WorkContext};
+use crate::database::{Database, FoundSource, Look, Source, ToolFound, WorkContext};
 use crate::tool::environment::ToolEnvironment;
-use crate::{command, file, mariadb, postgres, sqlite};
+use crate::{command, file, mariadb, postgres, redis, sqlite};
 
 /// Every engine, in the order in which they are named to people.
-pub const ENGINES: [&dyn Database; 5] =
-    [&postgres::Postgres, &mariadb::MariaDb, &sqlite::Sqlite, &file::File, &command::Command];
+pub const ENGINES: [&dyn Database; 6] =
+    [&postgres::Postgres, &mariadb::MariaDb, &redis::RedisDb, &sqlite::Sqlite, &file::File, &command::Command];
 
 /// The engine of this kind; `None` if this version does not know it.
 #[must_use]
@@ -48,6 +48,15 @@ pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
     let mut found = Vec::new();
     for engine in ENGINES {
         found.extend(engine.client_tools(directories, cx).await);
+    }
+    found
+}
+
+/// The databases of all engines on this machine, in the order of the engines.
+pub async fn find_here(look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
+    let mut found = Vec::new();
+    for engine in ENGINES {
+        found.extend(engine.find_here(look, cx).await);
     }
     found
 }
@@ -115,7 +124,9 @@ mod tests {
     fn a_key_of_another_kind_is_told_with_its_line() {
         let message = said("[source]\nkind = \"sqlite\"\npath = \"/x\"\njobs = 2\n");
         assert_eq!(message, "x.toml:4: `jobs` does not belong to kind = \"sqlite\": remove it, or correct the kind");
-        assert!(said("[source]\nkind = \"oracle\"\n").contains("use postgres, mariadb, sqlite, file or command"));
+        assert!(
+            said("[source]\nkind = \"oracle\"\n").contains("use postgres, mariadb, redis, sqlite, file or command")
+        );
         assert_eq!(said("[source]\nkind = \"sqlite\"\npath = \"/x\"\n"), "passed: true");
     }
 }

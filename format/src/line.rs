@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::frames;
 use crate::id::Name;
 use crate::requirements;
-use crate::root::{MAX_OWNERS, MAX_ROOT_BYTES};
+use crate::root::{self, MAX_OWNERS, MAX_PATTERNS, MAX_ROOT_BYTES, Pattern};
 use crate::strict;
 
 /// No line holds more JSON.
@@ -72,6 +72,55 @@ pub struct RootLine(pub RequestLine);
 impl Line for RootLine {
     const KIND: &'static str = "lifeboat-root-1";
     const WHAT: &'static str = "a signed root, as `lifeboat owner sign` prints it";
+}
+
+/// A backup host that was set up, as it describes itself to the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLine {
+    /// The vault that its keys are for. It need not exist yet.
+    pub vault: String,
+    /// The name.
+    pub name: Name,
+    /// The minisign public key.
+    pub signer: String,
+    /// The recipient that opens what this host reads.
+    pub operations: String,
+    /// The datasets that it wants to back up.
+    #[serde(deserialize_with = "strict::list::<MAX_PATTERNS, _, _>")]
+    pub datasets: Vec<Pattern>,
+}
+
+impl Line for HostLine {
+    const KIND: &'static str = "lifeboat-host-1";
+    const WHAT: &'static str = "a backup host's line, as `lifeboat setup host` prints it";
+}
+
+/// A drill host that was set up, as it describes itself to the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillHostLine {
+    /// The name.
+    pub name: Name,
+    /// The age recipient.
+    pub recipient: String,
+    /// The minisign public key.
+    pub signer: String,
+    /// The datasets that it wants to open and drill.
+    #[serde(deserialize_with = "strict::list::<MAX_PATTERNS, _, _>")]
+    pub datasets: Vec<Pattern>,
+}
+
+impl Line for DrillHostLine {
+    const KIND: &'static str = "lifeboat-drill-host-1";
+    const WHAT: &'static str = "a drill host's line, as `lifeboat setup drill-host` prints it";
+}
+
+/// Eight words that tell a line from others, however it was typed: who prints it and who reads it
+/// compare them.
+///
+/// # Errors
+/// The line cannot be written.
+pub fn words<L: Line>(value: &L) -> Result<String> {
+    Ok(root::fingerprint(write(value)?.as_bytes()))
 }
 
 /// Whether a text is a line of this kind, if perhaps a damaged one.

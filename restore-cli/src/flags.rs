@@ -31,8 +31,8 @@ pub(crate) struct Globals {
     #[arg(short, long = "identity", global = true, value_name = "FILE")]
     pub(crate) identities: Vec<PathBuf>,
     /// Use only this replica of the configuration
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) replica: Option<Name>,
+    #[arg(long, global = true, value_name = "NAME", value_parser = ReplicaWord::name)]
+    pub(crate) replica: Option<ReplicaWord>,
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
@@ -51,6 +51,28 @@ pub(crate) struct Globals {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) given: GivenReplica,
+}
+
+/// What `--replica` can be: the name of one that the configuration has, or, where a vault is set
+/// up, the name and place of a new one. It is one type, as the flag is that of every command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReplicaWord {
+    pub(crate) name: Name,
+    /// The place of a new one.
+    pub(crate) place: Option<String>,
+}
+
+impl ReplicaWord {
+    fn name(text: &str) -> Result<Self, String> {
+        let name = text.parse().map_err(|error: lifeboat_engine::Error| error.chain_and_hint())?;
+        Ok(Self { name, place: None })
+    }
+
+    /// `NAME=PLACE`.
+    pub(crate) fn placed(text: &str) -> Result<Self, String> {
+        let (name, place) = text.split_once('=').ok_or("a replica is NAME=s3://BUCKET?region=… or NAME=/DIRECTORY")?;
+        Ok(Self { place: Some(place.to_owned()), ..Self::name(name)? })
+    }
 }
 
 /// Which snapshot of a dataset.

@@ -1,10 +1,12 @@
-//! Lines as they are given: in the argument itself, on standard input, or in a file. None of them
-//! is secret.
+//! Lines as they are given: in the argument itself, on standard input, or in a file; and how they
+//! are printed. None of them is secret.
 
+use std::fmt;
 use std::io::Read;
 
 use lifeboat_engine::format::line::MAX_LINE_BYTES;
 use lifeboat_engine::{Error, Result};
+use serde::Serialize;
 
 /// The text that an argument gives: itself, standard input for `-`, a file for `@FILE`.
 ///
@@ -27,4 +29,16 @@ pub(crate) fn given(argument: &str) -> Result<String> {
         );
     }
     Ok(text)
+}
+
+/// One line, which is the whole output.
+#[derive(Serialize)]
+pub(crate) struct OneLine {
+    pub(crate) line: String,
+}
+
+impl fmt::Display for OneLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
 }

@@ -4,6 +4,7 @@
 //! works when the backup host is gone. `run` reads the environment; no other module does.
 
 mod access;
+mod as_unit;
 mod cli;
 mod commands;
 mod exit;

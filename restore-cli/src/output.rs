@@ -104,6 +104,21 @@ impl Output {
         !self.json && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
+    /// Asks for something, and waits for a line.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub(crate) fn ask_for(self, question: &str) -> Result<String> {
+        let failed = |error| Error::failed("the answer cannot be read").because(error);
+        let (mut stderr, question) = (io::stderr().lock(), escape::line(question));
+        write!(stderr, "{question}").and_then(|()| stderr.flush()).map_err(failed)?;
+        let mut answer = String::new();
+        match io::stdin().lock().read_line(&mut answer).map_err(failed)? {
+            0 => Err(Error::failed("the answer cannot be read").because("the terminal was closed")),
+            _ => Ok(answer),
+        }
+    }
+
     /// Asks, and waits for a line. Only `word` means yes.
     pub(crate) fn ask(self, question: &str, word: &str) -> bool {
         let (mut stderr, question) = (io::stderr().lock(), escape::line(question));

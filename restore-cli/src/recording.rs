@@ -36,6 +36,13 @@ pub(crate) struct Recording {
     unrecorded: Option<String>,
 }
 
+impl Recording {
+    /// Whether an owner's key is to sign the record.
+    pub(crate) fn is_by_owner(&self) -> bool {
+        self.owner_directory.is_some()
+    }
+}
+
 /// What to do where a log is shorter than it was.
 pub(crate) enum Shorter {
     /// Stop.

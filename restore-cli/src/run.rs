@@ -32,13 +32,13 @@ use crate::session::Session;
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let json = arguments.iter().any(|argument| argument == "--json");
-    let cli = match cli::parse(arguments) {
+    let cli = match cli::parse(arguments.clone()) {
         Ok(cli) => cli,
         Err(error) => return explain(&error, Output::new(json, false)),
     };
     let out = Output::new(cli.globals.json, cli.globals.quiet);
     start_log(&cli.globals);
-    match memory::keep_private().and_then(|()| execute(cli, out)) {
+    match memory::keep_private().and_then(|()| execute(cli, arguments, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out.error(&error);
@@ -66,7 +66,7 @@ fn explain(error: &clap::Error, out: Output) -> ExitCode {
     ExitCode::from(Class::Usage.exit_code())
 }
 
-fn execute(cli: Cli, out: Output) -> Result<()> {
+fn execute(cli: Cli, arguments: Vec<OsString>, out: Output) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -82,6 +82,9 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
         tools: registry::tool_environment(|name| std::env::var_os(name)),
         worker: WorkerPlace::beside(&me),
+        variable: |name| std::env::var_os(name),
+        program: me,
+        arguments,
         temporary: std::env::temp_dir(),
     };
     let result = runtime.block_on(async {
@@ -106,6 +109,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Undelete(args) => commands::undelete::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,
+        Command::Setup(args) => commands::setup::run(&args, session).await,
         Command::Owner(args) => commands::owner::run(&args, session).await,
         Command::Root(args) => commands::root::run(&args, session).await,
         Command::Audit(args) => commands::audit::run(&args, session).await,

@@ -1,6 +1,7 @@
 //! What the commands share: the flags, the output, and the vault that configuration or flags name.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -35,6 +36,12 @@ pub(crate) struct Session {
     pub(crate) tools: ToolEnvironment,
     /// Who works with databases, beside a drill that names another.
     pub(crate) worker: WorkerPlace,
+    /// Looks a variable of the environment up.
+    pub(crate) variable: fn(&str) -> Option<OsString>,
+    /// This program, …
+    pub(crate) program: PathBuf,
+    /// … and its whole command line.
+    pub(crate) arguments: Vec<OsString>,
     /// Where private temporary directories are made.
     pub(crate) temporary: PathBuf,
 }
@@ -79,9 +86,9 @@ impl Session {
         let mut replicas = config.replicas.clone();
         if let Some(name) = &self.globals.replica {
             let known: Vec<String> = replicas.iter().map(|replica| replica.name.to_string()).collect();
-            replicas.retain(|replica| replica.name == *name);
+            replicas.retain(|replica| replica.name == name.name);
             if replicas.is_empty() {
-                return Err(Error::usage(format!("the configuration has no replica {name}"))
+                return Err(Error::usage(format!("the configuration has no replica {}", name.name))
                     .hint(format!("it has: {}", known.join(", "))));
             }
         }

@@ -592,8 +592,9 @@ async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_th
     assert_eq!(code(&place.on("backup", &["repair", DATASET, "--accept-loss"])), 2, "nobody can be asked");
     assert_eq!(code(&place.on("backup", &["repair", DATASET])), 6, "nobody has agreed");
     let accept = format!("repair {DATASET} --accept-loss");
-    let refused =
-        on_a_terminal(&place, &accept, "no", false, |state| drop(state.lock_dataset(&name(DATASET)).unwrap()));
+    let refused = on_a_terminal(&place, &accept, "no", false, |state| {
+        drop(state.try_lock_dataset(&name(DATASET)).unwrap().unwrap())
+    });
     assert!(code(&refused) == 1 && stdout(&refused).contains("you did not confirm"), "{}", stdout(&refused));
     let agreed = place.on("backup", &["repair", DATASET, "--accept-loss", "--yes", "--json"]);
     assert_eq!((code(&agreed), &json(&agreed)["missing"]), (0, &serde_json::json!([])));
@@ -639,7 +640,8 @@ fn on_a_terminal<Kept>(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_question_of_prune_holds_no_lock_and_the_answer_needs_it() {
     let place = Installation::weekly().await;
-    let lock = |state: StateDirectory| state.lock_dataset(&name(DATASET)).expect("the question holds the lock");
+    let lock =
+        |state: StateDirectory| state.try_lock_dataset(&name(DATASET)).unwrap().expect("the question holds the lock");
     let refused = on_a_terminal(&place, "prune", "yes", false, lock);
     assert_eq!(code(&refused), 1, "{}", stdout(&refused));
     let told = format!("works on dataset {DATASET} and holds its lock");
@@ -658,7 +660,7 @@ async fn prune_goes_on_past_a_dataset_that_another_run_works_on() {
     fs::write(file, format!("{text}{wiki}")).unwrap();
     assert_eq!(code(&place.on("backup", &["init"])), 0);
     let state = StateDirectory::open(&place.path("state")).unwrap();
-    let held = state.lock_dataset(&name(DATASET)).unwrap();
+    let held = state.try_lock_dataset(&name(DATASET)).unwrap().unwrap();
     let output = place.on("backup", &["prune", "--yes"]);
     assert_eq!(code(&output), 1, "{}", stderr(&output));
     assert!(stdout(&output).contains("Dataset wiki"), "it stopped at the locked one: {}", stdout(&output));

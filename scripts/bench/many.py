@@ -73,7 +73,9 @@ def _kept(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
 
 
 def _large(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
-    """A hundred snapshots of many packs, which are there in name and size alone, in two replicas. Memory is what this is about."""
+    """A hundred snapshots of many packs, which are there in name and size alone, in two replicas. Memory is what this is about, so the
+    allocator is set as in the units."""
+    unit = {"environment": tools.allocator_of_units()}
     packs = arguments.tib * PACKS_IN_TIB
     say(f"100 snapshots of {arguments.tib} TiB: planned, caught up, listed and verified")
     tool = tools.Lifeboat(place / "large", replicas=2, more=RETENTION)
@@ -82,20 +84,20 @@ def _large(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
     other = tool.place / "replica-1"
     shutil.rmtree(other)
     tell("cp", "-al", tool.repository, other)
-    looks = {"first_look": tool.command("--json", "prune", "data", "--dry-run")}
-    planned = [tool.command("--json", "prune", "data", "--dry-run") for _ in range(arguments.rounds)]
+    looks = {"first_look": tool.command("--json", "prune", "data", "--dry-run", **unit)}
+    planned = [tool.command("--json", "prune", "data", "--dry-run", **unit) for _ in range(arguments.rounds)]
     if not all(verdict["keep_because"] for verdict in _verdicts(looks["first_look"], 100)[-1:]):
         sys.exit("the newest snapshot is to be removed")
     # The second replica lacks a snapshot: its manifest and its signature.
     lost = sorted((other / "datasets/data/snapshots").iterdir())[100:102]
     for path in lost:
         path.unlink()
-    looks["catch_up"] = tool.command("--json", "repair", "data")
+    looks["catch_up"] = tool.command("--json", "repair", "data", **unit)
     if not all(path.exists() for path in lost):
         sys.exit(f"{lost} were to be put back: {looks['catch_up']['output']}")
-    looks["list"] = tool.command("--json", "list", "data")
+    looks["list"] = tool.command("--json", "list", "data", **unit)
     # One pack is read, and is not what its name says.
-    looks["verify"] = tool.command("verify", "data", "--read-data-subset", "0.000001%", code=FOUND)
+    looks["verify"] = tool.command("verify", "data", "--read-data-subset", "0.000001%", code=FOUND, **unit)
     shutil.rmtree(tool.place)
     return measure.case("vault-10tib-100", {"lifeboat": planned}, packs=packs, **_figures(looks))
 

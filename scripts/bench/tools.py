@@ -87,9 +87,10 @@ class Lifeboat(Tool):
         """Its section of the configuration."""
         return f'[[replica]]\nname = "local{number}"\nkind = "directory"\nregion = "far{number}"\npath = "{folder}"\n'
 
-    def command(self, *words, master: bool = False, code: int = 0) -> dict:
+    def command(self, *words, master: bool = False, code: int = 0, environment: dict[str, str] | None = None) -> dict:
         identity = ["--identity", self.master] if master else []
-        return measure.run([self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words], code=code)
+        argv = [self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words]
+        return measure.run(argv, environment, code=code)
 
     def daemon(self) -> dict:
         return measure.run([self.programs / "lifeboatd", "--config", self.config, "--log-level", "warn", "--once"])
@@ -103,6 +104,13 @@ class Lifeboat(Tool):
         result = self.command("--json", "restore", "data", "--to-directory", self.out, master=True)
         said = json.loads(result["output"])
         return {**result, "read_amplification": said["read_amplification"]}
+
+
+def allocator_of_units() -> dict[str, str]:
+    """How the units of systemd set the allocator."""
+    lines = (ROOT / "systemd/lifeboatd.service").read_text().splitlines()
+    settings = next(line.removeprefix("Environment=") for line in lines if line.startswith("Environment=MALLOC_"))
+    return dict(setting.split("=", 1) for setting in settings.split())
 
 
 class Chunks(Lifeboat):

@@ -26,7 +26,7 @@ use lifeboat_engine::keep::prune::{Prune, PruneOutcome, PrunePlan};
 use lifeboat_engine::keys::{HostKeys, InitOptions, InitReport, ReaderKeys, SharedIdentity, init, parse_identities};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::schedule::Schedule;
-use lifeboat_engine::state::{Lock, StateDirectory};
+use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::{Error, Result};
@@ -250,7 +250,7 @@ impl TestVault {
         self.clock.advance(Duration::from_secs(1));
         let keys = self.keys()?;
         let state = StateDirectory::open(&self.config.state_directory)?;
-        let _lock = locked(&state).await?;
+        let _lock = state.lock_dataset(&name(DATASET)).await?;
         Backup {
             config: &self.config,
             dataset: &self.config.datasets[0],
@@ -428,19 +428,5 @@ fn dataset(text: &str) -> Dataset {
         takeover_after: Duration::from_secs(15 * 60),
         retry: Duration::from_secs(15 * 60),
         drill: DrillConfig { level: Some(ProofLevel::Fetched), queries: Vec::new(), server_directories: Vec::new() },
-    }
-}
-
-/// The dataset's lock. Other tests of the same process start programs, and each holds a copy of an
-/// open lock for the moment between its fork and its exec. So a lock may outlive its owner a
-/// little.
-async fn locked(state: &StateDirectory) -> Result<Lock> {
-    let mut tries = 100;
-    loop {
-        match state.lock_dataset(&name(DATASET)) {
-            Err(_) if tries > 0 => tokio::time::sleep(Duration::from_millis(10)).await,
-            locked => return locked,
-        }
-        tries -= 1;
     }
 }

@@ -57,7 +57,7 @@ async fn a_sweep_that_is_cut_by_its_deadline_goes_on_with_the_next_prune() {
     let (budget, prunes) = (RunBudget::new(&installation.config.limits), one_prune());
     let runner = Runner { state, ledger, clock: clock.clone(), tools, budget, prunes };
     let run = async |stop: Stop| {
-        let lock = runner.state.lock_dataset(&shop).unwrap();
+        let lock = runner.state.lock_dataset(&shop).await.unwrap();
         clock.advance(Duration::from_secs(60));
         runner.run(&installation, &shop, (Start::Asked, lock), &Arc::default(), &stop).await.unwrap()
     };
@@ -82,7 +82,7 @@ async fn a_sweep_that_is_cut_by_its_deadline_goes_on_with_the_next_prune() {
     // Some keys go, then the replicas take too long.
     gate.hold(&[("delete", "")], 4);
     let prune = async |patience| {
-        let _lock = runner.state.lock_dataset(&shop).unwrap();
+        let _lock = runner.state.lock_dataset(&shop).await.unwrap();
         runner.prune(&installation, dataset, (Start::Asked, patience), &CancellationToken::new()).await
     };
     let cut = prune(Duration::from_secs(2)).await;

@@ -55,7 +55,7 @@ impl Place {
             budget,
             prunes: one_prune(),
         };
-        let lock = (Start::Asked, state.lock_dataset(&shop).unwrap());
+        let lock = (Start::Asked, state.lock_dataset(&shop).await.unwrap());
         runner.run(&installation, &shop, lock, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
         let failing = Arc::new(FailingReplica::new(installation.replicas[0].clone()));
         let shared: SharedReplica = failing.clone();
@@ -110,7 +110,7 @@ async fn a_scrub_gives_way_at_once_and_goes_on_where_it_was_after_a_restart() {
     assert!(scrubber.job.is_none());
     let done = place.checked("frankfurt");
     assert!(done > before, "what was checked before it gave way is forgotten");
-    drop(place.runner.state.lock_dataset(&place.shop).unwrap());
+    drop(place.runner.state.lock_dataset(&place.shop).await.unwrap());
 
     // A daemon that starts again reads how far it came.
     let state = place.runner.state.clone();

@@ -44,7 +44,7 @@ impl Place {
         let (state_of_live, prunes) = (state.clone(), one_prune());
         let runner = Runner { state, ledger: ledger.clone(), clock: clock.clone(), tools, budget, prunes };
         for name in &names {
-            let lock = (Start::Asked, runner.state.lock_dataset(name).unwrap());
+            let lock = (Start::Asked, runner.state.lock_dataset(name).await.unwrap());
             runner.run(&installation, name, lock, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
         }
         std::fs::remove_dir_all(folder.path().join("ireland/datasets")).unwrap();

@@ -14,8 +14,7 @@ use lifeboat_base::settings::{Section, SettingsReader, Text};
 use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
-use crate::database::Database;
-use crate::database::{Source, SourceCheck, WorkContext};
+use crate::database::{Database, FoundSource, Look, Source, SourceCheck, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::{StreamSink, StreamWriter};
 
@@ -54,6 +53,18 @@ impl Database for File {
 
     fn highest_level(&self) -> ProofLevel {
         ProofLevel::Fetched
+    }
+
+    fn source_at(&self, address: &str, _: &Look) -> Result<FoundSource> {
+        let path = Path::new(address);
+        if !path.is_absolute() {
+            return Err(Error::usage(format!("`{}` is no absolute path of a file", address.escape_debug()))
+                .hint("write the whole path, such as /srv/dumps/wiki.dump"));
+        }
+        let mut settings = toml::Table::new();
+        settings.insert("path".to_owned(), address.into());
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(FoundSource { kind: FILE_KIND, what: format!("file {address}"), name, settings, account: None })
     }
 }
 

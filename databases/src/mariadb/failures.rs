@@ -2,8 +2,10 @@
 
 use lifeboat_base::Error;
 
+use crate::tool::causes::{self, Cause};
+
 /// What is said, and what to do about it. The first that fits counts.
-const CAUSES: [(&[&str], &str); 18] = [
+const CAUSES: [Cause; 18] = [
     (
         &["SSL connection error", "TLS/SSL error", "certificate verify failed", "Certificate verification"],
         "check sslmode and sslrootcert in the address, and that the certificate names the host",
@@ -58,12 +60,7 @@ const CAUSES: [(&[&str], &str); 18] = [
 
 /// `error` with a hint for its cause, if that is known.
 pub(super) fn explained(error: Error) -> Error {
-    let said = error.chain();
-    let known = CAUSES.iter().find(|(words, _)| words.iter().any(|word| said.contains(word)));
-    match known {
-        Some((_, hint)) => error.hint(*hint),
-        None => error,
-    }
+    causes::explained(error, &CAUSES)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use lifeboat_base::{Error, Result};
 
-use super::tokens::{MariaToken, name, statements, text, written};
+use super::tokens::{MAX_MARIA_TOKENS, MariaToken, name, statements, text, written};
 use crate::streams::StoredStreams;
 
 /// The name of the stream.
@@ -16,8 +16,8 @@ pub(super) const MARIA_GLOBALS: &str = "globals";
 const GLOBALS_END: &str = "-- Complete\n";
 /// The first line.
 const GLOBALS_BEGIN: &str = "-- Databases, roles, users and grants\n";
-/// No more is parsed.
-pub(super) const MAX_MARIA_GLOBALS_BYTES: usize = 32 << 20;
+/// No more bytes are captured or parsed.
+pub(super) const MAX_MARIA_GLOBALS_BYTES: usize = MAX_MARIA_TOKENS;
 
 /// What is said of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod dump;
 mod failures;
 mod fit;
 mod globals;
+mod here;
 mod lines;
 mod load;
 mod losses;
@@ -35,7 +36,9 @@ pub use self::address::MariaAddress;
 pub use self::capture::MariaSource;
 pub use self::settings::MariaConfig;
 pub use self::target::MariaTarget;
-use crate::database::{ClientTool, Database, ServerTarget, Source, ThrowAway, ToolFound, WorkContext};
+use crate::database::{
+    ClientTool, Database, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
+};
 use crate::proof::ProofLevel;
 
 const MARIADB_KIND: &str = "mariadb";
@@ -99,6 +102,18 @@ impl Database for MariaDb {
 
     async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
         clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
+    }
+
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+        here::find(look)
+    }
+
+    fn source_at(&self, address: &str, look: &Look) -> Result<FoundSource> {
+        here::at(address, look)
+    }
+
+    async fn make_account(&self, found: &FoundSource, cx: &WorkContext) -> Result<()> {
+        here::make_account(found, cx).await
     }
 
     fn client_tool(&self) -> Option<ClientTool> {

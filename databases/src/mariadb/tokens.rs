@@ -29,8 +29,9 @@ impl MariaToken {
 
 const TOKEN_MARKS: &str = "*.,()@";
 
-/// No more tokens are held, of all statements: each takes many times the memory of its text.
-const MAX_MARIA_TOKENS: usize = 8 << 20;
+/// No more tokens are held, of all statements: each takes many times the memory of its text. Each
+/// has a byte at least, so no more bytes of statements are captured either.
+pub(super) const MAX_MARIA_TOKENS: usize = 16 << 20;
 
 /// Splits `text` into statements, each of which ends with `;`.
 ///

@@ -21,6 +21,7 @@ mod fill;
 mod globals;
 mod guard;
 mod handover;
+mod here;
 mod late;
 mod load;
 mod loader;
@@ -57,7 +58,9 @@ use lifeboat_base::settings::{Section, SettingsReader};
 pub use self::capture::PostgresSource;
 pub use self::settings::{PostgresConfig, PostgresConnection};
 pub use self::target::PostgresTarget;
-use crate::database::{ClientTool, Database, ServerTarget, Source, ThrowAway, ToolFound, WorkContext};
+use crate::database::{
+    ClientTool, Database, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
+};
 use crate::proof::ProofLevel;
 
 const POSTGRES_KIND: &str = "postgres";
@@ -136,6 +139,18 @@ impl Database for Postgres {
 
     async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
         clients::tools(directories, cx).await
+    }
+
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+        here::find(look)
+    }
+
+    fn source_at(&self, address: &str, look: &Look) -> Result<FoundSource> {
+        here::at(address, look)
+    }
+
+    async fn make_account(&self, found: &FoundSource, cx: &WorkContext) -> Result<()> {
+        here::make_account(found, cx).await
     }
 
     fn inherited_variables(&self) -> &'static [&'static str] {

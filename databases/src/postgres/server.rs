@@ -13,6 +13,7 @@ use super::query::query;
 use super::settings::PostgresConnection;
 use super::sql::{conninfo, literal, rows};
 use crate::database::WorkContext;
+use crate::tool::causes::{self, Cause};
 use crate::tool::process::Invocation;
 
 /// The facts that every capture asks for: one row, with values separated by a unit separator.
@@ -76,7 +77,7 @@ impl ServerFacts {
 /// What to do if the first query fails, by what `psql` said. Servers may say it in their own
 /// language, so the last answer fits whatever it is.
 fn what_to_do(said: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 6] = [
+    const HINTS: [Cause; 6] = [
         // It also says "does not exist" or "No such file".
         (
             &["root certificate file", "certificate verify failed", "server certificate for"],
@@ -104,8 +105,7 @@ fn what_to_do(said: &str) -> &'static str {
         (&["permission denied"], "use a role that may read all data: a superuser, or a member of pg_read_all_data"),
         (&["does not exist"], "check the names of database and role"),
     ];
-    let fits = |(words, _): &&(&[&str], &str)| words.iter().any(|word| said.contains(word));
-    HINTS.iter().find(fits).map_or("check address, role and password", |(_, hint)| hint)
+    causes::what_to_do(said, &HINTS).unwrap_or("check address, role and password")
 }
 
 /// A server: how to connect to it, and the client tools that fit it.

@@ -30,6 +30,11 @@ impl Multiset {
         self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
         self.count += 1;
     }
+
+    /// Puts all of it into a hash, as a part of a greater item.
+    pub(crate) fn put_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&self.count.to_le_bytes()).update(&self.sum.to_le_bytes());
+    }
 }
 
 /// Multisets by title.

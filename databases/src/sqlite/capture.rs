@@ -24,7 +24,7 @@ const PAGES_A_STEP: i32 = 2000;
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 const LOCKED_HINT: &str = "end the exclusive transaction of the writer, or raise stall in [limits]";
 const NO_DATABASE_HINT: &str = "it is another kind of file, or encrypted: use kind = \"file\"";
-const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+pub(super) const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Captures one database file.
 #[derive(Debug, Clone)]

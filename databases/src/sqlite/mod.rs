@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod capture;
+mod here;
 mod throw_away;
 
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 
 pub use self::capture::SqliteSource;
 use self::throw_away::SqliteThrowAway;
-use crate::database::{Database, Source, ThrowAway, WorkContext};
+use crate::database::{Database, FoundSource, Look, Source, ThrowAway, WorkContext};
 use crate::proof::ProofLevel;
 
 const SQLITE_KIND: &str = "sqlite";
@@ -62,5 +63,14 @@ impl Database for Sqlite {
 
     async fn throw_away(&self, _: &SourceFacts, _: &[PathBuf], cx: &WorkContext) -> Result<Option<Box<dyn ThrowAway>>> {
         Ok(Some(Box::new(SqliteThrowAway::new(cx)?)))
+    }
+
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+        let look = look.clone();
+        tokio::task::spawn_blocking(move || here::find(&look)).await.unwrap_or_default()
+    }
+
+    fn source_at(&self, address: &str, _: &Look) -> Result<FoundSource> {
+        here::at(address)
     }
 }

@@ -1,5 +1,6 @@
 //! Client tools: how they are run, fed and read, and what they inherit.
 
+pub(crate) mod causes;
 pub(crate) mod environment;
 pub(crate) mod hosts;
 pub(crate) mod pipes;

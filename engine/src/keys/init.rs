@@ -22,16 +22,11 @@ mod takeover;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 
 use age::secrecy::ExposeSecret;
 use chrono::{DateTime, Utc};
+use lifeboat_base::Result;
 use lifeboat_base::clock::SharedClock;
-use lifeboat_base::secret::{Secret, SecretRef};
-use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
 use lifeboat_format::info::VaultInfo;
@@ -48,6 +43,7 @@ use self::upload::upload;
 use super::PackKeys;
 use super::bundle::{Bundle, BundledDataset};
 use super::crypt;
+use super::local;
 use super::seal::HostKey;
 use super::sign::Signer;
 use super::{SharedIdentity, parse_recipients};
@@ -230,25 +226,10 @@ pub async fn outdated_keyrings(config: &Config, replicas: &[SharedReplica], now:
 }
 
 fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {
-    let place = config.keys.host_key.path();
+    let place = &config.keys.host_key;
     let advice = "stays on this host (mode 0600, or a systemd credential); it opens host-keys".to_owned();
-    let created = !place.exists();
-    let key = if created {
-        if config.keys.host_bundle.path().exists() {
-            return Err(Error::keys(format!(
-                "{} exists but {} is missing",
-                config.keys.host_bundle.path().display(),
-                place.display()
-            ))
-            .hint("restore host.key; if it is lost, move host-keys away and run `lifeboat init --identity MASTER`"));
-        }
-        let key = HostKey::generate();
-        write_new(place, key.to_text().as_bytes())?;
-        key
-    } else {
-        HostKey::parse(&config.keys.host_key.read()?)?
-    };
-    files.push(InitItem { what: place.display().to_string(), created, advice });
+    let (key, created) = local::host_key(place, &config.keys.host_bundle)?;
+    files.push(InitItem { what: place.path().display().to_string(), created, advice });
     Ok(key)
 }
 
@@ -307,35 +288,8 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
         return Ok(());
     }
     let folder = config.keys.directory.join(DRILL_HOST_FOLDER);
-    let (identity_file, signer_file) = (folder.join("drill-identity"), folder.join("drill-signer"));
-    // A run that was cut short has made them, or this host lost its other keys: they are as good.
-    let found = |file: &Path| {
-        let named = |error: Error| {
-            error
-                .within(format!("the key {} is there already, and cannot be used", file.display()))
-                .hint(format!("move {} away, and run `lifeboat init` again", folder.display()))
-        };
-        SecretRef::file(file).read_if_any().map_err(named)
-    };
-    let unusable = |file: &Path| {
-        Error::keys(format!("{} is there already, and is no key", file.display()))
-            .hint(format!("move {} away, and run `lifeboat init` again", folder.display()))
-    };
-    let identity =
-        found(&identity_file)?.map(|text| parse_drill_identity(&text).ok_or_else(|| unusable(&identity_file)));
-    let signer =
-        found(&signer_file)?.map(|text| Signer::parse(&text).map_err(|error| unusable(&signer_file).because(error)));
-    let (identity, signer) = (identity.transpose()?, signer.transpose()?);
-    let created = [identity.is_none(), signer.is_none()];
-    let identity = identity.unwrap_or_else(age::x25519::Identity::generate);
-    let signer = signer.map_or_else(Signer::generate, Ok)?;
-    let text = Zeroizing::new(format!("# lifeboat drill identity\n{}\n", identity.to_string().expose_secret()));
-    let signer_text = signer.to_text()?;
-    let files_and_contents = [(identity_file, text.as_bytes()), (signer_file, signer_text.as_bytes())];
-    for ((place, content), created) in files_and_contents.into_iter().zip(created) {
-        if created {
-            write_new(&place, content)?;
-        }
+    let made = local::drill_keys(&folder, "lifeboat init")?;
+    for (place, created) in made.files {
         files.push(InitItem {
             what: place.display().to_string(),
             created,
@@ -344,14 +298,9 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
                     .to_owned(),
         });
     }
-    bundle.drill_recipient = Some(identity.to_public().to_string());
-    bundle.drill_signer = Some(signer.public().to_string());
+    bundle.drill_recipient = Some(made.recipient);
+    bundle.drill_signer = Some(made.signer);
     Ok(())
-}
-
-fn parse_drill_identity(text: &Secret) -> Option<age::x25519::Identity> {
-    let text = std::str::from_utf8(text.expose()).ok()?;
-    text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?.parse().ok()
 }
 
 fn fresh_secrets(dataset: &Name, vault: &str) -> Result<DatasetSecrets> {
@@ -373,18 +322,4 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
     let (generation, keys) = (secrets.generation, PackKeys::of(secrets)?);
     let public = keys.identity.to_public();
     Ok(BundledDataset::new(generation, &public, &keys.chunk_id_key, &wrapped, granted.to_vec()))
-}
-
-fn write_new(path: &Path, content: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        // With the mode 0600. Who is cut short leaves no half of a key where the key belongs.
-        let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().context(Class::Keys, || format!("cannot write the key file {}", path.display()))
 }

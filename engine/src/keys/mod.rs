@@ -5,8 +5,10 @@
 
 mod bundle;
 pub(crate) mod crypt;
+mod enrol;
 mod identities;
 mod init;
+pub(crate) mod local;
 pub mod owners;
 mod recipients;
 pub mod seal;
@@ -29,6 +31,7 @@ use self::sign::{Signer, SignerKey};
 use self::trust::Trust;
 use crate::config::KeysConfig;
 
+pub use enrol::{enrol_drill_host, enrol_host};
 pub use identities::parse_identities;
 pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init, outdated_keyrings};
 pub use recipients::parse_recipients;

@@ -13,7 +13,7 @@ use lifeboat_format::root::{BackupHost, DrillHost, Floors, Pattern, Principal, R
 use super::signed::SignedRoot;
 
 /// A machine is trusted from so long before the request on, because clocks differ.
-const EARLIER: TimeDelta = TimeDelta::minutes(10);
+pub(super) const EARLIER: TimeDelta = TimeDelta::minutes(10);
 
 /// A backup host, as it describes itself.
 #[derive(Debug, Clone)]

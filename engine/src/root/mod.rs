@@ -12,6 +12,7 @@
 //! signed is installed (`install.rs`), found again (`find.rs`) and pinned (`pin.rs`).
 
 mod change;
+mod enrol;
 mod find;
 mod install;
 mod owner;
@@ -22,6 +23,7 @@ mod signed;
 
 pub(crate) use change::revoked_for_good;
 pub use change::{Change, GrantedMachine, NewDrillHost, apply, differences, first_root};
+pub use enrol::{drill_host_in, first_of, host_in, read_signed};
 pub use find::{FoundRoot, find};
 pub use install::{Installed, install};
 pub use owner::{OwnerFolder, ToSign};

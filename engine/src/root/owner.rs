@@ -1,13 +1,12 @@
 //! An owner's folder, on a machine that need not be connected to anything: the master identity, the
 //! key that signs roots, and the root that this owner signed last.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::ExposeSecret;
-use lifeboat_base::secret::{self};
+use chrono::{DateTime, Utc};
+use lifeboat_base::secret::{self, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::layout;
@@ -18,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::change::{KEEP_ONE, differences, locks_out};
 use super::signed::SignedRoot;
+use crate::keys::local;
 use crate::keys::sign::Signer;
 use crate::state::replace_file;
 
@@ -53,39 +53,53 @@ impl ToSign {
 }
 
 impl OwnerFolder {
-    /// Makes a folder with a master identity and a signing key. Returns the owner's line.
+    /// Makes a folder with a master identity and a signing key. Returns the owner's line. A folder
+    /// whose making was cut short is completed.
     ///
     /// # Errors
     /// [`Class::Keys`]: there is one already, or it cannot be written.
     pub fn make(directory: &Path, name: &Name) -> Result<String> {
         let failed = || format!("cannot make the owner's folder {}", directory.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context(Class::Keys, failed)?;
-        let present = [IDENTITY, SIGNER, LINE].into_iter().find(|file| directory.join(file).exists());
-        if let Some(file) = present {
+        // The line is written last.
+        if directory.join(LINE).exists() {
             return Err(Error::keys(failed())
-                .because(format!("it has a file `{file}` already"))
+                .because(format!("it has a file `{LINE}` already"))
                 .hint("name another directory: keys are never overwritten"));
         }
-        let (identity, signer) = (age::x25519::Identity::generate(), Signer::generate()?);
+        let unusable = |file: &str| {
+            Error::keys(failed())
+                .because(format!("it has a file `{file}` already, which is no key"))
+                .hint("name another directory: keys are never overwritten")
+        };
+        let found = |file: &str| SecretRef::file(directory.join(file)).read_if_any();
+        let known = found(IDENTITY)?.map(|text| local::parse_identity(&text).ok_or_else(|| unusable(IDENTITY)));
+        let (known, signing) = (known.transpose()?, found(SIGNER)?.map(|text| Signer::parse(&text)).transpose()?);
+        let is_new = (known.is_none(), signing.is_none());
+        let identity = known.unwrap_or_else(age::x25519::Identity::generate);
+        let signer = signing.map_or_else(Signer::generate, Ok)?;
         let recipient = identity.to_public().to_string();
         let owner = OwnerLine { name: name.clone(), recipient, signer: signer.public().to_string() };
         let told = line::write(&owner)?;
-        let text = Zeroizing::new(format!(
-            "# lifeboat master identity\n# public key: {}\n{}\n",
-            owner.recipient,
-            identity.to_string().expose_secret()
-        ));
-        for (file, content) in [
-            (IDENTITY, text.as_bytes()),
-            (SIGNER, signer.to_text()?.as_bytes()),
-            (LINE, format!("{told}\n").as_bytes()),
-        ] {
-            let path = directory.join(file);
-            let opened = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
-            let written = opened.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
-            written.context(Class::Keys, || format!("cannot write {}", path.display()))?;
+        if is_new.0 {
+            let text = Zeroizing::new(format!(
+                "# lifeboat master identity\n# public key: {}\n{}\n",
+                owner.recipient,
+                identity.to_string().expose_secret()
+            ));
+            local::write_new(&directory.join(IDENTITY), text.as_bytes())?;
         }
+        if is_new.1 {
+            local::write_new(&directory.join(SIGNER), signer.to_text()?.as_bytes())?;
+        }
+        local::write_new(&directory.join(LINE), format!("{told}\n").as_bytes())?;
         Ok(told)
+    }
+
+    /// Whether a folder was made before, to its end.
+    #[must_use]
+    pub fn is_made(directory: &Path) -> bool {
+        directory.join(LINE).exists()
     }
 
     /// Opens a folder.
@@ -173,10 +187,23 @@ impl OwnerFolder {
         Ok(self.line()?.recipient)
     }
 
-    fn line(&self) -> Result<OwnerLine> {
+    /// This owner's line.
+    ///
+    /// # Errors
+    /// [`Class::Keys`]: it cannot be read.
+    pub fn line(&self) -> Result<OwnerLine> {
         let path = self.directory.join(LINE);
         let text = std::fs::read_to_string(&path).context(Class::Keys, || format!("cannot read {}", path.display()))?;
         line::read::<OwnerLine>(text.trim())
+    }
+
+    /// When this owner signed the first root of a vault, if that was the last one signed. A root
+    /// that is made again at this time is the same.
+    ///
+    /// # Errors
+    /// What was signed cannot be read.
+    pub fn first_signed(&self) -> Result<Option<DateTime<Utc>>> {
+        Ok(self.last()?.filter(|(root, _)| root.version == 1).map(|(root, _)| root.time))
     }
 
     /// Signs it, and remembers that. Returns the line to be installed, or to be signed by others,

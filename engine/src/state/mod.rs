@@ -146,15 +146,16 @@ impl StateDirectory {
         })
     }
 
-    /// Takes the lock of the one run that may work on a dataset. It does not wait.
+    /// Takes the lock of the one run that may work on a dataset.
     ///
     /// # Errors
-    /// As [`Self::try_lock_dataset`]; [`Class::Failed`] if another run holds the lock.
-    pub fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
-        self.try_lock_dataset(dataset)?.ok_or_else(|| self.taken(dataset))
+    /// As [`Self::take_dataset_lock`]; [`Class::Failed`] if another run holds the lock.
+    pub async fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
+        self.take_dataset_lock(dataset).await?.ok_or_else(|| self.taken(dataset))
     }
 
-    /// As [`Self::lock_dataset`]; `None` if another run holds the lock.
+    /// Takes the lock of a dataset at once; `None` if another run holds it, or if it seems so: see
+    /// [`Self::take_dataset_lock`].
     ///
     /// # Errors
     /// [`Class::Usage`] if the directory belongs to another user; [`Class::Storage`] if the disk
@@ -358,11 +359,11 @@ mod tests {
         let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
         let state = StateDirectory::open(&place.path().join("state"))?;
         let shop: Name = "shop".parse()?;
-        let held = (state.lock_daemon()?, state.lock_dataset(&shop)?);
-        assert!(state.lock_daemon().is_err() && state.lock_dataset(&shop).is_err());
-        assert!(state.lock_dataset(&"other".parse()?).is_ok());
+        let held = (state.lock_daemon()?, state.try_lock_dataset(&shop)?);
+        assert!(held.1.is_some() && state.lock_daemon().is_err() && state.try_lock_dataset(&shop)?.is_none());
+        assert!(state.try_lock_dataset(&"other".parse()?)?.is_some());
         drop(held);
-        assert!(state.lock_daemon().is_ok() && state.lock_dataset(&shop).is_ok());
+        assert!(state.lock_daemon().is_ok() && state.try_lock_dataset(&shop)?.is_some());
         Ok(())
     }
 
@@ -378,7 +379,6 @@ mod tests {
             std::os::unix::fs::chown(&root, Some(owner), None).context(Class::Failed, || "cannot chown")?;
             let refusals = [
                 StateDirectory::open_for_writing(&root).err(),
-                state.lock_dataset(&shop).err(),
                 state.try_lock_dataset(&shop).err(),
                 state.lock_daemon().err(),
             ];

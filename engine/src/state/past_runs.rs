@@ -145,7 +145,7 @@ mod tests {
         let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse().unwrap());
         let state = StateDirectory::open(place.path()).unwrap();
         assert_eq!(newest(&state, &shop, 9).unwrap(), []);
-        let _lock = state.lock_dataset(&shop).unwrap();
+        let _lock = state.try_lock_dataset(&shop).unwrap().unwrap();
         append(&state, &shop, &run(1, "full\nof rows")).unwrap();
         let file = path(&state, &shop);
         let mut text = std::fs::read(&file).unwrap();

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         session
             .confirm(args.yes, format!("Is this right? Then old snapshots of dataset {name} are deleted again"))
             .await?;
-        let _lock = state.lock_dataset(name)?;
+        let _lock = state.lock_dataset(name).await?;
         if look(&state, name)? != found.acknowledged {
             return Err(Error::failed(format!("another snapshot of dataset {name} was flagged meanwhile"))
                 .hint(format!("run `lifeboat acknowledge {name}` again to see it")));

@@ -20,6 +20,7 @@ use lifeboat_engine::{Class, Error, Result};
 
 use super::drill_view::Drilled;
 use crate::access::{self, Need};
+use crate::as_unit::{self, UnitUser};
 use crate::flags::Selection;
 use crate::recording::{self, Recording, Shorter};
 use crate::session::{Place, Session};
@@ -64,6 +65,12 @@ fn level(word: &str) -> ProofLevel {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    if !args.recording.is_by_owner()
+        && let Some(place) = own_config(session)
+        && let Some(user) = UnitUser::of_drill(&place)
+    {
+        return as_unit::run_again(&place, &user, session).await;
+    }
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
     let (objectives, result) = match Plan::make(args, session) {
         Ok(plan) => (Some(plan.objectives), plan.run(args, session).await),
@@ -84,6 +91,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let shown = session.out.result(&drilled);
     // What the drill found comes before what became of telling it.
     error.map_or(Ok(()), Err).and(recorded).and(shown)
+}
+
+/// The configuration of this machine, unless somebody drills with keys of his own.
+fn own_config(session: &Session) -> Option<Config> {
+    let is_own = session.globals.identities.is_empty() && !session.globals.given.is_named();
+    is_own.then(|| session.configuration().ok()).flatten()
 }
 
 /// What is known before the vault is opened.

@@ -69,7 +69,31 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("Make a vault, and the keys of this host", "lifeboat init"),
             ("Take over for a host that is lost", "lifeboat init --identity master.txt"),
         ],
-        "owner init" => &[("Make an owner's keys, offline", "lifeboat owner init --directory owner")],
+        "setup" => &[
+            (
+                "Try everything on this machine, with a file of your own",
+                "lifeboat setup --try --sqlite /srv/wiki/wiki.db",
+            ),
+            (
+                "A backup host, from what the owner printed",
+                "lifeboat setup --root lifeboat-root-1:… --replica near=s3://backup-near?region=eu-central-1 --replica far=s3://backup-far?region=eu-west-1",
+            ),
+        ],
+        "setup host" => &[("Make a backup host's keys, and its line for the owner", "lifeboat setup host")],
+        "setup drill-host" => &[
+            ("Make a drill host's keys, and its line for the owner", "lifeboat setup drill-host"),
+            (
+                "Begin to drill",
+                "lifeboat setup drill-host --join s3://backup-far?region=eu-west-1 --root lifeboat-root-1:…",
+            ),
+        ],
+        "owner init" => &[
+            ("Make an owner's keys, offline", "lifeboat owner init --directory owner"),
+            (
+                "And the root of the vault of these machines",
+                "lifeboat owner init lifeboat-host-1:… lifeboat-drill-host-1:…",
+            ),
+        ],
         "root show" => &[("Who is believed?", "lifeboat root show")],
         "audit show" => &[("Who restored what?", "lifeboat audit show --dataset shop")],
         "audit verify" => &[("Did somebody cut a log?", "lifeboat audit verify")],

@@ -51,8 +51,8 @@ impl OpenedDataset {
     }
 
     /// Locks the dataset. Nobody holds the lock while a question is open.
-    pub(super) fn lock(&self) -> Result<Lock> {
-        self.state.lock_dataset(&self.dataset)
+    pub(super) async fn lock(&self) -> Result<Lock> {
+        self.state.lock_dataset(&self.dataset).await
     }
 
     pub(super) fn prune(&self, session: &Session) -> Result<Prune<'_>> {

@@ -206,7 +206,7 @@ fn question(dataset: &Name, removes: bool, keepers: &[&Name], replicas: usize) -
 
 /// Not dropped half-way: it stops by itself between two deletions.
 async fn execute(prune: &Prune<'_>, plan: &PrunePlan) -> Result<PruneOutcome> {
-    let _lock = prune.state.lock_dataset(&prune.dataset.name)?;
+    let _lock = prune.state.lock_dataset(&prune.dataset.name).await?;
     prune.execute(plan).await
 }
 

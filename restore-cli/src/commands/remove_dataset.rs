@@ -97,11 +97,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             .hint("mend what is said of it, then run this again: a removal needs every replica, and none about which anything is doubtful"));
     }
     if removal.plan.is_empty() {
-        let _lock = state.lock_dataset(name)?;
+        let _lock = state.lock_dataset(name).await?;
         // Nothing goes that the plan does not show, but since when packs wait is remembered.
         removal.outcome = Some(prune.execute(&removal.plan).await?);
     } else if consents(args, session, &removal.plan).await? {
-        let _lock = state.lock_dataset(name)?;
+        let _lock = state.lock_dataset(name).await?;
         removal.outcome = Some(prune.execute(&removal.plan).await?);
         session.out.text(RemovalView(&removal))?;
     }

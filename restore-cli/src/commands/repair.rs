@@ -59,7 +59,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let name = args.dataset.as_ref().ok_or_else(|| Error::usage("repair needs a dataset").hint("name one"))?;
     let opened = OpenedDataset::open(name, session).await?;
     let prune = opened.prune(session)?;
-    let lock = opened.lock()?;
+    let lock = opened.lock().await?;
     // Not dropped half-way: the copying stops by itself between two objects.
     let mut report = repair::repair(&prune, None).await?;
     let gives_up = accepted.loss && !report.missing.is_empty();
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         };
         drop(lock);
         session.confirm(args.yes, question).await?;
-        let _lock = opened.lock()?;
+        let _lock = opened.lock().await?;
         report = repair::accept(&prune, accepted, report).await?;
     }
     session.out.result(&ReportView(&report))?;

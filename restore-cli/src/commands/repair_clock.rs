@@ -41,7 +41,7 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         let question =
             format!("This host's clock says that it is {now}. Is that right, and settle {times} of dataset {name}?");
         session.confirm(args.yes, question).await?;
-        let _lock = opened.lock()?;
+        let _lock = opened.lock().await?;
         report = prune.settle_times(&report).await?;
     }
     session.out.result(&ClockView(&report))?;

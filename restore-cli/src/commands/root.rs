@@ -13,12 +13,11 @@ use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
-use super::owner::OneLine;
 use super::root_found::{newest, vault_of};
 use super::root_request;
 use crate::access;
 use crate::human;
-use crate::lines;
+use crate::lines::{self, OneLine};
 use crate::recording;
 use crate::session::Session;
 

@@ -15,11 +15,10 @@ use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
-use super::owner::OneLine;
 use super::root_found::{found, newest, vault_of};
 use crate::access;
 use crate::flags::parse_time;
-use crate::lines;
+use crate::lines::{self, OneLine};
 use crate::session::Session;
 
 #[derive(Debug, clap::Args)]

@@ -160,7 +160,7 @@ async fn repair_all(dataset: &Name, report: &VerifyReport, session: &Session) ->
     let suspects: Vec<(Name, String)> =
         report.findings.iter().map(|finding| (finding.replica.clone(), finding.object.clone())).collect();
     let opened = OpenedDataset::open(dataset, session).await?;
-    let _lock = opened.lock()?;
+    let _lock = opened.lock().await?;
     // Not dropped half-way: it stops by itself between two objects.
     repair::repair(&opened.prune(session)?, Some(&suspects)).await
 }

@@ -13,10 +13,9 @@ use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
-use super::owner::OneLine;
 use crate::access;
 use crate::human;
-use crate::lines;
+use crate::lines::{self, OneLine};
 use crate::session::Session;
 
 /// Show what is marked for deletion, and forbid that a mark is carried out

@@ -232,7 +232,7 @@ async fn nothing_is_written_while_another_run_holds_the_lock() {
     let before = contents(&places);
     flip(&file, 9);
     let state = StateDirectory::open(&vault.config.state_directory).unwrap();
-    let lock = state.lock_dataset(&name(DATASET)).unwrap();
+    let lock = state.lock_dataset(&name(DATASET)).await.unwrap();
     let progress = round(&vault).await;
     assert_eq!(of(&progress, 1).damaged_objects(), 1, "{progress:?}");
     assert_ne!(std::fs::read(&file).unwrap(), before[&file]);

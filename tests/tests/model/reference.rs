@@ -111,16 +111,19 @@ impl Reference {
         marks
     }
 
-    /// What an operator has given up, as new prune records say. It need not be there any more.
+    /// What an operator has given up, as new prune records say. It need not be there any more. A
+    /// record that names what is whole here was copied before its sweep is carried out here.
     pub(crate) fn note_given_up(&mut self, before: &Objects, after: &Objects) {
         let folder = layout::prunes(&name(DATASET));
         let is_new = |key: &str| key.starts_with(&folder) && !layout::is_signature(key) && !before.contains_key(key);
         for (key, body) in after.iter().filter(|(key, _)| is_new(key)) {
             for snapshot in removed(body) {
-                let known = self.known.get(&snapshot).filter(|_| !self.is_marked(snapshot.as_str()));
-                let is_whole = known.is_some_and(|known| known.is_whole_in(after));
-                assert!(!is_whole, "{key} gives up {snapshot}, which is whole");
-                self.known.remove(&snapshot);
+                let is_whole = self.known.get(&snapshot).is_some_and(|known| known.is_whole_in(after));
+                let is_marked = self.is_marked(snapshot.as_str());
+                assert!(!is_whole || is_marked, "{key} gives up {snapshot}, which is whole");
+                if !is_whole {
+                    self.known.remove(&snapshot);
+                }
             }
         }
     }

@@ -189,7 +189,8 @@ async fn what_is_missing_is_put_back_or_given_up() {
     let prune = db1.try_follow(&mut book, "lifeboat prune", &[]).await;
     assert!(prune.code() == Some(5) && prune.stderr.contains("while ireland cannot be used"), "{prune}");
     std::fs::rename(&away, &ireland).unwrap();
-    assert_eq!(db1.shell("lifeboat trigger shop").await.code(), Some(6));
+    let run = db1.shell("lifeboat trigger shop").await;
+    assert_eq!(run.code(), Some(6), "{run}");
     db1.until_metric(STOPPED, 1.0).await;
     let repair = db1.try_follow(&mut book, "lifeboat repair shop", &[]).await;
     assert!(repair.code() == Some(6) && repair.stdout.contains("MISSING"), "{repair}");

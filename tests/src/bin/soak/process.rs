@@ -92,8 +92,7 @@ impl Daemon {
         command.arg("--config").arg(self.place.config()).args(["--log", "json"]);
         command.env("TMPDIR", self.place.temporary()).envs(fake_clock::environment("+0s")).env_remove("FAKETIME");
         command.env("FAKETIME_TIMESTAMP_FILE", self.place.root.join("clock")).env("FAKETIME_CACHE_DURATION", "1");
-        // As in its unit.
-        command.env("MALLOC_ARENA_MAX", "2");
+        command.envs(allocator_of_the_unit());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().ok_or("no standard error")?;
@@ -185,6 +184,17 @@ impl Daemon {
         let process = self.process.load(Ordering::SeqCst);
         Ok(fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64)
     }
+}
+
+/// How its unit sets the allocator.
+fn allocator_of_the_unit() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = include_str!("../../../../systemd/lifeboatd.service").lines();
+    let settings =
+        lines.filter_map(|line| line.strip_prefix("Environment=").filter(|line| line.starts_with("MALLOC_")));
+    let settings: Vec<_> =
+        settings.flat_map(str::split_whitespace).filter_map(|setting| setting.split_once('=')).collect();
+    assert!(!settings.is_empty(), "the unit does not set the allocator");
+    settings.into_iter()
 }
 
 /// What the limit of another process is, which the kernel tells in a file.

@@ -1,0 +1,100 @@
+//! `redis`: a server's dump by the replication protocol, with its users and its settings.
+//!
+//! The streams are `users` (the lines of an ACL file, passwords as hashes) and `settings` (text to
+//! read, without secrets, that nothing applies), as far as the server shows them; then `dump`, an
+//! RDB file. The dump is one state of all databases. Users and settings are of a moment before it.
+
+mod address;
+mod capture;
+mod clients;
+mod connect;
+mod failures;
+mod rdb;
+mod replies;
+mod server;
+mod settings;
+mod tail;
+mod throw_away;
+mod users;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::settings::{Section, SettingsReader};
+use lifeboat_base::{Error, Result};
+
+pub use self::address::RedisAddress;
+pub use self::capture::RedisSource;
+pub use self::settings::RedisConfig;
+use crate::database::{ClientTool, Database, Source, ThrowAway, ToolFound, WorkContext};
+use crate::proof::ProofLevel;
+
+const REDIS_KIND: &str = "redis";
+const USERS_STREAM: &str = "users";
+const SETTINGS_STREAM: &str = "settings";
+const DUMP_STREAM: &str = "dump";
+
+/// The engine of kind `redis`.
+#[derive(Debug)]
+pub struct RedisDb;
+
+#[async_trait]
+impl Database for RedisDb {
+    fn kind(&self) -> &'static str {
+        REDIS_KIND
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &settings::REDIS_KEYS
+    }
+
+    fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
+        settings::parse(section, reader).map(|config| Box::new(RedisSource(config)) as Box<dyn Source>)
+    }
+
+    fn highest_level(&self) -> ProofLevel {
+        ProofLevel::Proved
+    }
+
+    fn checks(&self) -> &'static [&'static str] {
+        &throw_away::REDIS_CHECKS
+    }
+
+    fn file_of(&self, stream: &str) -> String {
+        match stream {
+            DUMP_STREAM => "dump.rdb".to_owned(),
+            USERS_STREAM => "users.acl".to_owned(),
+            SETTINGS_STREAM => "settings.txt".to_owned(),
+            other => other.to_owned(),
+        }
+    }
+
+    async fn throw_away(
+        &self,
+        facts: &SourceFacts,
+        directories: &[PathBuf],
+        cx: &WorkContext,
+    ) -> Result<Option<Box<dyn ThrowAway>>> {
+        Ok(Some(Box::new(throw_away::start(facts, directories, cx).await?)))
+    }
+
+    async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
+        clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
+    }
+
+    fn client_tool(&self) -> Option<ClientTool> {
+        Some(ClientTool { tool: "redis-cli", remedy: clients::REDIS_CLIENT_REMEDY })
+    }
+
+    async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
+        clients::tools(directories, cx).await
+    }
+}
+
+/// The version of the server that a snapshot was taken from.
+fn version_of(facts: &SourceFacts) -> Result<clients::RedisVersion> {
+    let told = facts.server_version.as_deref().unwrap_or_default();
+    clients::RedisVersion::of_told(told)
+        .ok_or_else(|| Error::integrity("the snapshot does not name its version of Redis"))
+}

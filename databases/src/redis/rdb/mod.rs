@@ -1,0 +1,199 @@
+//! Reads RDB files, the dumps of Redis and Valkey, of versions 5 to 12 (Redis 2.6 to 8.0).
+//!
+//! The reader is strict: what it does not know it refuses, and a file counts only after its
+//! checksum and its end. Each length comes from whoever wrote the file. So memory is bounded by one
+//! key and one packed value, of at most about 1 GiB each, and usually a few kilobytes. Other
+//! strings are read in chunks. The form follows `rdb.c` of Redis.
+
+mod digest;
+mod input;
+mod lzf;
+mod packed;
+mod stream_value;
+mod strings;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::io::Read;
+
+use lifeboat_base::{Error, Result};
+
+pub(super) use self::digest::{RdbDigest, digest};
+use self::input::{RdbInput, damaged, unsupported};
+use self::stream_value::StreamDetail;
+use self::values::{RedisType, ValueForm, hash_value};
+use crate::proof::multiset::ProofKey;
+
+/// Every file begins with this, and its version as four digits.
+pub(super) const RDB_MAGIC: &[u8; 5] = b"REDIS";
+/// Older files have no checksum; newer ones are not known.
+const RDB_VERSIONS: std::ops::RangeInclusive<u32> = 5..=12;
+/// A server with more databases would need much memory for them alone.
+pub(super) const MAX_REDIS_DATABASES: u64 = 16_384;
+
+/// What stands between keys.
+mod opcode {
+    pub(super) const SLOT_INFO: u8 = 244;
+    pub(super) const FUNCTION: u8 = 245;
+    pub(super) const FUNCTION_PRE_RELEASE: u8 = 246;
+    pub(super) const MODULE_AUX: u8 = 247;
+    pub(super) const IDLE: u8 = 248;
+    pub(super) const FREQUENCY: u8 = 249;
+    pub(super) const AUX: u8 = 250;
+    pub(super) const RESIZE: u8 = 251;
+    pub(super) const EXPIRES_MILLISECONDS: u8 = 252;
+    pub(super) const EXPIRES_SECONDS: u8 = 253;
+    pub(super) const DATABASE: u8 = 254;
+    pub(super) const END: u8 = 255;
+    /// Values of modules, before and since version 8.
+    pub(super) const MODULE_VALUES: [u8; 2] = [6, 7];
+}
+
+/// A key and the hash of its value.
+#[derive(Debug)]
+pub(super) struct RdbKey<'a> {
+    database: u64,
+    name: &'a [u8],
+    redis_type: RedisType,
+    value: blake3::Hash,
+    /// When it expires, in milliseconds since 1970.
+    expires: Option<i64>,
+}
+
+/// What a file holds beside its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RdbEnd {
+    /// Whether it has a checksum: a server can leave it out.
+    is_checked: bool,
+}
+
+/// Takes what a file holds, in its order.
+trait RdbContent {
+    fn key(&mut self, key: &RdbKey<'_>) -> Result<()>;
+
+    /// A key whose list, set or hash has no element. Some old servers wrote such; none loads it.
+    fn empty_key(&mut self);
+
+    /// The code of a library of functions.
+    fn function(&mut self, code: &blake3::Hasher);
+
+    /// A database begins, which may be empty.
+    fn database(&mut self, number: u64) {
+        let _ = number;
+    }
+}
+
+/// Reads the beginning of a file, and returns its version.
+fn version<R: Read>(input: &mut RdbInput<R>) -> Result<u32> {
+    let begin: [u8; 9] = input.exact()?;
+    let digits = begin.strip_prefix(RDB_MAGIC).filter(|digits| digits.iter().all(u8::is_ascii_digit));
+    let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+    let version = digits.and_then(|digits| digits.parse::<u32>().ok());
+    let version = version.ok_or_else(|| damaged("it does not begin as a dump of Redis does"))?;
+    match RDB_VERSIONS.contains(&version) {
+        true => Ok(version),
+        false => Err(Error::integrity(format!(
+            "the Redis dump has version {version}, and this version of Lifeboat reads {} to {}",
+            RDB_VERSIONS.start(),
+            RDB_VERSIONS.end()
+        ))
+        .hint("use a newer version of Lifeboat")),
+    }
+}
+
+/// Reads all that follows the version, to the checked end. Of streams, `detail` is hashed.
+fn read<R: Read>(
+    input: &mut RdbInput<R>,
+    detail: StreamDetail,
+    key: &ProofKey,
+    content: &mut dyn RdbContent,
+) -> Result<RdbEnd> {
+    let (mut database, mut expires) = (0, None);
+    loop {
+        let code = input.byte()?;
+        let is_for_key = expires.is_some();
+        match code {
+            opcode::IDLE => drop(input.length()?),
+            opcode::FREQUENCY => drop(input.byte()?),
+            opcode::EXPIRES_MILLISECONDS => expires = Some(i64::from_le_bytes(input.exact()?)),
+            opcode::EXPIRES_SECONDS => {
+                expires = Some(i64::from(i32::from_le_bytes(input.exact()?)).saturating_mul(1000));
+            }
+            // What follows is not about the key that expires.
+            244..=251 | 254..=255 if is_for_key => return Err(damaged("an expiry has no key")),
+            opcode::AUX => {
+                input.string()?;
+                input.string()?;
+            }
+            opcode::DATABASE => {
+                database = input.length()?;
+                if database >= MAX_REDIS_DATABASES {
+                    return Err(unsupported(&format!("it has a database {database}")));
+                }
+                content.database(database);
+            }
+            opcode::RESIZE => {
+                input.length()?;
+                input.length()?;
+            }
+            opcode::SLOT_INFO => {
+                for _ in 0..3 {
+                    input.length()?;
+                }
+            }
+            opcode::FUNCTION => {
+                let mut hasher = blake3::Hasher::new_keyed(key);
+                input.hash_string(&mut hasher)?;
+                content.function(&hasher);
+            }
+            opcode::FUNCTION_PRE_RELEASE => {
+                return Err(unsupported("it holds functions of a release candidate of Redis 7.0"));
+            }
+            opcode::MODULE_AUX => {
+                let module = module_name(input.length()?);
+                return Err(of_module(&format!("it holds data of the module type `{module}`")));
+            }
+            opcode::END => return end(input),
+            form => {
+                let name = input.string()?;
+                if opcode::MODULE_VALUES.contains(&form) {
+                    let module = module_name(input.length()?);
+                    return Err(of_module(&format!("a key has a value of the module type `{module}`")));
+                }
+                let form = ValueForm::of(form)?;
+                let mut hasher = blake3::Hasher::new_keyed(key);
+                let elements = hash_value(input, form, detail, key, &mut hasher)?;
+                let (value, redis_type) = (hasher.finalize(), form.redis_type());
+                match elements {
+                    0 => content.empty_key(),
+                    _ => content.key(&RdbKey { database, name: &name, redis_type, value, expires })?,
+                }
+                expires = None;
+            }
+        }
+    }
+}
+
+fn end<R: Read>(input: &mut RdbInput<R>) -> Result<RdbEnd> {
+    let found = input.checksum();
+    let told = u64::from_le_bytes(input.exact()?);
+    if told != 0 && told != found {
+        return Err(damaged("its checksum is wrong"));
+    }
+    match input.is_at_end()? {
+        true => Ok(RdbEnd { is_checked: told != 0 }),
+        false => Err(damaged("it goes on behind its end")),
+    }
+}
+
+fn of_module(what: &str) -> Error {
+    unsupported(&format!("{what}, and no drill loads modules"))
+}
+
+/// The name of a module's type: nine letters of six bits, and ten bits for its version.
+fn module_name(id: u64) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let letter = |at: u32| char::from(LETTERS[usize::try_from(id >> (10 + 6 * at) & 63).unwrap_or_default()]);
+    (0..9).rev().map(letter).collect()
+}

@@ -1,0 +1,82 @@
+//! A running server: what it says about itself.
+
+use std::collections::BTreeMap;
+
+use lifeboat_base::{Error, Result};
+
+use super::clients::{RedisProduct, RedisVersion};
+use super::connect::RedisConnection;
+use crate::database::WorkContext;
+
+/// What a server says about itself: `INFO`.
+#[derive(Debug, Clone)]
+pub(super) struct RedisInfo {
+    pub(super) version: RedisVersion,
+    values: BTreeMap<String, String>,
+    /// The modules that it has loaded.
+    pub(super) modules: Vec<String>,
+}
+
+impl RedisInfo {
+    /// # Errors
+    /// The server does not answer, or says no version.
+    pub(super) async fn ask(connection: &RedisConnection, cx: &WorkContext) -> Result<Self> {
+        let said = connection.values(&["INFO", "everything"], cx).await;
+        let said = said.map_err(|error| error.within("cannot query the Redis server"))?;
+        // The client prints this answer as it is, and not in quotes.
+        Self::of(&said.join("\n"))
+    }
+
+    fn of(said: &str) -> Result<Self> {
+        let lines = said.lines().filter_map(|line| line.trim_end().split_once(':'));
+        let (mut values, mut modules) = (BTreeMap::new(), Vec::new());
+        for (name, value) in lines {
+            if name == "module" {
+                let named = value.split(',').find_map(|part| part.strip_prefix("name="));
+                modules.push(named.unwrap_or(value).to_owned());
+            } else {
+                values.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let of = |product, name: &str| values.get(name).and_then(|whole| RedisVersion::of(product, whole));
+        let version = of(RedisProduct::Valkey, "valkey_version").or_else(|| of(RedisProduct::Redis, "redis_version"));
+        let version = version.ok_or_else(|| Error::source_failed("the server does not say which Redis it is"))?;
+        Ok(Self { version, values, modules })
+    }
+
+    /// One line of it.
+    pub(super) fn value(&self, name: &str) -> &str {
+        self.values.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// How many keys are in each database that has any.
+    pub(super) fn key_counts(&self) -> BTreeMap<u64, u64> {
+        let count = |(name, value): (&String, &String)| {
+            let database = name.strip_prefix("db")?.parse().ok()?;
+            let keys = value.split(',').find_map(|part| part.strip_prefix("keys="))?;
+            Some((database, keys.parse().ok()?))
+        };
+        self.values.iter().filter_map(count).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_what_it_says() {
+        let info = RedisInfo::of(
+            "# Server\r\nredis_version:7.0.15\r\nloading:0\r\n# Modules\r\nmodule:name=bf,ver=20612,api=1\r\n\
+            # Keyspace\r\ndb0:keys=46,expires=4,avg_ttl=1\r\ndb12:keys=1,expires=0,avg_ttl=0\r\n",
+        )
+        .unwrap();
+        assert_eq!((info.version.told().as_str(), info.value("loading"), info.value("x")), ("7.0.15", "0", ""));
+        assert_eq!(info.modules, ["bf"]);
+        assert_eq!(info.key_counts().into_iter().collect::<Vec<_>>(), [(0, 46), (12, 1)]);
+        let valkey = RedisInfo::of("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.3\r\n").unwrap();
+        assert_eq!(valkey.version.told(), "Valkey 8.1.3");
+        assert!(RedisInfo::of("+OK").is_err());
+    }
+}

@@ -1,0 +1,140 @@
+//! Looks at a dump that comes from a server: does it begin as one, is its checksum right, and where
+//! does it end?
+//!
+//! A server that writes no file of its own sends forty letters behind a dump, and `redis-cli`
+//! passes them on. They are cut off.
+
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use lifeboat_base::{Error, Result};
+
+use super::rdb::RDB_MAGIC;
+
+/// What ends a dump that has no length.
+const MARK_BYTES: usize = 40;
+/// The last byte of content, and the checksum.
+const END_BYTES: usize = 9;
+const CHECKSUM_BYTES: usize = 8;
+const END_OPCODE: u8 = 0xff;
+
+/// A dump that passes by.
+pub(super) struct DumpTail {
+    digest: Digest,
+    /// The last bytes that came, which may be the end.
+    held: BytesMut,
+    length: u64,
+}
+
+impl Default for DumpTail {
+    fn default() -> Self {
+        Self { digest: Digest::new(CrcAlgorithm::Crc64Redis), held: BytesMut::new(), length: 0 }
+    }
+}
+
+impl DumpTail {
+    /// Takes the next piece, and gives what can be no part of the end.
+    ///
+    /// # Errors
+    /// It is no dump.
+    pub(super) fn see(&mut self, piece: &[u8]) -> Result<Bytes> {
+        self.held.extend_from_slice(piece);
+        let known = self.held.len().saturating_sub(MARK_BYTES + END_BYTES);
+        let passed = self.held.split_to(known).freeze();
+        self.check_begin(&passed)?;
+        self.digest.update(&passed);
+        self.length += passed.len() as u64;
+        Ok(passed)
+    }
+
+    fn check_begin(&self, passed: &[u8]) -> Result<()> {
+        let at = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let expected = RDB_MAGIC.get(at..).unwrap_or_default();
+        match expected.iter().zip(passed).all(|(expected, byte)| expected == byte) {
+            true => Ok(()),
+            false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis does")
+                .hint("a server with another format, such as Valkey 9, is not supported: use kind = \"command\"")),
+        }
+    }
+
+    /// The rest of the dump, and whether it has a checksum.
+    ///
+    /// # Errors
+    /// The dump is not whole.
+    pub(super) fn end(mut self) -> Result<(Bytes, bool)> {
+        self.check_begin(&self.held)?;
+        let ends = [MARK_BYTES, 0].into_iter().filter_map(|mark| self.held.len().checked_sub(mark));
+        let mut unchecked = None;
+        for end in ends.filter(|end| *end >= END_BYTES) {
+            let (dump, mark) = self.held.split_at(end);
+            let (content, checksum) = dump.split_at(end - CHECKSUM_BYTES);
+            if content.last() != Some(&END_OPCODE) || !mark.iter().all(u8::is_ascii_hexdigit) {
+                continue;
+            }
+            let mut digest = self.digest;
+            digest.update(content);
+            if digest.finalize().to_le_bytes() == checksum {
+                self.held.truncate(end);
+                return Ok((self.held.freeze(), true));
+            }
+            // A server can leave it out.
+            if checksum == [0; CHECKSUM_BYTES] {
+                unchecked = unchecked.or(Some(end));
+            }
+        }
+        let end = unchecked.ok_or_else(|| {
+            Error::source_failed("the dump that the server sent is not whole: its end or its checksum is wrong")
+                .hint("run the backup again; if it happens again, see the server's log")
+        })?;
+        self.held.truncate(end);
+        Ok((self.held.freeze(), false))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const DUMP: &[u8] = include_bytes!("rdb/given/v10-functions.rdb");
+    const UNCHECKED: &[u8] = include_bytes!("rdb/given/v10-unchecked.rdb");
+    const MARK: &[u8] = b"93f27954bd9fb602c1df20246042e5319c1e29c8";
+
+    /// What comes out if it comes in in pieces of this size.
+    fn passed(sent: &[u8], size: usize) -> Result<(Vec<u8>, bool)> {
+        let (mut tail, mut all) = (DumpTail::default(), Vec::new());
+        for piece in sent.chunks(size) {
+            all.extend_from_slice(&tail.see(piece)?);
+        }
+        let (rest, is_checked) = tail.end()?;
+        all.extend_from_slice(&rest);
+        Ok((all, is_checked))
+    }
+
+    #[test]
+    fn a_dump_comes_out_as_it_is_without_the_mark() {
+        for size in [1, 7, 48, 49, 50, 1000] {
+            for (dump, is_checked) in [(DUMP, true), (UNCHECKED, false)] {
+                assert_eq!(passed(dump, size).unwrap(), (dump.to_vec(), is_checked));
+                assert_eq!(passed(&[dump, MARK].concat(), size).unwrap(), (dump.to_vec(), is_checked));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_refused() {
+        let marked = [DUMP, MARK].concat();
+        for cut in 0..marked.len() {
+            let is_whole = cut == DUMP.len();
+            assert_eq!(passed(&marked[..cut], 64).is_ok(), is_whole, "{cut}");
+        }
+        for at in 0..DUMP.len() {
+            let mut changed = marked.clone();
+            changed[at] ^= 4;
+            assert!(passed(&changed, 64).is_err(), "{at}");
+        }
+        for (begin, size) in [(&b"VALKEY080"[..], 64), (b"REDIX0010", 1), (b"REDIX0010", 64)] {
+            let error = passed(&[begin, &DUMP[9..]].concat(), size).unwrap_err();
+            assert!(error.message().contains("does not begin"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Queries of the operator: one command of Redis, which may only read. What counts is the first
+//! element of the answer that is not nil; if there is none, nothing was found.
+
+use lifeboat_base::{Error, Result};
+
+use crate::database::WorkContext;
+use crate::proof::{CheckResult, DrillQuery};
+use crate::redis::connect::RedisConnection;
+use crate::redis::replies::RedisReply;
+
+/// What the server says to a typing error.
+const TYPING_ERRORS: [&str; 3] = ["ERR unknown command", "ERR unknown subcommand", "ERR wrong number of arguments"];
+/// So much of a value is told.
+const MAX_FOUND_CHARS: usize = 100;
+/// What it says to somebody who may not.
+const NOT_ALLOWED: &str = "NOPERM";
+
+/// Runs one query. Returns its result, and an error if the query could succeed nowhere.
+///
+/// # Errors
+/// The server cannot be asked.
+pub(super) async fn ask(
+    connection: &RedisConnection,
+    wanted: &DrillQuery,
+    cx: &WorkContext,
+) -> Result<(CheckResult, Option<Error>)> {
+    let typing_error = |said: &str| {
+        Error::configuration(format!("the drill's query `{}` is no command of Redis: {said}", wanted.sql))
+            .hint("correct it in [dataset.drill] queries")
+    };
+    let named = wanted.database.as_deref().unwrap_or("0");
+    let check = wanted.sql.clone();
+    let failed = |detail: String| CheckResult { check: check.clone(), passed: false, detail };
+    let Ok(database) = named.parse::<u64>() else {
+        return Ok((failed("no number".to_owned()), Some(typing_error("its database is no number"))));
+    };
+    let Some(words) = words(&wanted.sql) else {
+        return Ok((failed("no command".to_owned()), Some(typing_error("its quotation marks do not fit"))));
+    };
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(match (connection.ask_in(database, &words, cx).await?, &wanted.expect) {
+        (RedisReply::Refused(why), _) => {
+            let odd = TYPING_ERRORS.iter().any(|begin| why.starts_with(begin)).then(|| typing_error(&why));
+            let detail = match why.starts_with(NOT_ALLOWED) {
+                true => format!("a query may only read: {}", why.escape_debug()),
+                false => why.escape_debug().to_string(),
+            };
+            (failed(detail), odd)
+        }
+        (RedisReply::Values(_), None) => (CheckResult { check, passed: true, detail: "ran".to_owned() }, None),
+        (RedisReply::Values(values), Some(expected)) => {
+            let (passed, found) = compared(&values, expected);
+            let detail = format!("expected {expected}, found {found} in database {database}");
+            (CheckResult { check, passed, detail }, None)
+        }
+    })
+}
+
+/// Whether the first value is as expected, and what is told of it. A key that is missing has no
+/// value, and is not as one that is empty.
+fn compared(values: &[Vec<u8>], expected: &str) -> (bool, String) {
+    let Some(first) = values.first().map(|value| String::from_utf8_lossy(value)) else {
+        return (false, "nothing".to_owned());
+    };
+    let told: String = first.chars().take(MAX_FOUND_CHARS).collect();
+    let more = if told.len() < first.len() { "…" } else { "" };
+    (first == expected, format!("{}{more}", told.escape_debug()))
+}
+
+/// The words of a command. A word with blanks stands in quotation marks of either kind; there is no
+/// way to write these within themselves. `None` if there is no word, or a mark is not closed.
+fn words(command: &str) -> Option<Vec<String>> {
+    let (mut words, mut rest) = (Vec::new(), command.trim());
+    while let Some(first) = rest.chars().next() {
+        let (word, after) = match first {
+            '"' | '\'' => {
+                let (word, after) = rest[1..].split_once(first)?;
+                (after.is_empty() || after.starts_with(char::is_whitespace)).then_some((word, after))?
+            }
+            _ => rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len())),
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    // A word that looks like an option would be one of the client.
+    (words.first().is_some_and(|word| word.starts_with(|letter: char| letter.is_ascii_alphabetic()))).then_some(words)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_not_empty_and_what_is_found_is_told_in_one_short_line() {
+        assert_eq!(compared(&[], ""), (false, "nothing".to_owned()));
+        assert_eq!(compared(&[Vec::new()], ""), (true, String::new()));
+        assert_eq!(compared(&[b"a\n\x1b[2J".to_vec()], "a"), (false, "a\\n\\u{1b}[2J".to_owned()));
+        let (passed, told) = compared(&[vec![b'x'; 1000]], &"x".repeat(1000));
+        assert_eq!((passed, told), (true, format!("{}…", "x".repeat(MAX_FOUND_CHARS))));
+    }
+
+    #[test]
+    fn commands_are_split_into_words() {
+        assert_eq!(words(" GET  a:1 ").unwrap(), ["GET", "a:1"]);
+        assert_eq!(words("HGET 'a b' \"it's\" ''").unwrap(), ["HGET", "a b", "it's", ""]);
+        for odd in ["", "  ", "GET 'a", "GET \"a\"b", "--rdb -", "-x GET", "'' a"] {
+            assert_eq!(words(odd), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The packages of `make dist`, in freshly made Debian 12 machines, and the README's block there.
+//!
+//! What this cannot show: the machines are chroots without systemd, so no unit is started. A first
+//! backup and a drill run as the units' users, with what the units would hand over.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::print_stdout, reason = "whoever runs it by hand reads how it went")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lifeboat_tests::readme::Block;
+use lifeboat_tests::s3::Region;
+use lifeboat_tests::tools;
+
+const SUITE: &str = "bookworm";
+/// What the README promises.
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+/// A fresh Debian below `target/install-test`. What is mounted there goes with it.
+struct Machine(PathBuf);
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        let place = tools::workspace().join("target/install-test");
+        let base = place.join(SUITE);
+        if !base.join("etc/debian_version").exists() {
+            std::fs::create_dir_all(&place).unwrap();
+            let made = place.join(format!(".{SUITE}"));
+            let _ = std::fs::remove_dir_all(&made);
+            run(Command::new("debootstrap").args(["--variant=minbase", SUITE]).arg(&made));
+            std::fs::rename(&made, &base).unwrap();
+        }
+        let root = place.join(name);
+        let machine = Self(root.clone());
+        machine.unmount();
+        let _ = std::fs::remove_dir_all(&root);
+        run(Command::new("cp").args(["-a"]).arg(&base).arg(&root));
+        run(Command::new("mount").args(["-t", "proc", "proc"]).arg(root.join("proc")));
+        run(Command::new("mount").args(["--bind", "/dev"]).arg(root.join("dev")));
+        std::fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+        // Packages start nothing: there is no systemd.
+        std::fs::write(root.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n").unwrap();
+        machine.sh("chmod 755 /usr/sbin/policy-rc.d");
+        machine
+    }
+
+    fn unmount(&self) {
+        for folder in ["dev", "proc"] {
+            // It need not be mounted.
+            let _ = Command::new("umount").arg("--lazy").arg(self.0.join(folder)).output();
+        }
+    }
+
+    /// Installs packages of this build, and of the distribution.
+    fn install(&self, own: &[PathBuf], others: &[&str]) {
+        let mut words = Vec::new();
+        for package in own {
+            let name = package.file_name().unwrap().to_str().unwrap();
+            std::fs::copy(package, self.0.join(name)).unwrap();
+            words.push(format!("/{name}"));
+        }
+        words.extend(others.iter().map(|name| (*name).to_owned()));
+        self.sh(&format!(
+            "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends {}",
+            words.join(" ")
+        ));
+    }
+
+    /// Runs a line of shell in it. Returns all that it said.
+    fn sh(&self, line: &str) -> String {
+        run(Command::new("chroot").arg(&self.0).args(["/bin/sh", "-ec", line]).env("LC_ALL", "C.UTF-8"))
+    }
+
+    /// Runs Lifeboat in it. Returns what it printed.
+    fn lifeboat(&self, words: &[String]) -> String {
+        let mut command = Command::new("chroot");
+        let done = command.arg(&self.0).arg("lifeboat").args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{words:?}: {}\n{said}", String::from_utf8_lossy(&done.stdout));
+        println!("{said}");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = Command::new("chroot").arg(&self.0).args(["pg_ctlcluster", "15", "main", "stop"]).output();
+        self.unmount();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// A package of `make dist`.
+fn package(name: &str) -> PathBuf {
+    let dist = tools::workspace().join("target/dist");
+    let found = std::fs::read_dir(&dist).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| {
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    };
+    found.into_iter().find(named).unwrap_or_else(|| panic!("{} has no {name}_*.deb: run `make dist`", dist.display()))
+}
+
+/// The same packages as a later version.
+fn later(machine: &Machine, name: &str) -> PathBuf {
+    let (folder, whole) = (machine.0.join("repack"), machine.0.with_file_name(format!("{name}_9.deb")));
+    let _ = std::fs::remove_dir_all(&folder);
+    run(Command::new("dpkg-deb").arg("-R").arg(package(name)).arg(&folder));
+    let control = folder.join("DEBIAN/control");
+    let text = std::fs::read_to_string(&control).unwrap();
+    std::fs::write(&control, text.replace("0.1.0", "9.0.0")).unwrap();
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Znone", "-b"]).arg(&folder).arg(&whole));
+    whole
+}
+
+#[test]
+#[ignore = "needs root, a Debian mirror and the packages of `make dist`: run `make install-test`"]
+fn packages_install_upgrade_and_purge_and_never_take_keys_along() {
+    let machine = Machine::new("purged");
+    let both = [package("lifeboat"), package("lifeboatd")];
+    machine.install(&both, &[]);
+    for user in ["lifeboat", "lifeboat-drill", "lifeboat-warden", "lifeboat-worker"] {
+        machine.sh(&format!("getent passwd {user}"));
+    }
+    assert_eq!(machine.sh("stat -c '%a %U' /etc/lifeboat/keys /etc/lifeboat/keys/credentials"), "700 root\n700 root\n");
+    machine.sh("lifeboat --version && lifeboatd --version && test -x /usr/bin/lifeboat-worker");
+    // Nothing was set up, so nothing is left.
+    machine.sh("apt-get purge -y -qq lifeboat lifeboatd");
+    assert_eq!(machine.sh("ls -d /etc/lifeboat /var/lib/lifeboat 2>/dev/null || true"), "");
+
+    machine.install(&both, &[]);
+    machine.sh("lifeboat setup host");
+    let key = std::fs::read(machine.0.join("etc/lifeboat/keys/host.key")).unwrap();
+    machine.install(&[later(&machine, "lifeboat"), later(&machine, "lifeboatd")], &[]);
+    assert!(machine.sh("dpkg-query -W -f '${Version}' lifeboatd").contains("9.0.0"));
+    assert_eq!(std::fs::read(machine.0.join("etc/lifeboat/keys/host.key")).unwrap(), key);
+    let said = machine.sh("apt-get purge -y -qq lifeboat lifeboatd");
+    assert!(said.contains("kept /etc/lifeboat/keys"), "{said}");
+    assert_eq!(std::fs::read(machine.0.join("etc/lifeboat/keys/host.key")).unwrap(), key);
+    assert_eq!(machine.sh("ls /usr/bin | grep lifeboat || true"), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, a Debian mirror and the packages of `make dist`: run `make install-test`"]
+async fn the_first_ten_minutes_end_protected_and_proved() {
+    let (near, far) = tokio::join!(Region::start("eu-near"), Region::start("eu-far"));
+    let (host, drill) = (Machine::new("host"), Machine::new("drill"));
+    host.install(&[package("lifeboat"), package("lifeboatd")], &["postgresql"]);
+    drill.install(&[package("lifeboat")], &["postgresql"]);
+    host.sh("pg_ctlcluster 15 main start");
+    host.sh("cd / && su postgres -c \"psql -qc 'CREATE DATABASE orders' && psql -qd orders -c 'CREATE TABLE item AS SELECT 1 AS id'\"");
+    let wiki = rusqlite::Connection::open(host.0.join("srv/wiki.db")).unwrap();
+    wiki.execute_batch("CREATE TABLE page (text TEXT); INSERT INTO page VALUES ('kept');").unwrap();
+    drop(wiki);
+    for (machine, region) in [(&host, &near), (&host, &far), (&drill, &far)] {
+        std::fs::copy(region.ca_file(), machine.0.join(format!("srv/{}.pem", region.name()))).unwrap();
+        // The units' users must read it, and `check` runs as these.
+        machine.sh("chmod 644 /srv/*.pem");
+    }
+    let place = |region: &Region| {
+        format!(
+            "s3://{}?region={}&endpoint={}&ca_file=/srv/{}.pem",
+            region.bucket(),
+            region.name(),
+            region.endpoint(),
+            region.name()
+        )
+    };
+    let keys = |machine: &Machine, region: &Region, name: &str| {
+        let inside = format!("/root/keys-{name}");
+        std::fs::copy(region.credential_file(), machine.0.join(&inside[1..])).unwrap();
+        machine.sh(&format!("chmod 600 {inside} && chown root: {inside}"));
+        inside
+    };
+
+    let (began, mut block) = (Instant::now(), Block::of_readme());
+    let drill_line = drill.lifeboat(&block.take("setup drill-host", &[], &["--name", "drill1"]));
+    let host_line = host.lifeboat(&block.take("setup host", &[], &["--name", "db1"]));
+    let lines = [("LINE-H", host_line.as_str()), ("LINE-D", drill_line.as_str())];
+    let owner = ["--yes", "--directory", "/root/owner"];
+    // The owner's machine is a third one; a folder of the drill host is as good for this.
+    let root = drill.lifeboat(&block.take("owner init", &lines, &owner));
+    let (near_place, far_place) = (format!("near={}", place(&near)), format!("far={}", place(&far)));
+    let places = [
+        ("ROOT", root.as_str()),
+        ("near=s3://backup-near?region=eu-central-1", near_place.as_str()),
+        ("far=s3://backup-far?region=eu-west-1", far_place.as_str()),
+    ];
+    let (near_keys, far_keys) = (keys(&host, &near, "near"), keys(&host, &far, "far"));
+    let (near_keys, far_keys) = (format!("near={near_keys}"), format!("far={far_keys}"));
+    // What is found here is backed up: the cluster of the package, and the file in /srv.
+    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--yes"];
+    let done = host.lifeboat(&block.take("setup --root", &places, &more));
+    assert!(done.contains("Backed up for the first time: postgres, wiki"), "{done}");
+    assert!(host.lifeboat(&block.take("kit", &[], &[])).contains("eu-near"));
+    let far_keys = keys(&drill, &far, "far");
+    let joined = place(&far);
+    let places = [("ROOT", root.as_str()), ("s3://backup-far?region=eu-west-1", joined.as_str())];
+    drill.lifeboat(&block.take("setup drill-host --join", &places, &["--store-keys", &far_keys, "--yes"]));
+    // The README's dataset is called shop, and what is found here is called as its engine.
+    let mut words = block.take("drill shop", &[], &[]);
+    for dataset in ["postgres", "wiki"] {
+        words[1] = dataset.to_owned();
+        assert!(drill.lifeboat(&words).contains("PROVED"));
+    }
+    let status = drill.lifeboat(&block.take("status", &[], &[]));
+    println!("{status}\nafter {:?}", began.elapsed());
+    assert_eq!(status.matches("protected, proved").count(), 2, "{status}");
+    assert!(began.elapsed() < TEN_MINUTES);
+    block.end();
+    for folder in ["var/lib/lifeboat", "var/lib/lifeboat-drill"] {
+        for machine in [&host, &drill] {
+            assert!(owners(&machine.0.join(folder)).iter().all(|uid| *uid != 0), "root left files in {folder}");
+        }
+    }
+}
+
+/// Who owns what is below a folder.
+fn owners(folder: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+        let metadata = entry.path().symlink_metadata().unwrap();
+        found.push(std::os::unix::fs::MetadataExt::uid(&metadata));
+        if metadata.is_dir() {
+            found.extend(owners(&entry.path()));
+        }
+    }
+    found
+}
