@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use lifeboat_engine::base::Result;
 use lifeboat_engine::config::Dataset;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::locks::{self, LockStandings};
+use lifeboat_engine::keep::warden_log::warden_tells;
 use lifeboat_engine::root;
 use lifeboat_engine::store::Protection;
-use lifeboat_engine::witness::{last_look_of_warden, last_looks};
+use lifeboat_engine::witness::last_looks;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -83,25 +85,28 @@ impl Guardian {
     }
 }
 
-/// Looks when the witnesses and the warden of the root looked last: a backup does not need them, so
-/// nobody else would notice that they are gone.
+/// Looks when the witnesses of the root looked last, and what its warden tells: a backup does not
+/// need them, so nobody else would notice that they are gone.
 async fn look_for_looks(runner: &Runner, live: &Live) {
     let installation = live.installation();
-    let Installation { keys, replicas, .. } = installation.as_ref();
+    let Installation { config, keys, replicas, .. } = installation.as_ref();
     let looked = async {
         // Until a backup has run, nobody has looked for the root.
         if let Err(error) = root::renew(keys, replicas, &runner.state, runner.clock.now()).await {
             tracing::warn!("it is not known who is a witness: {}", error.chain_and_hint());
         }
         let (vault, trust) = (&keys.vault, &keys.trust);
-        let witnesses = last_looks(vault, trust, replicas).await.into_iter();
-        let warden = last_look_of_warden(vault, trust, replicas).await.into_iter();
-        let witnesses = witnesses.map(|(name, last)| (("witness", name), last));
-        witnesses.chain(warden.map(|(name, last)| (("warden", name), last))).collect()
+        let names = config.datasets.iter().map(|dataset| &dataset.name);
+        (last_looks(vault, trust, replicas).await, warden_tells(vault, trust, replicas, names).await)
     };
-    // A replica that hangs must not keep locks from being extended.
-    if let Ok(looks) = tokio::time::timeout(LONGEST_LOOK, looked).await {
-        live.looked(looks);
+    // A replica that hangs must not keep locks from being extended. What is known stays known: how
+    // late locks are, and looks, is told by the clock of whoever asks.
+    if let Ok((witnesses, warden)) = tokio::time::timeout(LONGEST_LOOK, looked).await {
+        let is_led = |dataset: &Name| !runner.ledger.is_led_elsewhere(dataset);
+        for (dataset, word) in warden.iter().flat_map(|warden| &warden.datasets).filter(|(name, _)| is_led(name)) {
+            live.locked(dataset, word.locks(replicas));
+        }
+        live.looked(witnesses, warden);
     }
 }
 
@@ -140,6 +145,10 @@ async fn extend_locks(runner: &Runner, live: &Live) {
     let is_ours = |dataset: &&Dataset| has_locks && !runner.ledger.is_led_elsewhere(&dataset.name);
     let ours: Vec<&Dataset> = installation.config.datasets.iter().filter(is_ours).collect();
     live.locks_only(&ours.iter().map(|dataset| &dataset.name).collect());
+    if installation.keys.only_marks() {
+        // The warden extends them, and its log tells how they stand.
+        return;
+    }
     for dataset in ours {
         let (standings, failed) = runner.extend_locks(&installation, dataset).await;
         live.locked(&dataset.name, standings);

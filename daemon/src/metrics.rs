@@ -14,14 +14,15 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::keep::scrub;
+use lifeboat_engine::keep::warden_log::{WardenTells, WardenWord};
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
 
-/// When somebody who is to look every hour looked last, by role and name.
-pub(crate) type LastLooks = BTreeMap<(&'static str, Name), Option<DateTime<Utc>>>;
+/// When each witness looked last.
+pub(crate) type LastLooks = BTreeMap<Name, Option<DateTime<Utc>>>;
 
 /// What a scrape shows.
 pub(crate) struct Snapshot<'a> {
@@ -40,8 +41,10 @@ pub(crate) struct Snapshot<'a> {
     pub guards: &'a BTreeMap<Name, DeletionLevel>,
     /// How the locks of each dataset stand.
     pub locks: &'a BTreeMap<Name, LockStandings>,
-    /// When the witnesses and the warden of the root looked last, by role and name.
-    pub looks: &'a LastLooks,
+    /// When the witnesses of the root looked last.
+    pub witnesses: &'a LastLooks,
+    /// What the warden of the root tells, if it has one.
+    pub warden: Option<&'a WardenTells>,
     pub now: DateTime<Utc>,
 }
 
@@ -49,6 +52,12 @@ impl Snapshot<'_> {
     /// A time that tells an age: none that lies in the future does.
     fn past(&self, time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
         time.filter(|time| !is_future(*time, self.now, &self.config.limits))
+    }
+
+    /// What the warden tells of a dataset, if there is one.
+    fn told(&self, dataset: &str) -> Option<&WardenWord> {
+        let mut all = self.warden.iter().flat_map(|warden| &warden.datasets);
+        all.find(|(name, _)| name.as_str() == dataset).map(|(_, word)| word)
     }
 }
 
@@ -219,7 +228,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "lifeboat_vetoed_marks",
         "Marks that somebody vetoed: what they name stays.",
         &label,
-        each(|status| status.vetoed.len() as f64),
+        datasets(snapshot)
+            .map(|(name, status)| {
+                let told = snapshot.told(name).map(|word| word.vetoed_with(&status.vetoed).len());
+                (vec![name], told.unwrap_or(status.vetoed.len()) as f64)
+            })
+            .collect(),
     )?;
     page.gauge(
         "lifeboat_log_failed",
@@ -350,13 +364,7 @@ fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         &["replica"],
         snapshot.guards.iter().map(|(name, found)| (vec![name.as_str()], level(found))).collect(),
     )?;
-    let looks = snapshot.looks.iter();
-    page.gauge(
-        "lifeboat_last_look_timestamp_seconds",
-        "When each witness and the warden that the root names looked last at a dataset, as their logs tell. 0: never, as far as the replicas show.",
-        &["role", "name"],
-        looks.map(|((role, name), last)| (vec![*role, name.as_str()], timestamp(*last))).collect(),
-    )?;
+    looks(page, snapshot)?;
     let (mut until, mut late) = (Vec::new(), Vec::new());
     for (dataset, standings) in snapshot.locks {
         for (replica, standing) in standings {
@@ -377,6 +385,26 @@ fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "1 if the locks of what snapshots need should have been extended by now.",
         &labels,
         late,
+    )
+}
+
+fn looks(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let of_warden = || snapshot.warden.iter().flat_map(|warden| &warden.datasets);
+    let witnesses = snapshot.witnesses.iter();
+    let witnesses = witnesses.map(|(name, last)| (vec!["witness", name.as_str(), ""], timestamp(*last)));
+    let name = snapshot.warden.map_or("", |warden| warden.name.as_str());
+    let warden = of_warden().map(|(dataset, word)| (vec!["warden", name, dataset.as_str()], timestamp(word.looked)));
+    page.gauge(
+        "lifeboat_last_look_timestamp_seconds",
+        "When each witness that the root names looked last, and its warden at each dataset, as their logs tell. 0: never, as far as the replicas show.",
+        &["role", "name", "dataset"],
+        witnesses.chain(warden).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_refused_marks",
+        "Marks of backup hosts that name what the warden keeps, as its last look tells.",
+        &["dataset"],
+        of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.refused.len() as f64)).collect(),
     )
 }
 

@@ -94,8 +94,8 @@ fn execute(cli: Cli) -> Result<()> {
             (Some(Command::Warden { begin_anew, .. }), None) => {
                 log::start(cli.log, cli.log_level, under_journald())?;
                 let looked = warden::look(&config, begin_anew.as_ref(), &clock, &cancelled_by_signals()?).await?;
-                say(&if cli.json { to_json(&looked)? } else { looked.line() })?;
-                looked.check()
+                say(&if cli.json { to_json(&looked)? } else { warden::line(&looked) })?;
+                warden::check(&looked)
             }
             (Some(command), None) => {
                 let request = match command {

@@ -1,7 +1,7 @@
 //! The status in words: a line for each thing that is so.
 
 use lifeboat_engine::base::escape;
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::warden_log::deletion_line;
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::without_name;
 
@@ -74,12 +74,8 @@ impl StatusReport {
             if let Some(why) = &status.deletion_stopped {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
-            for (mark, names) in &status.vetoed {
-                let names: Vec<&str> = names.iter().map(Name::as_str).collect();
-                lines.push(format!(
-                    "dataset {name}: mark {mark} is VETOED by {}: what it names stays",
-                    names.join(", ")
-                ));
+            if let Some(told) = deletion_line(dataset.warden.as_ref(), &status.vetoed, self.now) {
+                lines.push(format!("dataset {name}: deletion: {told}"));
             }
             for anomaly in &status.anomalies {
                 let snapshot = anomaly.snapshot.as_ref().map_or("?", |snapshot| snapshot.as_str());
@@ -149,6 +145,7 @@ mod tests {
         let status =
             DatasetStatus { last_success: newest, skipped: 2, error, deletion_stopped, ..DatasetStatus::default() };
         let report = StatusReport {
+            now: newest.unwrap(),
             version: "1",
             running: Vec::new(),
             queue: Vec::new(),
@@ -167,6 +164,7 @@ mod tests {
                     waits_for: Some("another run".to_owned()),
                     paused: None,
                     newest_in_future: false,
+                    warden: None,
                     status,
                 },
             )]),

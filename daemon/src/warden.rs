@@ -9,31 +9,21 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::keep::locks::{self, LockStandings};
+use lifeboat_engine::keep::locks;
 use lifeboat_engine::keep::prune::Prune;
-use lifeboat_engine::keep::warden::{self, WardenReport};
+use lifeboat_engine::keep::warden::{self, WardenLooks, WardenReport};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::keys::owners::Owners;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::log::HostLog;
 use lifeboat_engine::root;
 use lifeboat_engine::state::StateDirectory;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 /// Where so many objects of a replica could not be locked, the next look goes on.
 const MOST_REFUSED_LOCKS: u64 = 1000;
-
-/// What a look came to, as it is printed.
-#[derive(Debug, Serialize)]
-pub(crate) struct LookedAt {
-    pub(crate) datasets: Vec<WardenReport>,
-    /// Datasets in which nothing was deleted, and why.
-    pub(crate) failed: Vec<(Name, String)>,
-    pub(crate) locks: Vec<(Name, LockStandings)>,
-}
 
 /// Makes the signer of a warden. Returns its public half.
 ///
@@ -56,13 +46,14 @@ pub(crate) fn make_signer(config: &Config) -> Result<String> {
 /// Looks at every dataset. What was seen first of `begin_anew` is forgotten before.
 ///
 /// # Errors
-/// Nothing could be looked at, or recorded. What failed in one dataset is in [`LookedAt::failed`].
+/// Nothing could be looked at, or recorded. What failed in one dataset is in
+/// [`WardenLooks::failed`].
 pub(crate) async fn look(
     config: &Config,
     begin_anew: Option<&Name>,
     clock: &SharedClock,
     cancel: &CancellationToken,
-) -> Result<LookedAt> {
+) -> Result<WardenLooks> {
     if let Some(dataset) = begin_anew.filter(|name| config.datasets.iter().all(|dataset| dataset.name != **name)) {
         return Err(Error::usage(format!("the configuration has no dataset {dataset}"))
             .hint("name one of its [[dataset]] sections"));
@@ -84,32 +75,35 @@ pub(crate) async fn look(
         let warnings = warden::begin_anew(&log, dataset, clock.now()).await?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
-    let mut looked = LookedAt { datasets: Vec::new(), failed: Vec::new(), locks: Vec::new() };
+    let mut looked = WardenLooks::default();
+    let prune = |dataset| Prune {
+        config,
+        dataset,
+        keys: &keys,
+        replicas: &replicas,
+        records: &records,
+        state: &state,
+        clock: clock.clone(),
+        cancel: cancel.clone(),
+    };
+    // First, and everywhere: whoever makes a look fail, or end, must not end locks.
     for dataset in &config.datasets {
-        let prune = Prune {
-            config,
-            dataset,
-            keys: &keys,
-            replicas: &replicas,
-            records: &records,
-            state: &state,
-            clock: clock.clone(),
-            cancel: cancel.clone(),
-        };
-        if let Err(error) = tend(&prune, dataset, &mut looked).await {
+        extend(&prune(dataset), &mut looked).await;
+    }
+    for dataset in &config.datasets {
+        if let Err(error) = tend(&prune(dataset), &mut looked).await {
             tracing::error!(dataset = %dataset.name, "{}", error.chain_and_hint());
             looked.failed.push((dataset.name.clone(), error.chain_and_hint()));
         }
     }
-    let warnings = warden::record(&log, &looked.datasets, clock.now()).await?;
+    let warnings = warden::record(&log, &looked, clock.now()).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(looked)
 }
 
-async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Result<()> {
+async fn tend(prune: &Prune<'_>, looked: &mut WardenLooks) -> Result<()> {
+    let dataset = prune.dataset;
     let _lock = prune.state.lock_dataset(&dataset.name).await?;
-    // First: whoever makes the look fail, or end, must not end locks.
-    extend(prune, dataset, looked).await;
     let report = warden::tend(prune).await?;
     for (mark, because) in &report.refused {
         tracing::warn!(dataset = %dataset.name, %mark, "a mark names what this warden keeps: {because}");
@@ -126,12 +120,18 @@ async fn tend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) -> Re
 }
 
 /// Extends the locks of a dataset. Those that were refused, or are late, are failures.
-async fn extend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) {
+async fn extend(prune: &Prune<'_>, looked: &mut WardenLooks) {
+    let dataset = prune.dataset;
     let mut fail = |why: String| {
         tracing::error!(dataset = %dataset.name, "{why}");
         looked.failed.push((dataset.name.clone(), why));
     };
-    if let Err(error) = locks::extend(prune, MOST_REFUSED_LOCKS).await {
+    let extended = async {
+        // A look of it writes down what is seen first.
+        let _lock = prune.state.lock_dataset(&dataset.name).await?;
+        locks::extend(prune, MOST_REFUSED_LOCKS).await
+    };
+    if let Err(error) = extended.await {
         fail(format!("not all locks were extended: {}", error.chain_and_hint()));
     }
     match locks::standings(prune) {
@@ -147,33 +147,31 @@ async fn extend(prune: &Prune<'_>, dataset: &Dataset, looked: &mut LookedAt) {
     }
 }
 
-impl LookedAt {
-    /// In words.
-    pub(crate) fn line(&self) -> String {
-        let line = |report: &WardenReport| {
-            let done = &report.outcome;
-            format!(
-                "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} name what stays, {} vetoed",
-                report.dataset,
-                report.carried_out.len(),
-                report.carried_out.len() + report.waiting.len() + report.vetoed.len(),
-                done.snapshots,
-                done.packs,
-                report.refused.len(),
-                report.vetoed.len()
-            )
-        };
-        let failed = self.failed.iter().map(|(dataset, why)| format!("{dataset}: failed: {why}"));
-        self.datasets.iter().map(line).chain(failed).collect::<Vec<_>>().join("\n")
-    }
+/// Looks, in words.
+pub(crate) fn line(looked: &WardenLooks) -> String {
+    let line = |report: &WardenReport| {
+        let done = &report.outcome;
+        format!(
+            "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} name what stays, {} vetoed",
+            report.dataset,
+            report.carried_out.len(),
+            report.carried_out.len() + report.waiting.len() + report.vetoed.len(),
+            done.snapshots,
+            done.packs,
+            report.refused.len(),
+            report.vetoed.len()
+        )
+    };
+    let failed = looked.failed.iter().map(|(dataset, why)| format!("{dataset}: failed: {why}"));
+    looked.datasets.iter().map(line).chain(failed).collect::<Vec<_>>().join("\n")
+}
 
-    /// # Errors
-    /// Something failed.
-    pub(crate) fn check(&self) -> Result<()> {
-        match self.failed.first() {
-            None => Ok(()),
-            Some((dataset, _)) => Err(Error::failed(format!("not all could be done in dataset {dataset}"))
-                .hint("the lines above tell why: what this warden doubts, it does not delete")),
-        }
+/// # Errors
+/// Something failed.
+pub(crate) fn check(looked: &WardenLooks) -> Result<()> {
+    match looked.failed.first() {
+        None => Ok(()),
+        Some((dataset, _)) => Err(Error::failed(format!("not all could be done in dataset {dataset}"))
+            .hint("the lines above tell why: what this warden doubts, it does not delete")),
     }
 }

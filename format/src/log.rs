@@ -5,6 +5,8 @@
 //! where somebody remembers more. This module reads and writes the bytes; whoever has the
 //! signatures and the hashes checks them.
 
+mod warden;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,6 +15,10 @@ use lifeboat_base::{Error, Result};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::warden::{
+    FailedLook, LookedLock, MAX_FAILED_LOOKS, MAX_LOOKED_LOCKS, MAX_REFUSED_MARKS, MAX_VETOED_MARKS,
+    MAX_VETOING_PEOPLE, RefusedMark, VetoedMark, WaitingMarks, WardenLook,
+};
 use crate::id::{Digest, Name, SEQUENCE_END, SnapshotId};
 use crate::requirements::Requirements;
 use crate::signed_line;
@@ -31,10 +37,8 @@ pub const MAX_LOG_HEADS: usize = 1024;
 pub const MAX_LOG_ACTS: usize = 1024;
 /// No look of a witness names more snapshots.
 pub const MAX_SEEN_SNAPSHOTS: usize = 1024;
-/// No look of a witness is at more datasets.
+/// No look of a witness or of a warden is at more datasets.
 pub const MAX_LOOKED_DATASETS: usize = 1024;
-/// No look of a warden names more marks that it refuses.
-pub const MAX_REFUSED_MARKS: usize = 256;
 /// No text in a record is longer, in bytes.
 pub const MAX_LOG_TEXT_BYTES: usize = 1024;
 
@@ -169,18 +173,6 @@ pub struct SeenSnapshot {
     pub blake3: Digest,
 }
 
-/// A mark that a warden does not carry out as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RefusedMark {
-    /// The dataset.
-    pub dataset: Name,
-    /// The mark.
-    pub mark: SnapshotId,
-    /// Why.
-    #[serde(deserialize_with = "bounded_text")]
-    pub because: String,
-}
-
 /// What is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
@@ -280,14 +272,7 @@ pub enum LogEvent {
         snapshots: Vec<SeenSnapshot>,
     },
     /// A warden has looked at what is marked.
-    Warden {
-        /// The datasets that it looked at.
-        #[serde(deserialize_with = "strict::list::<MAX_LOOKED_DATASETS, _, _>")]
-        looked: Vec<Name>,
-        /// The marks that it does not carry out, or not all of them.
-        #[serde(deserialize_with = "bounded_objects::<MAX_REFUSED_MARKS, _, _>")]
-        refused: Vec<RefusedMark>,
-    },
+    Warden(WardenLook),
     /// What a newer program writes.
     #[serde(other)]
     Unknown,

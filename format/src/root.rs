@@ -106,7 +106,7 @@ pub struct BackupHost {
     #[serde(with = "utc")]
     pub from: DateTime<Utc>,
     /// Until when it is trusted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_time", serialize_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "utc::optional")]
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -126,7 +126,7 @@ pub struct DrillHost {
     #[serde(with = "utc")]
     pub from: DateTime<Utc>,
     /// Until when it is trusted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_time", serialize_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "utc::optional")]
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -351,21 +351,9 @@ fn bounded_objects<'de, const MAX: usize, T: DeserializeOwned, D: Deserializer<'
     Ok(objects.into_iter().map(|Object(item)| item).collect())
 }
 
-/// For `#[serde(default, deserialize_with)]`: a time that may be missing, but never null.
-fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    utc::deserialize(deserializer).map(Some)
-}
-
 /// For `#[serde(default, deserialize_with)]`: a number that may be missing, but never null.
 fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     strict::number(deserializer).map(Some)
-}
-
-fn time<S: serde::Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => utc::serialize(time, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 #[cfg(test)]

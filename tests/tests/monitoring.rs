@@ -41,6 +41,7 @@ const METRICS: &[&str] = &[
     "lifeboat_locked_until_timestamp_seconds",
     "lifeboat_log_failed",
     "lifeboat_objective_seconds",
+    "lifeboat_refused_marks",
     "lifeboat_replica_deletion_level",
     "lifeboat_replica_last_complete_timestamp_seconds",
     "lifeboat_replica_up",

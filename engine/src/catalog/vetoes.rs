@@ -19,7 +19,7 @@ use super::records::FoundRecord;
 use crate::keys::trust::Trust;
 
 /// Who vetoes each mark.
-pub(crate) type Vetoes = BTreeMap<SnapshotId, BTreeSet<Name>>;
+pub type Vetoes = BTreeMap<SnapshotId, BTreeSet<Name>>;
 
 /// What vetoed marks name.
 pub(crate) type HeldMarks = BTreeMap<SnapshotId, HeldMark>;

@@ -70,6 +70,11 @@ impl LockStanding {
         Self { period, is_compliance, extended, ..Self::default() }
     }
 
+    /// As somebody else tells it: its period in seconds, and when the last whole round began.
+    pub(super) fn told(period: u64, last: Option<DateTime<Utc>>) -> Self {
+        Self { period, last, ..Self::default() }
+    }
+
     fn share(&self, numerator: u64, denominator: u64) -> TimeDelta {
         let seconds = (self.period / denominator).saturating_mul(numerator);
         TimeDelta::from_std(Duration::from_secs(seconds)).unwrap_or(TimeDelta::MAX)

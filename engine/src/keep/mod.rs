@@ -22,3 +22,4 @@ pub mod undelete;
 pub mod verify;
 pub mod veto;
 pub mod warden;
+pub mod warden_log;

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordReader;
+pub use crate::catalog::vetoes::Vetoes;
 use crate::catalog::vetoes::{believe, vetoes};
 use crate::keys::trust::Trust;
 
@@ -62,6 +63,23 @@ pub async fn marks(vault: &str, dataset: &Name, trust: &Trust, replicas: &[Share
         mark: mark.id,
     });
     Ok(shown.collect())
+}
+
+/// Whoever may veto and is listed with a mark of a dataset in one of `replicas`. Replicas that do
+/// not answer are left out.
+pub async fn listed(dataset: &Name, trust: &Trust, replicas: &[SharedReplica]) -> Vetoes {
+    let (mut found, names) = (Vetoes::new(), trust.who_may_veto());
+    if names.is_empty() {
+        return found;
+    }
+    let prefix = layout::vetoes(dataset);
+    let lists = join_all(replicas.iter().map(|replica| replica.list(&prefix))).await;
+    for object in lists.into_iter().flatten().flatten() {
+        if let Some((mark, name)) = layout::parse_veto(dataset, &object.key).filter(|(_, name)| names.contains(name)) {
+            found.entry(mark).or_default().insert(name);
+        }
+    }
+    found
 }
 
 /// Puts a signed veto into every replica. Returns those that have it, and why others have not.

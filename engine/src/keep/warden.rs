@@ -11,12 +11,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use lifeboat_base::{Error, Result};
+use chrono::{DateTime, Utc};
+use lifeboat_base::{Error, Result, escape};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::log::{LogEvent, LogKind, MAX_LOOKED_DATASETS, MAX_REFUSED_MARKS, RefusedMark};
+use lifeboat_format::log::{
+    self, FailedLook, LogEvent, LogKind, LookedLock, MAX_FAILED_LOOKS, MAX_LOOKED_DATASETS, MAX_LOOKED_LOCKS,
+    MAX_REFUSED_MARKS, MAX_VETOED_MARKS, MAX_VETOING_PEOPLE, RefusedMark, VetoedMark, WaitingMarks, WardenLook,
+};
 use serde::Serialize;
 
+use super::locks::LockStandings;
 use super::prune::{Prune, PruneOutcome, PrunePlan, View};
 use crate::catalog::first_sights::FirstSights;
 use crate::keys::HostKeys;
@@ -34,8 +39,8 @@ pub struct WardenReport {
     pub refused: BTreeMap<SnapshotId, String>,
     /// The marks that somebody vetoed, and who.
     pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
-    /// The marks that wait.
-    pub waiting: Vec<SnapshotId>,
+    /// The marks that wait, and until when at least.
+    pub waiting: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// What was done.
     pub outcome: PruneOutcome,
 }
@@ -62,9 +67,9 @@ pub fn check_office(keys: &HostKeys, host: &Name) -> Result<()> {
 ///
 /// # Errors
 /// No replica took the record, or the disk fails.
-pub async fn begin_anew(log: &HostLog<'_>, dataset: &Name, now: chrono::DateTime<chrono::Utc>) -> Result<Vec<String>> {
+pub async fn begin_anew(log: &HostLog<'_>, dataset: &Name, now: DateTime<Utc>) -> Result<Vec<String>> {
     let why = format!("what was seen first of dataset {dataset} begins anew");
-    let event = LogEvent::Warden { looked: Vec::new(), refused: Vec::new() };
+    let event = LogEvent::Warden(WardenLook::default());
     let warnings = log.record_because(event, Some(why), Vec::new(), now).await?;
     FirstSights::default().write(log.state, dataset)?;
     Ok(warnings)
@@ -78,15 +83,12 @@ pub async fn begin_anew(log: &HostLog<'_>, dataset: &Name, now: chrono::DateTime
 pub async fn tend(prune: &Prune<'_>) -> Result<WardenReport> {
     let view = prune.look().await?;
     let plan = prune.plan_of(&view).await?;
-    let due: BTreeSet<&SnapshotId> = plan.due.iter().collect();
-    let vetoed = view.vetoed().clone();
-    let waits = |mark: &&SnapshotId| !due.contains(*mark) && !vetoed.contains_key(*mark);
     let mut report = WardenReport {
         dataset: prune.dataset.name.clone(),
         carried_out: plan.due.clone(),
         refused: refused(prune, &view, &plan),
-        waiting: view.mark_ids().filter(waits).cloned().collect(),
-        vetoed,
+        waiting: plan.waits.clone(),
+        vetoed: view.vetoed().clone(),
         outcome: PruneOutcome::default(),
     };
     drop(view);
@@ -94,27 +96,70 @@ pub async fn tend(prune: &Prune<'_>) -> Result<WardenReport> {
     Ok(report)
 }
 
-/// Records a look in the warden's log. Returns warnings.
+/// What a warden did in all datasets, in one run of its program.
+#[derive(Debug, Default, Serialize)]
+pub struct WardenLooks {
+    /// What became of each dataset that was looked at to the end.
+    pub datasets: Vec<WardenReport>,
+    /// Datasets in which not all could be done, and why.
+    pub failed: Vec<(Name, String)>,
+    /// How the locks stand.
+    pub locks: Vec<(Name, LockStandings)>,
+}
+
+/// Records looks in the warden's log. Returns warnings.
 ///
 /// # Errors
 /// No replica took the record.
-pub async fn record(
-    log: &HostLog<'_>,
-    reports: &[WardenReport],
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<Vec<String>> {
-    let vetoed = |report: &WardenReport| -> Vec<RefusedMark> {
-        let why = |names: &BTreeSet<Name>| {
-            format!("vetoed by {}", names.iter().map(Name::as_str).collect::<Vec<_>>().join(", "))
-        };
-        let of = report.vetoed.iter().map(|(mark, names)| (mark, why(names)));
-        of.chain(report.refused.iter().map(|(mark, because)| (mark, because.clone())))
-            .map(|(mark, because)| RefusedMark { dataset: report.dataset.clone(), mark: mark.clone(), because })
-            .collect()
-    };
-    let refused = reports.iter().flat_map(vetoed).take(MAX_REFUSED_MARKS).collect();
-    let looked = reports.iter().map(|report| report.dataset.clone()).take(MAX_LOOKED_DATASETS).collect();
-    log.record(LogEvent::Warden { looked, refused }, Vec::new(), now).await
+pub async fn record(log: &HostLog<'_>, looks: &WardenLooks, now: DateTime<Utc>) -> Result<Vec<String>> {
+    log.record(LogEvent::Warden(looks.told()), Vec::new(), now).await
+}
+
+impl WardenLooks {
+    /// What of it stands in a record, which has a bound.
+    fn told(&self) -> WardenLook {
+        let of_marks = |report: &WardenReport| report.dataset.clone();
+        let waiting = self.datasets.iter().filter_map(|report| {
+            let until = report.waiting.values().min()?;
+            Some(WaitingMarks { dataset: of_marks(report), marks: report.waiting.len() as u64, until: *until })
+        });
+        let refused = self.datasets.iter().flat_map(|report| {
+            let refused = report.refused.iter();
+            refused.map(|(mark, because)| RefusedMark {
+                dataset: of_marks(report),
+                mark: mark.clone(),
+                because: log::cut_to_fit(because),
+            })
+        });
+        let vetoed = self.datasets.iter().flat_map(|report| {
+            let vetoed = report.vetoed.iter();
+            vetoed.map(|(mark, names)| VetoedMark {
+                dataset: of_marks(report),
+                mark: mark.clone(),
+                by: names.iter().take(MAX_VETOING_PEOPLE).cloned().collect(),
+            })
+        });
+        let failed = self.failed.iter().map(|(dataset, why)| FailedLook {
+            dataset: dataset.clone(),
+            because: log::cut_to_fit(&escape::line(why)),
+        });
+        let locks = self.locks.iter().flat_map(|(dataset, standings)| {
+            standings.iter().map(|(replica, standing)| LookedLock {
+                dataset: dataset.clone(),
+                replica: replica.clone(),
+                period: standing.period,
+                since: standing.last,
+            })
+        });
+        WardenLook {
+            looked: self.datasets.iter().map(of_marks).take(MAX_LOOKED_DATASETS).collect(),
+            waiting: waiting.take(MAX_LOOKED_DATASETS).collect(),
+            refused: refused.take(MAX_REFUSED_MARKS).collect(),
+            vetoed: vetoed.take(MAX_VETOED_MARKS).collect(),
+            failed: failed.take(MAX_FAILED_LOOKS).collect(),
+            locks: locks.take(MAX_LOOKED_LOCKS).collect(),
+        }
+    }
 }
 
 /// What stays of due marks, and which snapshots of those that wait; and why.
@@ -123,7 +168,9 @@ fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<Snapsho
     let stays: HashMap<&SnapshotId, &Vec<String>> =
         verdicts.map(|verdict| (&verdict.snapshot, &verdict.keep_because)).collect();
     let dataset = &prune.dataset.name;
-    let goes: HashSet<PackId> = plan.packs.iter().filter_map(|pack| layout::parse_pack(dataset, &pack.key)).collect();
+    // Those that wait are locked, or needed until something else goes. Nobody asked too much.
+    let dead = plan.packs.iter().chain(&plan.waiting);
+    let goes: HashSet<PackId> = dead.filter_map(|pack| layout::parse_pack(dataset, &pack.key)).collect();
     let mut refused = BTreeMap::new();
     for (mark, body) in view.mark_bodies().filter(|(mark, _)| !view.vetoed().contains_key(*mark)) {
         let is_due = plan.due.contains(mark);
@@ -138,7 +185,7 @@ fn refused(prune: &Prune<'_>, view: &View, plan: &PrunePlan) -> BTreeMap<Snapsho
             why.push(format!("{waits}{} of its snapshots stay, such as {first}: {because}", kept.len()));
         }
         if packs > 0 && is_due {
-            why.push(format!("{packs} of its packs are needed or locked"));
+            why.push(format!("{packs} of its packs are needed"));
         }
         if !why.is_empty() {
             let mut why = why.join("; ");

@@ -1,4 +1,4 @@
-//! When each witness, and the warden, looked last.
+//! When each witness looked last, and the newest records of a log.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
-use lifeboat_format::log::{LogEvent, LogKind, LogName};
+use lifeboat_format::log::{LogEvent, LogKind, LogName, LogRecord};
 use lifeboat_store::SharedReplica;
 
 use super::evidence::fetch;
@@ -37,18 +37,6 @@ pub async fn last_looks(
     all
 }
 
-/// The warden of the root, and when it last looked at a dataset; `None` if there is none.
-pub async fn last_look_of_warden(
-    vault: &str,
-    trust: &Trust,
-    replicas: &[SharedReplica],
-) -> Option<(Name, Option<DateTime<Utc>>)> {
-    let log = LogName { kind: LogKind::Wardens, name: trust.warden()?.name };
-    let is_whole = |event: &LogEvent| matches!(event, LogEvent::Warden { looked, .. } if !looked.is_empty());
-    let time = last(&LogReader { vault, trust }, &log, replicas, is_whole).await;
-    Some((log.name, time))
-}
-
 /// Whether the log of a warden tells that it has looked at a dataset.
 ///
 /// # Errors
@@ -69,11 +57,44 @@ pub(crate) async fn has_warden_looked(
     while let Some((number, found)) = records.next().await {
         let found =
             found.ok_or_else(|| Error::integrity(format!("no replica returns record {number} of log {log}")))?;
-        if matches!(&found.record.event, LogEvent::Warden { looked, .. } if looked.contains(dataset)) {
+        if matches!(&found.record.event, LogEvent::Warden(look) if look.looked.contains(dataset)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// The newest records of a log, the newest first, as far as they can be read. There is a bound to
+/// how many are tried.
+pub(crate) struct NewestRecords<'a> {
+    reader: &'a LogReader<'a>,
+    log: &'a LogName,
+    /// Who lists each record.
+    holders: BTreeMap<u64, Vec<SharedReplica>>,
+    tried: usize,
+}
+
+impl<'a> NewestRecords<'a> {
+    pub(crate) async fn of(reader: &'a LogReader<'a>, log: &'a LogName, replicas: &[SharedReplica]) -> Self {
+        let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
+        for replica in replicas {
+            for number in reader.numbers(replica, log).await.unwrap_or_default() {
+                holders.entry(number).or_default().push(replica.clone());
+            }
+        }
+        Self { reader, log, holders, tried: 0 }
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<LogRecord> {
+        while self.tried < MAX_TRIED_RECORDS {
+            let (number, holders) = self.holders.pop_last()?;
+            self.tried += 1;
+            if let Some(found) = fetch(self.reader, &holders, self.log, number).await {
+                return Some(found.record);
+            }
+        }
+        None
+    }
 }
 
 /// The time of the newest record of a log for which `fits`.
@@ -83,16 +104,10 @@ async fn last(
     replicas: &[SharedReplica],
     fits: impl Fn(&LogEvent) -> bool,
 ) -> Option<DateTime<Utc>> {
-    let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
-    for replica in replicas {
-        for number in reader.numbers(replica, log).await.unwrap_or_default() {
-            holders.entry(number).or_default().push(replica.clone());
-        }
-    }
-    for (number, holders) in holders.into_iter().rev().take(MAX_TRIED_RECORDS) {
-        let found = fetch(reader, &holders, log, number).await;
-        if let Some(found) = found.filter(|found| fits(&found.record.event)) {
-            return Some(found.record.time);
+    let mut records = NewestRecords::of(reader, log, replicas).await;
+    while let Some(record) = records.next().await {
+        if fits(&record.event) {
+            return Some(record.time);
         }
     }
     None

@@ -15,6 +15,6 @@ mod last;
 mod look;
 
 pub(crate) use evidence::{Evidence, ended, tell_what_was_seen};
-pub(crate) use last::has_warden_looked;
-pub use last::{last_look_of_warden, last_looks};
+pub use last::last_looks;
+pub(crate) use last::{NewestRecords, has_warden_looked};
 pub use look::{LookReport, WitnessLook};

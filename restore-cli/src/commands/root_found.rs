@@ -11,12 +11,13 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::root::Floors;
+use lifeboat_engine::keep::warden_log::{WardenWord, warden_tells};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
-use lifeboat_engine::witness::{last_look_of_warden, last_looks};
+use lifeboat_engine::witness::last_looks;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
@@ -95,9 +96,10 @@ pub(super) struct CheckedRoot {
     least_delay_seconds: Option<u64>,
     /// When each witness looked last; null: never, as far as the replicas show.
     witnesses: BTreeMap<Name, Option<DateTime<Utc>>>,
-    /// The warden, and when it looked last; null: there is none, or it never looked.
+    /// The warden; null: there is none.
     pub(super) warden: Option<Name>,
-    warden_looked: Option<DateTime<Utc>>,
+    /// What it tells of each dataset of the configuration.
+    warden_tells: BTreeMap<Name, WardenWord>,
     /// Replicas that do not show it.
     #[serde(skip)]
     lacking: BTreeSet<Name>,
@@ -131,10 +133,11 @@ impl CheckedRoot {
                 since(*last)
             ));
         }
-        if let Some(name) = self.warden.as_ref().filter(|_| is_late(&self.warden_looked)) {
+        for (dataset, word) in self.warden_tells.iter().filter(|(_, word)| word.is_late(now)) {
+            let name = self.warden.as_ref().map_or("?", Name::as_str);
             weak.push(format!(
-                "warden {name} has {}, so nothing is deleted and no lock extended: on that machine, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
-                since(self.warden_looked)
+                "warden {name} has {} at dataset {dataset}, so nothing of it is deleted and no lock extended: on that machine, see that its configuration has the dataset, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
+                word.last_look()
             ));
         }
         weak
@@ -184,18 +187,19 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<C
     let (version, vault) = (newest.root.version, newest.root.vault.clone());
     let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
     let looks = async {
-        let warden = last_look_of_warden(&vault, &trust, &replicas).await;
+        let names = config.datasets.iter().map(|dataset| &dataset.name);
+        let warden = warden_tells(&vault, &trust, &replicas, names).await;
         Ok((last_looks(&vault, &trust, &replicas).await, warden))
     };
     let (witnesses, warden) = session.cancellable("the check", looks).await?;
-    let (warden, warden_looked) = warden.unzip();
+    let (warden, told) = warden.map(|warden| (warden.name, warden.datasets)).unzip();
     let checked = CheckedRoot {
         version,
         least_retention_seconds: retention,
         least_delay_seconds: delay,
         witnesses,
         warden,
-        warden_looked: warden_looked.flatten(),
+        warden_tells: told.unwrap_or_default(),
         lacking: found.lacking,
     };
     if config.keys.host_bundle.path().exists() {

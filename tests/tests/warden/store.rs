@@ -11,8 +11,15 @@ use serde_json::Value;
 
 use super::{HOST_KEEPS, WARDEN_KEEPS, backup, counts, install_warden, look};
 
+/// No run takes longer, and no grace period is shorter.
+const LIMITS: &str = "[limits]\nrun = \"8s\"\nclock_skew = \"2s\"\n";
 /// Grace periods there, and what a mark needs to be due.
-const GRACE: Duration = Duration::from_secs(65);
+const GRACE: Duration = Duration::from_secs(13);
+
+/// The same rules, with the shortest grace period.
+fn soon(rules: &str) -> String {
+    rules.replace("grace = \"1m\"", "grace = \"12s\"")
+}
 
 async fn keys(region: &Region, part: &str) -> Vec<String> {
     let listed = region.client().list_objects_v2().bucket(region.bucket()).send().await.unwrap();
@@ -31,6 +38,14 @@ async fn checked(vault: &RootedVault, host: &str) -> (Value, String) {
     (report, output.to_string())
 }
 
+/// The newest look in the warden's log.
+async fn last_look(vault: &RootedVault) -> Value {
+    let shown = vault.lifeboat("db1", &["--json", "audit", "show", "--log", "wardens/warden1"]).await;
+    let shown = shown.json().unwrap();
+    let looks = shown["records"].as_array().unwrap().iter().filter(|record| record["event"]["what"] == "warden");
+    looks.max_by_key(|record| record["number"].as_u64()).unwrap()["event"].clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_the_space() {
     let region = Region::start_with("far", Bucket::Locked).await;
@@ -39,12 +54,11 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     let replica = format!("{all}lock = \"1d\"\n");
     vault.replicas = vec![replica.clone()];
     vault.set_up("db1", &["shop"], &[]).await;
-    let limits = "[limits]\nrun = \"1m\"\nclock_skew = \"2s\"\n";
-    vault.reconfigure("db1", "[limits]\n", limits);
-    vault.reconfigure("db1", "home_region = \"home\"\n", HOST_KEEPS);
+    vault.reconfigure("db1", "[limits]\n", LIMITS);
+    vault.reconfigure("db1", "home_region = \"home\"\n", &soon(HOST_KEEPS));
     install_warden(&vault).await;
-    vault.reconfigure("warden1", "[limits]\n", limits);
-    vault.reconfigure("warden1", WARDEN_KEEPS, HOST_KEEPS);
+    vault.reconfigure("warden1", "[limits]\n", LIMITS);
+    vault.reconfigure("warden1", WARDEN_KEEPS, &soon(HOST_KEEPS));
     // From now on the host may write, and delete nothing.
     let own = region.writer_credential_file().display().to_string();
     vault.reconfigure("db1", &region.credential_file().display().to_string(), &own);
@@ -61,6 +75,11 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     // The warden has extended the locks of what is needed.
     let looked = super::warden(&vault, &["--json"]).await.json().unwrap();
     assert!(looked["locks"][0][1]["far"]["extended"].as_u64().unwrap() > 5, "{looked}");
+    // The host, which extends none, knows how they stand from the warden's log.
+    let told = last_look(&vault).await;
+    let lock = &told["locks"][0];
+    assert_eq!((&lock["dataset"], &lock["replica"], &lock["period"]), (&"shop".into(), &"far".into(), &86_400.into()));
+    assert!(lock["since"].is_string(), "{told}");
     // Whatever stops the look, locks are extended before, and how they stand is told.
     let memory = vault.path("warden1/state/datasets/shop/first-sights");
     let known = std::fs::read(&memory).unwrap();
@@ -69,6 +88,9 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     assert!(!stopped.status.success(), "{stopped}");
     let told = stopped.json().unwrap();
     assert!(told["locks"][0][1]["far"]["extended"].as_u64().unwrap() > 5, "{stopped}");
+    let told = last_look(&vault).await;
+    assert!(told["looked"].as_array().unwrap().is_empty() && told["locks"][0]["since"].is_string(), "{told}");
+    assert!(told["failed"].to_string().contains("--begin-anew shop"), "{told}");
     std::fs::write(&memory, known).unwrap();
 
     tokio::time::sleep(GRACE).await;
@@ -91,12 +113,11 @@ async fn in_a_bucket_that_keeps_versions_the_warden_deletes_what_the_host_marked
     let mut vault = RootedVault::new().await;
     vault.replicas = vec![section(&region.replica_config("far"))];
     vault.set_up("db1", &["shop"], &[]).await;
-    let limits = "[limits]\nrun = \"1m\"\nclock_skew = \"2s\"\n";
-    vault.reconfigure("db1", "[limits]\n", limits);
-    vault.reconfigure("db1", "home_region = \"home\"\n", HOST_KEEPS);
+    vault.reconfigure("db1", "[limits]\n", LIMITS);
+    vault.reconfigure("db1", "home_region = \"home\"\n", &soon(HOST_KEEPS));
     install_warden(&vault).await;
-    vault.reconfigure("warden1", "[limits]\n", limits);
-    vault.reconfigure("warden1", WARDEN_KEEPS, HOST_KEEPS);
+    vault.reconfigure("warden1", "[limits]\n", LIMITS);
+    vault.reconfigure("warden1", WARDEN_KEEPS, &soon(HOST_KEEPS));
     let own = region.writer_credential_file().display().to_string();
     vault.reconfigure("db1", &region.credential_file().display().to_string(), &own);
     for content in ["the first", "the second"] {

@@ -145,6 +145,8 @@ pub struct PrunePlan {
     pub segments: Vec<(Name, String)>,
     /// Marks that are carried out, because their grace period is over.
     pub due: Vec<SnapshotId>,
+    /// Marks that wait, and until when at least. Those that somebody vetoed are left out.
+    pub waits: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Snapshots that are marked now.
     pub mark_snapshots: BTreeSet<SnapshotId>,
     /// Packs that are marked now.

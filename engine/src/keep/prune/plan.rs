@@ -37,7 +37,9 @@ impl Prune<'_> {
         settle(view, &mut verdicts, |snapshot| {
             marks.snapshots.get(snapshot).copied().unwrap_or_else(|| times.due_if_marked_now())
         });
-        let due = view.marks.iter().filter(|mark| times.due(mark) <= now && !view.vetoed.contains_key(&mark.id));
+        let open = view.marks.iter().filter(|mark| !view.vetoed.contains_key(&mark.id));
+        let (due, waits): (Vec<_>, Vec<_>) =
+            open.map(|mark| (mark.id.clone(), times.due(mark))).partition(|(_, due)| *due <= now);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             made: now,
@@ -46,7 +48,8 @@ impl Prune<'_> {
             waiting: Vec::new(),
             locked: BTreeMap::new(),
             segments: Vec::new(),
-            due: due.map(|mark| mark.id.clone()).collect(),
+            due: due.into_iter().map(|(mark, _)| mark).collect(),
+            waits: waits.into_iter().collect(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: BTreeSet::new(),
             mark_objects: BTreeSet::new(),

@@ -115,11 +115,6 @@ impl View {
         &self.vetoed
     }
 
-    /// The marks.
-    pub(in crate::keep) fn mark_ids(&self) -> impl Iterator<Item = &SnapshotId> {
-        self.marks.iter().map(|mark| &mark.id)
-    }
-
     /// The marks, and what they name.
     pub(in crate::keep) fn mark_bodies(&self) -> impl Iterator<Item = (&SnapshotId, &MarkRecord)> {
         self.marks.iter().map(|mark| (&mark.id, &mark.body))
