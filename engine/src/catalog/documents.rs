@@ -403,7 +403,7 @@ pub(crate) fn held_of(memory: u64) -> u64 {
     MIN_HELD_BYTES.max(memory / 2)
 }
 
-fn raise_memory(bytes: u64) -> String {
+pub(super) fn raise_memory(bytes: u64) -> String {
     format!("if it is really so long, set `limits.memory` to more than {} MiB", 2 * (bytes >> 20) + 2)
 }
 

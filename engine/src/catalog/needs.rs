@@ -7,6 +7,8 @@
 //!   revoked since.
 //! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
 //! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
+//! - **Bounds**: long lists are read one at a time, as all large documents are, and none that takes
+//!   more than half of `limits.memory`: a replica may send anything in their place.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +24,7 @@ use lifeboat_format::needs::{MAX_NEEDS_BYTES, NeedsBefore, SnapshotNeeds, split_
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
-use super::documents::Documents;
+use super::documents::{Documents, LargeTurn, SMALL_DOCUMENT_BYTES, raise_memory, take_turn};
 use super::first_sights::{FirstSights, SeenNeeds};
 use super::inventory::Inventory;
 use super::outlines::{Outline, OutlineMap, Outlines, ReadOutlines};
@@ -30,8 +32,17 @@ use super::signed::believe;
 use super::verdict::{combine, is_verdict};
 use crate::keys::sign::Signer;
 
-/// So many lists are fetched at once.
+/// So many lists are fetched at once, of which one may be long.
 const LISTS_AT_ONCE: usize = 4;
+
+/// A list that is believed.
+struct BelievedNeeds {
+    needs: SnapshotNeeds,
+    /// The hash of its line.
+    list: Digest,
+    /// While a long list is held, no other is.
+    turn: Option<LargeTurn>,
+}
 
 /// What the snapshot of a manifest needs; `hash` is that of the manifest as it is stored.
 pub(crate) fn of_manifest(manifest: &Manifest, hash: Digest) -> SnapshotNeeds {
@@ -110,7 +121,7 @@ impl Documents<'_> {
     }
 
     /// What a snapshot needs, as the first of `replicas` tells whose list `accept` takes, and which
-    /// is the one that was seen `first`; with the hash of the line.
+    /// is the one that was seen `first`.
     ///
     /// # Errors
     /// None does.
@@ -120,9 +131,9 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
         first: Option<&FirstSights>,
         accept: impl Fn(&SnapshotNeeds) -> Result<()>,
-    ) -> Result<(SnapshotNeeds, Digest)> {
+    ) -> Result<BelievedNeeds> {
         let key = layout::needs(self.dataset, snapshot);
-        let hint = || format!("run `lifeboat prune {}` on its backup host, which writes it", self.dataset);
+        let hint = || self.how_to_have_it_written();
         if replicas.is_empty() {
             let nobody = Error::integrity(format!("no replica holds {key}, so nobody here knows what it needs"));
             return Err(nobody.hint(hint()));
@@ -131,12 +142,7 @@ impl Documents<'_> {
         for replica in replicas {
             let what = format!("replica {}: {key}", replica.name());
             let read = async {
-                let stored = match replica.get(&key, self.held().min(MAX_NEEDS_BYTES as u64)).await {
-                    Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) || error.is_not_found() => {
-                        return Err(Error::integrity(error.to_string()).hint(hint()));
-                    }
-                    stored => stored?,
-                };
+                let (stored, turn) = self.fetch_list(replica, &key).await?;
                 let damaged = || Error::integrity(format!("{what} is damaged")).hint(hint());
                 let (line, signature) = split_needs(&stored).ok_or_else(damaged)?;
                 let list = Digest::of(line);
@@ -151,7 +157,7 @@ impl Documents<'_> {
                 let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
                 accept(&needs)?;
                 first.map_or(Ok(()), |first| first.check(&needs, list))?;
-                Ok((needs, list))
+                Ok(BelievedNeeds { needs, list, turn })
             };
             match read.await {
                 Ok(found) => return Ok(found),
@@ -160,6 +166,38 @@ impl Documents<'_> {
             }
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+
+    /// A list as a replica returns it. If it is large, the turn comes with it.
+    async fn fetch_list(&self, replica: &SharedReplica, key: &str) -> Result<(Bytes, Option<LargeTurn>)> {
+        let (longest, mut turn) = (MAX_NEEDS_BYTES as u64, None);
+        let held = self.held().min(longest);
+        let mut limit = held.min(SMALL_DOCUMENT_BYTES);
+        loop {
+            let error = match replica.get(key, limit).await {
+                Ok(stored) => return Ok((stored, turn)),
+                Err(error) => error,
+            };
+            match error.kind {
+                ReplicaErrorKind::TooLong { size, .. } if size <= held && turn.is_none() => {
+                    (turn, limit) = (Some(take_turn().await?), held);
+                }
+                ReplicaErrorKind::TooLong { size, .. } if size <= longest => {
+                    return Err(Error::integrity(error.to_string()).hint(raise_memory(size)));
+                }
+                ReplicaErrorKind::TooLong { .. } => {
+                    return Err(Error::integrity(error.to_string()).hint(self.how_to_have_it_written()));
+                }
+                _ if error.is_not_found() => {
+                    return Err(Error::integrity(error.to_string()).hint(self.how_to_have_it_written()));
+                }
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    fn how_to_have_it_written(&self) -> String {
+        format!("run `lifeboat prune {}` on its backup host, which writes it", self.dataset)
     }
 
     /// As [`Self::outlines`], where no manifest can be opened. What is new is added to `first`, as
@@ -192,7 +230,8 @@ impl Documents<'_> {
                         }
                         Ok(())
                     };
-                    let (needs, list) = self.needs(&lists, &snapshot, Some(known), accept).await?;
+                    let BelievedNeeds { needs, list, turn: _turn } =
+                        self.needs(&lists, &snapshot, Some(known), accept).await?;
                     let seen = SeenNeeds { manifest: needs.manifest, list, seen: now };
                     let outline =
                         outlines.lock().unwrap_or_else(PoisonError::into_inner).insert_needs(&needs, stored)?;
@@ -257,12 +296,78 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
         first: Option<&FirstSights>,
     ) -> Result<SnapshotNeeds> {
-        Ok(self.needs(&[replica], snapshot, first, |_| Ok(())).await?.0)
+        Ok(self.needs(&[replica], snapshot, first, |_| Ok(())).await?.needs)
     }
 
     /// Whether a replica returns a list of that snapshot that nobody here can believe. One that
     /// cannot be fetched may be good.
     pub(crate) async fn is_unbelieved_list(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> bool {
         self.needs(&[replica], snapshot, None, |_| Ok(())).await.is_err_and(|error| is_verdict(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use lifeboat_base::clock::SystemClock;
+    use lifeboat_store::MemoryReplica;
+
+    use super::*;
+    use crate::keys::ReaderKeys;
+    use crate::keys::trust::Trust;
+
+    const VAULT: &str = "v";
+
+    fn needs(packs: u32) -> Result<SnapshotNeeds> {
+        let mut ids: Vec<PackId> = (0..packs).map(|number| Digest::of(&number.to_le_bytes())).collect();
+        ids.sort_unstable();
+        Ok(SnapshotNeeds {
+            requires: Requirements::default(),
+            vault: VAULT.to_owned(),
+            dataset: "shop".parse()?,
+            snapshot: SnapshotId::new(DateTime::UNIX_EPOCH, packs),
+            manifest: Digest::of(b"manifest"),
+            sequence: 1,
+            previous: None,
+            started: DateTime::UNIX_EPOCH,
+            finished: DateTime::UNIX_EPOCH,
+            partial: false,
+            generations: vec![1],
+            sizes: vec![7; ids.len()],
+            packs: ids,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_long_list_waits_for_its_turn_and_none_is_longer_than_may_be_held() -> Result<()> {
+        let replica: SharedReplica = Arc::new(MemoryReplica::new("r1".parse()?, "east", SystemClock::shared()));
+        let signer = Signer::generate()?;
+        let keys = ReaderKeys { identities: Vec::new(), trust: Trust::listed(vec![signer.public()], Vec::new()) };
+        let dataset: Name = "shop".parse()?;
+        let documents = Documents { vault: VAULT, dataset: &dataset, keys: &keys, cache: None, memory: 0 };
+        let (short, long) = (needs(3)?, needs(40_000)?);
+        for needs in [&short, &long] {
+            let (key, list) = sign_needs(needs, &signer)?;
+            assert_eq!(list.len() as u64 > SMALL_DOCUMENT_BYTES, needs.packs.len() > 3);
+            replica.put_new(&key, list).await?;
+        }
+        let read = async |snapshot: &SnapshotId| documents.needs(&[&replica], snapshot, None, |_| Ok(())).await;
+        let turn = take_turn().await?;
+        let soon = async |snapshot| tokio::time::timeout(Duration::from_millis(300), read(snapshot)).await;
+        assert!(soon(&short.snapshot).await.is_ok_and(|found| found.is_ok_and(|found| found.turn.is_none())));
+        assert!(soon(&long.snapshot).await.is_err(), "two long lists at once");
+        drop(turn);
+        let found = read(&long.snapshot).await?;
+        assert!(found.needs == long && found.turn.is_some());
+        drop(found);
+
+        let endless = layout::needs(&dataset, &short.snapshot);
+        replica.put_replace(&endless, vec![b'x'; 33 << 20].into()).await?;
+        let refused = read(&short.snapshot).await.err();
+        let hint = refused.as_ref().and_then(|error| error.hint_text());
+        assert!(hint.is_some_and(|hint| hint.contains("limits.memory")), "{refused:?}");
+        Ok(())
     }
 }
