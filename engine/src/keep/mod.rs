@@ -22,4 +22,5 @@ pub mod undelete;
 pub mod verify;
 pub mod veto;
 pub mod warden;
+pub mod warden_leaves;
 pub mod warden_log;

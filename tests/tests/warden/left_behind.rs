@@ -52,6 +52,42 @@ async fn a_record_from_the_time_of_a_warden_removes_nothing_when_the_root_has_no
     }
 }
 
+/// He calls a snapshot removed in a record that tells a time to come, when nobody may be left who
+/// does not believe it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warden_stays_in_the_root_while_a_record_waits_for_its_end() {
+    let (mut vault, all) = robbed().await;
+    let (hand, signer) = (hand(&vault), keys(&vault).signer);
+    let id = SnapshotId::new(Utc::now() + TimeDelta::hours(2), 7);
+    let body = json!({ "removed": [{ "snapshot": all[0], "blake3": null }], "passed": [] });
+    let record = hand.record(RecordType::Prune, &hand.host, &id, &body).to_string().into_bytes();
+    let key = layout::prune(&name("shop"), &id);
+    hand.put_signed(&signer, &key, &record);
+    at(&mut vault, "+6m");
+    let request = ["root", "request", "remove-warden"];
+    let refused = vault.lifeboat("db1", &request).await;
+    assert_eq!(refused.status.code(), Some(6), "{refused}");
+    let told = refused.stderr.contains(&format!("{key} tells a time to come"));
+    assert!(told && refused.stderr.contains("remove-host db1"), "{refused}");
+    let away = vault.path("away");
+    std::fs::rename(vault.path("r2"), &away).unwrap();
+    let blind = vault.lifeboat("db1", &request).await;
+    assert!(!blind.status.success(), "{blind}");
+    std::fs::rename(&away, vault.path("r2")).unwrap();
+
+    for replica in ["r1", "r2"] {
+        for file in [key.clone(), layout::signature(&key)] {
+            std::fs::remove_file(vault.path(replica).join(file)).unwrap();
+        }
+    }
+    vault.change("db1", &["remove-warden"]).await;
+    at(&mut vault, "+3h");
+    vault.reconfigure("db1", "keep_last = 1", "keep_last = 9");
+    let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(pruned.status.success(), "{pruned}");
+    nothing_is_lost(&vault, &all).await;
+}
+
 /// He marks what tells which chunks a kept snapshot holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_segment_of_a_kept_snapshot_stays_whoever_marks_it() {
