@@ -6,7 +6,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, pause, prune,
-    remove_dataset, repair, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify, veto, witness,
+    remove_dataset, repair, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify, veto,
+    witness,
 };
 use crate::exit;
 use crate::flags::Globals;

@@ -82,6 +82,14 @@ fn ids(vault: &RootedVault, replica: &str) -> Vec<String> {
     files.into_keys().filter_map(|file| file.strip_suffix(".json.zst.age").map(str::to_owned)).collect()
 }
 
+/// The one line in which a command tells of marks, vetoes and the warden.
+async fn deletion_line(vault: &RootedVault, command: &str) -> String {
+    let shown = vault.lifeboat("db1", &[command]).await;
+    let lines: Vec<&str> = shown.stdout.lines().filter(|line| line.starts_with("shop: ")).collect();
+    assert_eq!(lines.len(), 1, "{shown}");
+    lines[0].to_owned()
+}
+
 fn at(vault: &mut RootedVault, offset: &str) {
     vault.clock = Some(offset.to_owned());
 }
@@ -112,6 +120,12 @@ async fn the_warden_carries_out_what_it_agrees_with_and_the_host_only_marks() {
     // The warden agrees with the first mark, since now, and waits. It keeps what the second names.
     let first = look(&vault).await;
     assert_eq!(counts(&first), [0, 1, 2], "{first}");
+    let told = deletion_line(&vault, "list").await;
+    for part in ["1 mark REFUSED by the warden, such as ", ": it waits, and now ", "2 marks wait until "] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    let status = vault.lifeboat("db1", &["status"]).await;
+    assert!(status.stdout.contains("the warden refuses 1 mark of backup hosts, such as "), "{status}");
     at(&mut vault, "+8m");
     let second = look(&vault).await;
     assert_eq!(counts(&second), [2, 1, 0], "{second}");

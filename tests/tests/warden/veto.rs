@@ -3,7 +3,7 @@
 use lifeboat_tests::rooted::RootedVault;
 use serde_json::Value;
 
-use super::{at, backup, counts, ids, look, vault, warden};
+use super::{at, backup, counts, deletion_line, ids, look, vault, warden};
 
 /// The first mark of the dataset.
 async fn marked(vault: &RootedVault) -> Value {
@@ -39,6 +39,11 @@ async fn a_vetoed_mark_is_never_carried_out_until_the_root_takes_the_right_back(
     let installed = vault.lifeboat("db1", &["veto", "install", signed.stdout.trim()]).await;
     assert!(installed.status.success(), "{installed}");
     assert!(marked(&vault).await["vetoed_by"].to_string().contains("bob"));
+    for command in ["list", "status"] {
+        // The warden has not looked since.
+        let told = deletion_line(&vault, command).await;
+        assert!(told.contains(&format!("1 mark VETOED, such as {id} by bob")), "{told}");
+    }
 
     let plan = vault.lifeboat("db1", &["--json", "prune", "--dry-run"]).await.to_string();
     assert!(plan.contains(&format!("bob vetoed mark {id}")), "{plan}");
