@@ -593,7 +593,7 @@ async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_th
     assert_eq!(code(&place.on("backup", &["repair", DATASET])), 6, "nobody has agreed");
     let accept = format!("repair {DATASET} --accept-loss");
     let refused = on_a_terminal(&place, &accept, "no", false, |state| {
-        drop(state.try_lock_dataset(&name(DATASET)).unwrap().unwrap())
+        drop(state.try_lock_dataset(&name(DATASET)).unwrap().unwrap());
     });
     assert!(code(&refused) == 1 && stdout(&refused).contains("you did not confirm"), "{}", stdout(&refused));
     let agreed = place.on("backup", &["repair", DATASET, "--accept-loss", "--yes", "--json"]);
