@@ -5,7 +5,7 @@
 //! [Repair](repair) puts back what is known and names what is lost. [Prune](prune) removes
 //! snapshots that no retention rule keeps. [Undelete](undelete) brings back what somebody hid or
 //! overwrote in a bucket that keeps versions. [Locks](locks) are extended for what is needed. A
-//! [warden](warden) carries out what backup hosts only mark. People [veto](veto) marks.
+//! [warden] carries out what backup hosts only mark. People [veto] marks.
 
 pub(crate) mod beginning;
 pub mod catch_up;
