@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::installation::Installation;
 use crate::live::Live;
+use crate::metrics::LastLooks;
 use crate::runner::Runner;
 
 /// The first look comes so long after the start.
@@ -85,9 +86,18 @@ impl Guardian {
     }
 }
 
-/// Looks when the witnesses of the root looked last, and what its warden tells: a backup does not
-/// need them, so nobody else would notice that they are gone.
+/// Looks what the warden of the root tells, and when its witnesses looked last: a backup does not
+/// need them, so nobody else would notice that they are gone. Where the newest root that this host
+/// has seen names no warden, nobody is asked.
 async fn look_for_looks(runner: &Runner, live: &Live) {
+    match root::names_warden(&runner.state) {
+        Ok(true) => {}
+        Ok(false) => return live.looked(LastLooks::new(), None),
+        Err(error) => {
+            tracing::warn!("it is not known whether there is a warden: {}", error.chain_and_hint());
+            return;
+        }
+    }
     let installation = live.installation();
     let Installation { config, keys, replicas, .. } = installation.as_ref();
     let looked = async {

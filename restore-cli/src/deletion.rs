@@ -25,17 +25,14 @@ impl DatasetDeletion {
     }
 }
 
-/// Looks at the log of the warden and at vetoes. Without a root, there is neither.
+/// Looks at the log of the warden and at vetoes. Without a warden, nobody is asked.
 pub(crate) async fn look(reader: &VaultReader, datasets: &[Name]) -> BTreeMap<Name, DatasetDeletion> {
     let (trust, replicas) = (&reader.keys().trust, reader.replicas());
     let mut all = BTreeMap::new();
-    if trust.root().is_none() {
-        return all;
-    }
-    let mut warden = warden_tells(reader.vault_id(), trust, replicas, datasets).await;
+    let Some(mut warden) = warden_tells(reader.vault_id(), trust, replicas, datasets).await else { return all };
     for dataset in datasets {
         let vetoed = veto::listed(dataset, trust, replicas).await;
-        let word = warden.as_mut().and_then(|warden| warden.datasets.remove(dataset));
+        let word = warden.datasets.remove(dataset);
         all.insert(dataset.clone(), DatasetDeletion { warden: word, vetoed });
     }
     all

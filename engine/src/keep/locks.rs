@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gaps::Gap;
 use super::prune::Prune;
-use super::scrub::folders::{LOCK_PARTS, prefix};
+use super::scrub::folders::{LOCK_PARTS, lock_prefix};
 use crate::config::{Config, ReplicaConfig, ReplicaKind};
 use crate::state::{self, replace_or_forget, seen};
 
@@ -264,12 +264,13 @@ async fn round(
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
     let (before, mut first) = (standing.refused, None);
+    let has_warden = prune.keys.trust.warden().is_some();
     miss(prune, replica, going, &mut standing, &mut first).await?;
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
             lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
             miss(prune, replica, going, &mut standing, &mut first).await?;
-        } else if let Some(prefix) = prefix(dataset, part, true) {
+        } else if let Some(prefix) = lock_prefix(dataset, part, has_warden) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
                 let wanted = |object: &ObjectMeta| going.needs(name, dataset, &object.key);

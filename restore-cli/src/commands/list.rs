@@ -38,7 +38,7 @@ struct Listing {
     vault: String,
     unreachable: BTreeMap<Name, String>,
     snapshots: Vec<Row>,
-    /// By dataset, where there is a root.
+    /// By dataset, where the root names a warden.
     deletion: BTreeMap<Name, DatasetDeletion>,
     #[serde(skip)]
     now: DateTime<Utc>,
