@@ -42,8 +42,8 @@ pub(crate) struct Inventory {
     pub marks: BTreeSet<SnapshotId>,
     /// When the replica stored the signatures of these, by its own clock, as it listed them.
     pub marked: BTreeMap<SnapshotId, DateTime<Utc>>,
-    /// Lists of what snapshots need.
-    pub needs: BTreeSet<SnapshotId>,
+    /// Lists of what snapshots need, each with its size and when the replica stored it.
+    pub needs: BTreeMap<SnapshotId, (u64, DateTime<Utc>)>,
     /// Vetoes: the mark, and whose.
     pub vetoes: BTreeSet<(SnapshotId, Name)>,
     /// The numbers of acts.
@@ -163,7 +163,7 @@ impl Inventory {
             prunes: BTreeSet::new(),
             marks: BTreeSet::new(),
             marked: BTreeMap::new(),
-            needs: BTreeSet::new(),
+            needs: BTreeMap::new(),
             vetoes: BTreeSet::new(),
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
@@ -185,7 +185,7 @@ impl Inventory {
             if let Some(number) = layout::parse_act(dataset, key) {
                 self.acts.insert(number);
             } else if let Some(snapshot) = layout::parse_needs(dataset, key) {
-                self.needs.insert(snapshot);
+                self.needs.insert(snapshot, (object.size, object.modified));
             } else if let Some(veto) = layout::parse_veto(dataset, key) {
                 self.vetoes.insert(veto);
             } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {

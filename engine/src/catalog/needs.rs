@@ -4,7 +4,7 @@
 //! - **The first list counts**: whoever has stolen a backup host can sign another one later, by
 //!   which an old snapshot needs nothing. So a warden remembers what it saw first, and goes by no
 //!   other list of that snapshot. It believes that one whoever signed it: the signer may have been
-//!   revoked since.
+//!   revoked since. Before it has seen one, all replicas must tell the same.
 //! - **Only of this manifest**: the list names the hash of the manifest, which is signed, too.
 //! - **None**: then nobody here knows what the snapshot needs, and nothing is deleted.
 //! - **Bounds**: long lists are read one at a time, as all large documents are, and none that takes
@@ -42,6 +42,15 @@ struct BelievedNeeds {
     list: Digest,
     /// While a long list is held, no other is.
     turn: Option<LargeTurn>,
+}
+
+/// How a list is not what a host would write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Differs {
+    /// Nobody can believe it.
+    Unbelieved,
+    /// Somebody signed it who may, and it tells something else than the manifest.
+    Signed,
 }
 
 /// What the snapshot of a manifest needs; `hash` is that of the manifest as it is stored.
@@ -121,10 +130,10 @@ impl Documents<'_> {
     }
 
     /// What a snapshot needs, as the first of `replicas` tells whose list `accept` takes, and which
-    /// is the one that was seen `first`.
+    /// is the one that was seen `first`. While none was, all of them must tell the same.
     ///
     /// # Errors
-    /// None does.
+    /// None does, or they tell different lists.
     async fn needs(
         &self,
         replicas: &[&SharedReplica],
@@ -133,39 +142,98 @@ impl Documents<'_> {
         accept: impl Fn(&SnapshotNeeds) -> Result<()>,
     ) -> Result<BelievedNeeds> {
         let key = layout::needs(self.dataset, snapshot);
-        let hint = || self.how_to_have_it_written();
         if replicas.is_empty() {
             let nobody = Error::integrity(format!("no replica holds {key}, so nobody here knows what it needs"));
-            return Err(nobody.hint(hint()));
+            return Err(nobody.hint(self.how_to_have_it_written()));
+        }
+        if first.is_some_and(|first| first.seen(snapshot).is_none()) && replicas.len() > 1 {
+            self.all_tell_the_same(replicas, snapshot, &accept).await?;
         }
         let mut errors = Vec::new();
         for replica in replicas {
-            let what = format!("replica {}: {key}", replica.name());
-            let read = async {
-                let (stored, turn) = self.fetch_list(replica, &key).await?;
-                let damaged = || Error::integrity(format!("{what} is damaged")).hint(hint());
-                let (line, signature) = split_needs(&stored).ok_or_else(damaged)?;
-                let list = Digest::of(line);
-                if !first.is_some_and(|first| first.knows(snapshot, list)) {
-                    let (trust, replica) = (&self.keys.trust, replica.as_ref());
-                    believe(trust, replica, self.vault, &key, (line, signature), &key).await.map_err(|error| {
-                        let is_asked = error.class() != Class::Storage;
-                        let error = error.within(format!("{what} cannot be trusted"));
-                        if is_asked { error.hint(hint()) } else { error }
-                    })?;
-                }
-                let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
-                accept(&needs)?;
-                first.map_or(Ok(()), |first| first.check(&needs, list))?;
-                Ok(BelievedNeeds { needs, list, turn })
-            };
-            match read.await {
+            match self.needs_in(replica, snapshot, first, &accept).await {
                 Ok(found) => return Ok(found),
                 Err(error) if replicas.len() == 1 => return Err(error),
                 Err(error) => errors.push(error),
             }
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+
+    /// Checks that replicas tell one list. What is none is no word of anybody's.
+    ///
+    /// # Errors
+    /// They tell different lists, or one of them cannot be asked.
+    async fn all_tell_the_same(
+        &self,
+        replicas: &[&SharedReplica],
+        snapshot: &SnapshotId,
+        accept: &impl Fn(&SnapshotNeeds) -> Result<()>,
+    ) -> Result<()> {
+        let mut told: Option<(&SharedReplica, Digest)> = None;
+        for replica in replicas {
+            let list = match self.needs_in(replica, snapshot, None, accept).await {
+                Ok(found) => found.list,
+                Err(error) if is_verdict(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            let (other, before) = *told.get_or_insert((replica, list));
+            if before != list {
+                return Err(Error::integrity(format!(
+                    "replicas {} and {} tell different lists of what snapshot {snapshot} needs, and both are signed",
+                    other.name(),
+                    replica.name()
+                ))
+                .hint(self.how_to_have_it_written()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a snapshot needs, as one replica tells.
+    ///
+    /// # Errors
+    /// As [`Self::needs`].
+    async fn needs_in(
+        &self,
+        replica: &SharedReplica,
+        snapshot: &SnapshotId,
+        first: Option<&FirstSights>,
+        accept: &impl Fn(&SnapshotNeeds) -> Result<()>,
+    ) -> Result<BelievedNeeds> {
+        let key = layout::needs(self.dataset, snapshot);
+        let hint = || self.how_to_have_it_written();
+        let what = format!("replica {}: {key}", replica.name());
+        let (stored, turn) = self.fetch_list(replica, &key).await?;
+        let damaged = || Error::integrity(format!("{what} is damaged")).hint(hint());
+        let (line, signature) = split_needs(&stored).ok_or_else(damaged)?;
+        let list = Digest::of(line);
+        if !first.is_some_and(|first| first.knows(snapshot, list)) {
+            let (trust, replica) = (&self.keys.trust, replica.as_ref());
+            believe(trust, replica, self.vault, &key, (line, signature), &key).await.map_err(|error| {
+                let is_asked = error.class() != Class::Storage;
+                let error = error.within(format!("{what} cannot be trusted"));
+                if is_asked { error.hint(hint()) } else { error }
+            })?;
+        }
+        let needs = SnapshotNeeds::of_line(line, self.vault, self.dataset, snapshot, &what)?;
+        accept(&needs)?;
+        first.map_or(Ok(()), |first| first.check(&needs, list))?;
+        Ok(BelievedNeeds { needs, list, turn })
+    }
+
+    /// Whether the list of a snapshot in a replica tells what its manifest does, and can be
+    /// believed; and if not, why. A newer program may tell more.
+    ///
+    /// # Errors
+    /// The replica does not return it, and may have it.
+    pub(crate) async fn differs(&self, replica: &SharedReplica, needs: &SnapshotNeeds) -> Result<Option<Differs>> {
+        match self.needs_in(replica, &needs.snapshot, None, &|_| Ok(())).await {
+            Ok(found) if found.needs == *needs => Ok(None),
+            Ok(_) => Ok(Some(Differs::Signed)),
+            Err(error) if is_verdict(&error) => Ok(Some(Differs::Unbelieved)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A list as a replica returns it. If it is large, the turn comes with it.
@@ -220,7 +288,7 @@ impl Documents<'_> {
                     let holders: Vec<SharedReplica> =
                         inventories.iter().filter(holds).map(|inventory| inventory.replica.clone()).collect();
                     let stored = self.signed_manifest(&holders, &snapshot).await?;
-                    let lists = inventories.iter().filter(|inventory| inventory.needs.contains(&snapshot));
+                    let lists = inventories.iter().filter(|inventory| inventory.needs.contains_key(&snapshot));
                     let lists: Vec<&SharedReplica> = lists.map(|inventory| &inventory.replica).collect();
                     let accept = |needs: &SnapshotNeeds| {
                         if needs.manifest != stored.hash {
@@ -298,12 +366,6 @@ impl Documents<'_> {
     ) -> Result<SnapshotNeeds> {
         Ok(self.needs(&[replica], snapshot, first, |_| Ok(())).await?.needs)
     }
-
-    /// Whether a replica returns a list of that snapshot that nobody here can believe. One that
-    /// cannot be fetched may be good.
-    pub(crate) async fn is_unbelieved_list(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> bool {
-        self.needs(&[replica], snapshot, None, |_| Ok(())).await.is_err_and(|error| is_verdict(&error))
-    }
 }
 
 #[cfg(test)]
@@ -338,6 +400,40 @@ mod tests {
             sizes: vec![7; ids.len()],
             packs: ids,
         })
+    }
+
+    #[tokio::test]
+    async fn the_first_list_of_a_snapshot_is_what_all_replicas_tell() -> Result<()> {
+        let replica = |name: &str| -> Result<SharedReplica> {
+            Ok(Arc::new(MemoryReplica::new(name.parse()?, "east", SystemClock::shared())))
+        };
+        let (one, two) = (replica("r1")?, replica("r2")?);
+        let signer = Signer::generate()?;
+        let keys = ReaderKeys { identities: Vec::new(), trust: Trust::listed(vec![signer.public()], Vec::new()) };
+        let dataset: Name = "shop".parse()?;
+        let documents = Documents { vault: VAULT, dataset: &dataset, keys: &keys, cache: None, memory: 0 };
+        let honest = needs(3)?;
+        let snapshot = &honest.snapshot;
+        let forged = SnapshotNeeds { packs: Vec::new(), sizes: Vec::new(), ..honest.clone() };
+        let (key, list) = sign_needs(&honest, &signer)?;
+        one.put_new(&key, sign_needs(&forged, &signer)?.1).await?;
+        two.put_new(&key, list.clone()).await?;
+        let mut first = FirstSights::default();
+        let read = async |first: &FirstSights| documents.needs(&[&one, &two], snapshot, Some(first), |_| Ok(())).await;
+        let doubted = read(&first).await.err().map(|error| error.chain()).unwrap_or_default();
+        assert!(doubted.contains("tell different lists"), "{doubted}");
+        assert_eq!(documents.differs(&one, &honest).await?, Some(Differs::Signed));
+        assert_eq!(documents.differs(&two, &honest).await?, None);
+        // What nobody signed is no word against it.
+        one.put_replace(&key, "rubbish".into()).await?;
+        assert_eq!(documents.differs(&one, &honest).await?, Some(Differs::Unbelieved));
+        let BelievedNeeds { needs, list, .. } = read(&first).await?;
+        assert!(needs == honest);
+        // Once it was seen, it counts, whoever tells another one.
+        first.pin(snapshot.clone(), SeenNeeds { manifest: needs.manifest, list, seen: DateTime::UNIX_EPOCH });
+        one.put_replace(&key, sign_needs(&forged, &signer)?.1).await?;
+        assert!(read(&first).await?.needs == honest);
+        Ok(())
     }
 
     #[tokio::test]

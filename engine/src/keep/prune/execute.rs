@@ -47,8 +47,8 @@ impl Prune<'_> {
     pub async fn run(&self) -> Result<PruneOutcome> {
         let view = self.look().await?;
         let plan = self.plan_of(&view).await?;
-        // Whoever executes a plan reads them all.
-        self.give_needs(&view, plan.is_empty()).await?;
+        // Whoever executes a plan reads them.
+        let forged = self.give_needs(&view, plan.is_empty()).await?;
         if !plan.is_empty() {
             drop(view);
             return self.execute(&plan).await;
@@ -56,6 +56,7 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
+        outcome.failures.extend(forged);
         if !self.keys.only_marks() {
             self.sweep_records(&passed(&view), &view, &mut outcome).await;
         }
@@ -91,7 +92,7 @@ impl Prune<'_> {
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);
-        self.give_needs(&view, true).await?;
+        outcome.failures.extend(self.give_needs(&view, true).await?);
         let mut acting = Acting::new(self, &view);
         if !self.keys.is_warden {
             self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;

@@ -210,7 +210,7 @@ impl Prune<'_> {
                 && self.clock.now() - snapshot.time() >= longest
         };
         let is_gone = |snapshot: &SnapshotId| sweep.removed.contains(snapshot) && !shown.contains(snapshot);
-        let going = inventory.needs.iter().filter(|snapshot| is_gone(snapshot) || is_left(snapshot));
+        let going = inventory.needs.keys().filter(|snapshot| is_gone(snapshot) || is_left(snapshot));
         stuck
             .delete(&inventory.replica, &going.map(|snapshot| layout::needs(dataset, snapshot)).collect::<Vec<_>>())
             .await
