@@ -31,7 +31,7 @@ pub(crate) async fn look(reader: &VaultReader, datasets: &[Name]) -> BTreeMap<Na
     let mut all = BTreeMap::new();
     let Some(mut warden) = warden_tells(reader.vault_id(), trust, replicas, datasets).await else { return all };
     for dataset in datasets {
-        let vetoed = veto::listed(dataset, trust, replicas).await;
+        let vetoed = veto::shown(reader.vault_id(), dataset, trust, replicas).await;
         let word = warden.datasets.remove(dataset);
         all.insert(dataset.clone(), DatasetDeletion { warden: word, vetoed });
     }

@@ -8,8 +8,9 @@
 //!   too. One that is kept again begins anew.
 //! - **Prune records** of others count if they were there at the first look: whoever has stolen a
 //!   backup host since then calls nothing removed.
-//! - **Vetoes**: what a vetoed mark names is held, even if somebody overwrites the mark or the veto
-//!   later, or hides them.
+//! - **Vetoes** that were valid when they were seen: all that the mark has named at any look is
+//!   held, even if somebody overwrites or hides the mark, before the veto or after it, or the veto
+//!   later.
 //!
 //! If it is lost or damaged, what stands in for it is never written: `prune/memory.rs` decides
 //! whether a look is the first one.
@@ -28,6 +29,8 @@ use super::vetoes::{HeldMark, HeldMarks, Vetoes};
 use crate::state::{StateDirectory, replace_file};
 
 const FIRST_SIGHTS_FILE: &str = "first-sights";
+/// Of no more packs is it remembered which marks name them.
+const MAX_REMEMBERED_NAMES: usize = 1 << 20;
 
 /// Since when the rules of a warden let snapshots go.
 pub(crate) type LetGo = BTreeMap<SnapshotId, DateTime<Utc>>;
@@ -37,8 +40,6 @@ pub(crate) type LetGo = BTreeMap<SnapshotId, DateTime<Utc>>;
 pub(crate) struct FirstSights {
     snapshots: BTreeMap<SnapshotId, SeenNeeds>,
     marks: BTreeMap<SnapshotId, SeenMark>,
-    /// What vetoed marks name, and who vetoed them.
-    held: HeldMarks,
     /// Since when the rules of this warden let these snapshots go.
     let_go: LetGo,
     /// The prune records that count, with the hashes of their objects; `None` before the first look
@@ -60,12 +61,26 @@ pub(super) struct SeenNeeds {
     pub(super) seen: DateTime<Utc>,
 }
 
-/// When a warden first saw this content of a mark.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// What a warden saw of a mark.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct SeenMark {
     /// The hash of its object.
     blake3: Digest,
+    /// When it first saw this content of it.
     seen: DateTime<Utc>,
+    /// Who vetoed it.
+    vetoed: BTreeSet<Name>,
+    /// Whatever it has named, as far as that is there.
+    snapshots: BTreeSet<SnapshotId>,
+    packs: BTreeSet<PackId>,
+}
+
+/// What is there, as a look shows it.
+pub(crate) struct There<'a> {
+    pub is_snapshot: &'a dyn Fn(&SnapshotId) -> bool,
+    pub is_pack: &'a dyn Fn(&PackId) -> bool,
+    /// Whether a prune record removes it.
+    pub is_gone: &'a dyn Fn(&SnapshotId) -> bool,
 }
 
 impl FirstSights {
@@ -138,61 +153,82 @@ impl FirstSights {
         });
     }
 
-    /// When each of these marks was first seen. Others are forgotten, and so are snapshots that are
-    /// `gone`. Returns the marks that have other content than before.
+    /// The marks that were seen at the look before.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.marks.keys()
+    }
+
+    /// Remembers when each of these marks was first seen, what it names, and who vetoes it. Others
+    /// are forgotten unless somebody vetoed them, and so are snapshots that are gone. Returns the
+    /// marks that have other content than before.
     pub(crate) fn see(
         &mut self,
         marks: &[FoundRecord<MarkRecord>],
-        is_gone: impl Fn(&SnapshotId) -> bool,
+        vetoed: &Vetoes,
+        there: &There<'_>,
         now: DateTime<Utc>,
     ) -> Vec<SnapshotId> {
-        let old = std::mem::take(&mut self.marks);
         let mut changed = Vec::new();
         for mark in marks {
-            let known = old.get(&mark.id).copied();
-            let same = known.filter(|known| known.blake3 == mark.hash);
-            if known.is_some() && same.is_none() {
+            let new = || SeenMark {
+                blake3: mark.hash,
+                seen: now,
+                vetoed: BTreeSet::new(),
+                snapshots: BTreeSet::new(),
+                packs: BTreeSet::new(),
+            };
+            let known = self.marks.entry(mark.id.clone()).or_insert_with(new);
+            if known.blake3 != mark.hash {
                 changed.push(mark.id.clone());
+                (known.blake3, known.seen) = (mark.hash, now);
             }
-            let seen = same.unwrap_or(SeenMark { blake3: mark.hash, seen: now });
-            self.marks.insert(mark.id.clone(), seen);
+            // What it named before stays remembered: whoever vetoes it may have read that.
+            let snapshots = mark.body.snapshots.iter().map(|marked| &marked.snapshot);
+            known.snapshots.extend(snapshots.filter(|snapshot| (there.is_snapshot)(snapshot)).cloned());
+            known.packs.extend(mark.body.packs.iter().filter(|pack| (there.is_pack)(pack)));
         }
-        self.snapshots.retain(|snapshot, _| !is_gone(snapshot));
-        for held in self.held.values_mut() {
-            held.snapshots.retain(|snapshot| !is_gone(snapshot));
+        for (mark, names) in vetoed {
+            if let Some(known) = self.marks.get_mut(mark) {
+                known.vetoed.extend(names.iter().cloned());
+            }
         }
+        self.snapshots.retain(|snapshot, _| !(there.is_gone)(snapshot));
+        let shown: BTreeSet<&SnapshotId> = marks.iter().map(|mark| &mark.id).collect();
+        self.marks.retain(|mark, seen| {
+            seen.snapshots.retain(|snapshot| !(there.is_gone)(snapshot));
+            seen.packs.retain(|pack| (there.is_pack)(pack));
+            let names = !seen.snapshots.is_empty() || !seen.packs.is_empty();
+            (names && !seen.vetoed.is_empty()) || shown.contains(mark)
+        });
         changed
     }
 
-    /// Remembers what these vetoes hold, of what is there. Adds the vetoes that it saw before, of
-    /// people who still may veto, and returns all that is held by them.
+    /// Whether marks name more packs than can be remembered: then nobody could hold them later.
+    pub(crate) fn names_too_much(&self) -> Option<Error> {
+        let names: usize = self.marks.values().map(|mark| mark.packs.len()).sum();
+        (names > MAX_REMEMBERED_NAMES).then(|| {
+            Error::integrity(format!("marks name {names} packs in all, and a warden remembers {MAX_REMEMBERED_NAMES}"))
+                .hint("`lifeboat veto show` tells which hosts wrote them; remove those that are too many by hand, as the owner of the buckets")
+        })
+    }
+
+    /// All that is held by vetoes that were seen, of people who still may veto. Adds those of marks
+    /// that are shown to `vetoed`.
     pub(crate) fn recall(
-        &mut self,
+        &self,
         (marks, vetoed): (&[FoundRecord<MarkRecord>], &mut Vetoes),
-        is_snapshot: impl Fn(&SnapshotId) -> bool,
-        is_pack: impl Fn(&PackId) -> bool,
         may_veto: &BTreeSet<Name>,
     ) -> HeldMarks {
-        for mark in marks {
-            // Whatever a vetoed mark has ever named is held: it may have been overwritten before.
-            let is_held = vetoed.contains_key(&mark.id) || self.held.contains_key(&mark.id);
-            if is_held {
-                let held = self.held.entry(mark.id.clone()).or_default();
-                held.names.extend(vetoed.get(&mark.id).into_iter().flatten().cloned());
-                let marked = mark.body.snapshots.iter().map(|marked| &marked.snapshot);
-                held.snapshots.extend(marked.filter(|snapshot| is_snapshot(snapshot)).cloned());
-                held.packs.extend(mark.body.packs.iter().filter(|pack| is_pack(pack)));
-            }
-        }
-        let is_shown = |mark: &SnapshotId| self.marks.contains_key(mark);
-        self.held.retain(|mark, held| is_shown(mark) || !held.snapshots.is_empty() || held.packs.iter().any(&is_pack));
-        let still = |(mark, held): (&SnapshotId, &HeldMark)| {
-            let names: BTreeSet<Name> = held.names.intersection(may_veto).cloned().collect();
-            (!names.is_empty()).then(|| (mark.clone(), HeldMark { names, ..held.clone() }))
+        let still = |(mark, seen): (&SnapshotId, &SeenMark)| {
+            let names: BTreeSet<Name> = seen.vetoed.intersection(may_veto).cloned().collect();
+            let (snapshots, packs) = (seen.snapshots.clone(), seen.packs.clone());
+            (!names.is_empty()).then(|| (mark.clone(), HeldMark { names, snapshots, packs }))
         };
-        let held: HeldMarks = self.held.iter().filter_map(still).collect();
-        for (mark, held) in held.iter().filter(|(mark, _)| is_shown(mark)) {
-            vetoed.entry(mark.clone()).or_default().extend(held.names.iter().cloned());
+        let held: HeldMarks = self.marks.iter().filter_map(still).collect();
+        for mark in marks {
+            if let Some(held) = held.get(&mark.id) {
+                vetoed.entry(mark.id.clone()).or_default().extend(held.names.iter().cloned());
+            }
         }
         held
     }
@@ -271,35 +307,63 @@ mod tests {
         DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(minute)
     }
 
+    /// A look at marks, and at vetoes of these names.
+    fn see(
+        first: &mut FirstSights,
+        marks: &[FoundRecord<MarkRecord>],
+        vetoed: &Vetoes,
+        now: DateTime<Utc>,
+    ) -> Vec<SnapshotId> {
+        let there = There { is_snapshot: &|_| true, is_pack: &|_| true, is_gone: &|_| false };
+        first.see(marks, vetoed, &there, now)
+    }
+
     #[test]
     fn a_mark_with_other_content_is_another_mark() {
-        let mut first = FirstSights::default();
-        assert!(first.see(&[mark("empty", &[])], |_| false, at(0)).is_empty());
-        assert!(first.see(&[mark("empty", &[])], |_| false, at(5)).is_empty());
+        let (mut first, none) = (FirstSights::default(), Vetoes::new());
+        assert!(see(&mut first, &[mark("empty", &[])], &none, at(0)).is_empty());
+        assert!(see(&mut first, &[mark("empty", &[])], &none, at(5)).is_empty());
         assert_eq!(first.mark_seen(&id(9)), Some(at(0)));
-        assert_eq!(first.see(&[mark("full", &[1])], |_| false, at(6)), [id(9)]);
+        assert_eq!(see(&mut first, &[mark("full", &[1])], &none, at(6)), [id(9)]);
         assert_eq!(first.mark_seen(&id(9)), Some(at(6)));
     }
 
     #[test]
-    fn what_a_vetoed_mark_has_named_is_held_though_mark_and_veto_are_gone() -> Result<()> {
-        let bob: Name = "bob".parse()?;
-        let may_veto = BTreeSet::from([bob.clone()]);
+    fn all_that_a_vetoed_mark_has_named_is_held_whatever_becomes_of_mark_and_veto() -> Result<()> {
+        let may_veto = BTreeSet::from(["bob".parse()?]);
         let mut first = FirstSights::default();
         let mut look = |marks: &[FoundRecord<MarkRecord>], vetoed: &[SnapshotId], may_veto: &BTreeSet<Name>| {
             let mut vetoed: Vetoes = vetoed.iter().map(|mark| (mark.clone(), may_veto.clone())).collect();
-            first.see(marks, |_| false, at(0));
-            let held = first.recall((marks, &mut vetoed), |_| true, |_| true, may_veto);
-            let held: BTreeSet<SnapshotId> = held.into_values().flat_map(|held| held.snapshots).collect();
+            see(&mut first, marks, &vetoed, at(0));
+            let held = first.recall((marks, &mut vetoed), may_veto);
+            let held: Vec<SnapshotId> = held.into_values().flat_map(|held| held.snapshots).collect();
             (held, vetoed.contains_key(&id(9)))
         };
-        let (one, both) = (BTreeSet::from([id(1)]), BTreeSet::from([id(1), id(2)]));
-        assert_eq!(look(&[mark("one", &[1])], &[], &may_veto), (BTreeSet::new(), false));
-        assert_eq!(look(&[mark("one", &[1])], &[id(9)], &may_veto), (one.clone(), true));
-        assert_eq!(look(&[mark("empty", &[])], &[], &may_veto), (one.clone(), true));
-        assert_eq!(look(&[], &[], &may_veto), (one, false));
-        assert_eq!(look(&[mark("two", &[2])], &[], &may_veto), (both, true));
-        assert_eq!(look(&[mark("two", &[2])], &[], &BTreeSet::new()), (BTreeSet::new(), false));
+        assert_eq!(look(&[mark("one", &[1])], &[], &may_veto), (vec![], false));
+        // Somebody has exchanged what he read who vetoes it.
+        assert_eq!(look(&[mark("two", &[2])], &[id(9)], &may_veto), (vec![id(1), id(2)], true));
+        assert_eq!(look(&[mark("empty", &[])], &[], &may_veto), (vec![id(1), id(2)], true));
+        assert_eq!(look(&[], &[], &may_veto).0, [id(1), id(2)]);
+        assert_eq!(look(&[mark("three", &[3])], &[], &may_veto), (vec![id(1), id(2), id(3)], true));
+        assert_eq!(look(&[mark("three", &[3])], &[], &BTreeSet::new()), (vec![], false));
+        Ok(())
+    }
+
+    #[test]
+    fn a_veto_counts_though_its_mark_is_hidden_since_the_look_before() -> Result<()> {
+        let may_veto = BTreeSet::from(["bob".parse()?]);
+        let (mut first, none) = (FirstSights::default(), Vetoes::new());
+        see(&mut first, &[mark("one", &[1])], &none, at(0));
+        assert_eq!(first.marks().collect::<Vec<_>>(), [&id(9)]);
+        let mut vetoed = Vetoes::from([(id(9), may_veto.clone())]);
+        see(&mut first, &[], &vetoed, at(1));
+        assert!(first.recall((&[], &mut vetoed), &may_veto)[&id(9)].snapshots.contains(&id(1)));
+        // One that nobody vetoed is forgotten.
+        see(&mut first, &[mark("one", &[1])], &none, at(0));
+        let mut other = FirstSights::default();
+        see(&mut other, &[mark("one", &[1])], &none, at(0));
+        see(&mut other, &[], &none, at(1));
+        assert_eq!(other.marks().count(), 0);
         Ok(())
     }
 }

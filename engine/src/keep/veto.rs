@@ -16,8 +16,11 @@ use serde::Serialize;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordReader;
 pub use crate::catalog::vetoes::Vetoes;
-use crate::catalog::vetoes::{believe, vetoes};
+use crate::catalog::vetoes::{believe, read, vetoes};
 use crate::keys::trust::Trust;
+
+/// No more vetoes of a replica are read for a page.
+const MAX_SHOWN_VETOES: usize = 256;
 
 /// A mark, for people.
 #[derive(Debug, Clone, Serialize)]
@@ -51,7 +54,8 @@ pub async fn marks(vault: &str, dataset: &Name, trust: &Trust, replicas: &[Share
     }
     let reader = RecordReader { vault, dataset, trust };
     let (found, _) = reader.read_all::<MarkRecord>(&inventories).await;
-    let mut vetoed = vetoes((vault, dataset, trust), &inventories, &found).await;
+    let all = found.iter().map(|mark| mark.id.clone()).collect();
+    let (mut vetoed, _) = vetoes((vault, dataset, trust), &inventories, &all).await;
     let shown = found.into_iter().map(|mark| ShownMark {
         dataset: dataset.clone(),
         by: mark.envelope.as_ref().map(|envelope| envelope.principal.clone()),
@@ -65,18 +69,21 @@ pub async fn marks(vault: &str, dataset: &Name, trust: &Trust, replicas: &[Share
     Ok(shown.collect())
 }
 
-/// Whoever may veto and is listed with a mark of a dataset in one of `replicas`. Replicas that do
-/// not answer are left out.
-pub async fn listed(dataset: &Name, trust: &Trust, replicas: &[SharedReplica]) -> Vetoes {
+/// The vetoes of a dataset that replicas show. Replicas that do not answer are left out.
+pub async fn shown(vault: &str, dataset: &Name, trust: &Trust, replicas: &[SharedReplica]) -> Vetoes {
     let (mut found, names) = (Vetoes::new(), trust.who_may_veto());
     if names.is_empty() {
         return found;
     }
     let prefix = layout::vetoes(dataset);
-    let lists = join_all(replicas.iter().map(|replica| replica.list(&prefix))).await;
-    for object in lists.into_iter().flatten().flatten() {
-        if let Some((mark, name)) = layout::parse_veto(dataset, &object.key).filter(|(_, name)| names.contains(name)) {
-            found.entry(mark).or_default().insert(name);
+    let prefix = &prefix;
+    let lists = join_all(replicas.iter().map(|replica| async move { (replica, replica.list(prefix).await) })).await;
+    for (replica, list) in lists {
+        let listed = list.into_iter().flatten().filter_map(|object| layout::parse_veto(dataset, &object.key));
+        for (mark, name) in listed.filter(|(_, name)| names.contains(name)).take(MAX_SHOWN_VETOES) {
+            if read((vault, dataset, trust), replica, (&mark, &name)).await.is_ok() {
+                found.entry(mark).or_default().insert(name);
+            }
         }
     }
     found

@@ -22,7 +22,7 @@ use lifeboat_format::log::{
 use serde::Serialize;
 
 use super::locks::LockStandings;
-use super::prune::{Prune, PruneOutcome, PrunePlan, View};
+use super::prune::{Memory, Prune, PruneOutcome, PrunePlan, View};
 use crate::catalog::first_sights::FirstSights;
 use crate::keys::HostKeys;
 use crate::log::HostLog;
@@ -81,7 +81,7 @@ pub async fn begin_anew(log: &HostLog<'_>, dataset: &Name, now: DateTime<Utc>) -
 /// # Errors
 /// As [`Prune::execute`]: something is missing or in doubt, and nothing is deleted.
 pub async fn tend(prune: &Prune<'_>) -> Result<WardenReport> {
-    let view = prune.look().await?;
+    let view = prune.look(Memory::Written).await?;
     let plan = prune.plan_of(&view).await?;
     let mut report = WardenReport {
         dataset: prune.dataset.name.clone(),

@@ -28,7 +28,20 @@ async fn keys(region: &Region, part: &str) -> Vec<String> {
 }
 
 fn manifests(keys: &[String]) -> usize {
-    keys.iter().filter(|key| key.ends_with(".json.zst.age")).count()
+    manifests_of(keys).len()
+}
+
+/// The manifests among these keys, the oldest first.
+fn manifests_of(keys: &[String]) -> Vec<String> {
+    let mut manifests: Vec<String> = keys.iter().filter(|key| key.ends_with(".json.zst.age")).cloned().collect();
+    manifests.sort();
+    manifests
+}
+
+/// Until when the store locks an object, in seconds.
+async fn locked_until(region: &Region, key: &str) -> i64 {
+    let asked = region.client().get_object_retention().bucket(region.bucket()).key(key).send().await.unwrap();
+    asked.retention().unwrap().retain_until_date().unwrap().secs()
 }
 
 /// What `check` says of the only replica, and all that it prints.
@@ -69,8 +82,13 @@ async fn a_host_that_may_delete_nothing_backs_up_and_marks_and_the_warden_frees_
     assert!(report["replicas"][0]["thief"].as_str().unwrap().contains("he deletes nothing himself"), "{told}");
     assert!(told.contains("warden warden1 has never looked"), "{told}");
     backup(&vault, "the second").await;
+    let snapshots = manifests_of(&keys(&region, "/snapshots/").await);
+    let before = locked_until(&region, &snapshots[0]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let first = look(&vault).await;
     assert_eq!(counts(&first), [0, 0, 1], "{first}");
+    // What is marked is needed while it waits: somebody may veto that.
+    assert!(locked_until(&region, &snapshots[0]).await > before, "{first}");
     assert!(!checked(&vault, "db1").await.1.contains("warden warden1 has"));
     // The warden has extended the locks of what is needed.
     let looked = super::warden(&vault, &["--json"]).await.json().unwrap();

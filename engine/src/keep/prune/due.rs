@@ -20,6 +20,7 @@ use lifeboat_format::act::ActKind;
 use lifeboat_format::id::SnapshotId;
 use lifeboat_format::record::MarkRecord;
 
+use super::memory::Memory;
 use super::view::View;
 use super::{Prune, Verdict};
 use crate::catalog::first_sights::{FirstSights, LetGo};
@@ -80,7 +81,9 @@ impl Prune<'_> {
         let Some(mut first) = view.first.clone() else { return Ok(LetGo::new()) };
         let goes = verdicts.iter().filter(|verdict| verdict.keep_because.is_empty());
         let let_go = first.let_go(goes.map(|verdict| &verdict.snapshot), now).clone();
-        first.write(self.state, &self.dataset.name)?;
+        if view.memory == Memory::Written {
+            first.write(self.state, &self.dataset.name)?;
+        }
         Ok(let_go)
     }
 

@@ -9,6 +9,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 
 use super::mark::Acting;
+use super::memory::Memory;
 use super::unreferenced;
 use super::unreferenced::Unreferenced;
 use super::view::View;
@@ -45,7 +46,7 @@ impl Prune<'_> {
     /// # Errors
     /// As [`Self::plan`] and [`Self::execute`].
     pub async fn run(&self) -> Result<PruneOutcome> {
-        let view = self.look().await?;
+        let view = self.look(Memory::Written).await?;
         let plan = self.plan_of(&view).await?;
         // Whoever executes a plan reads them.
         let forged = self.give_needs(&view, plan.is_empty()).await?;
@@ -89,7 +90,7 @@ impl Prune<'_> {
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
-        let view = self.look().await?;
+        let view = self.look(Memory::Written).await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);
         outcome.failures.extend(self.give_needs(&view, true).await?);

@@ -42,6 +42,7 @@ mod accept;
 mod doubts;
 mod due;
 mod execute;
+mod going;
 mod locked;
 mod mark;
 mod memory;
@@ -68,6 +69,8 @@ use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_store::SharedReplica;
 
 pub use self::accept::Accept;
+pub(in crate::keep) use self::going::Goes;
+pub(in crate::keep) use self::memory::Memory;
 pub use self::settle::{ClockReport, Settled};
 pub(in crate::keep) use self::view::View;
 use crate::config::{Config, Dataset};

@@ -9,6 +9,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, RemovedSnapshot};
 
 use super::due::MarkTimes;
+use super::memory::Memory;
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
@@ -26,7 +27,7 @@ impl Prune<'_> {
     /// No replica can be listed, every one has something that cannot be read, something is missing
     /// and in no record, or the state directory fails.
     pub async fn plan(&self) -> Result<PrunePlan> {
-        self.plan_of(&self.look().await?).await
+        self.plan_of(&self.look(Memory::Written).await?).await
     }
 
     pub(in crate::keep) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {

@@ -21,9 +21,10 @@ use lifeboat_format::record::{MarkRecord, PruneRecord, RecordType};
 use lifeboat_store::SharedReplica;
 
 use super::doubts::{Doubts, NO_ANSWER};
+use super::memory::{Memory, SeenMarks};
 use super::{Prune, shown};
 use crate::catalog::documents::Documents;
-use crate::catalog::first_sights::{FirstSights, changed_marks};
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
@@ -32,7 +33,7 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records_since};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
-use crate::catalog::vetoes::{HeldMarks, Vetoes, held, unseen, vetoes};
+use crate::catalog::vetoes::{HeldMarks, Vetoes};
 use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
@@ -95,6 +96,7 @@ pub(in crate::keep) struct View {
     pub(super) held: HeldMarks,
     /// What this warden saw first; `None` on other machines.
     pub(super) first: Option<FirstSights>,
+    pub(super) memory: Memory,
     /// The replicas that are left alone, and why.
     pub(in crate::keep) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
@@ -137,9 +139,9 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// Nothing may be deleted.
-    pub(in crate::keep) async fn look(&self) -> Result<View> {
+    pub(in crate::keep) async fn look(&self, memory: Memory) -> Result<View> {
         let dataset = &self.dataset.name;
-        let Survey { view, gaps, doubt, unusable } = self.survey().await?;
+        let Survey { view, gaps, doubt, unusable } = self.survey(memory).await?;
         let doubt = doubt
             .or_else(|| {
                 let doubted = |name: &Name| view.doubted.iter().any(|(known, _)| known == name);
@@ -166,7 +168,7 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// No replica can be used, or the state directory fails.
-    pub(in crate::keep) async fn survey(&self) -> Result<Survey> {
+    pub(in crate::keep) async fn survey(&self, memory: Memory) -> Result<Survey> {
         let dataset = &self.dataset.name;
         let renewed = root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
         let (mut inventories, not_listed) =
@@ -220,11 +222,12 @@ impl Prune<'_> {
             }
         }
         let reader = self.keys.reader();
-        let memory = self.config.limits.memory;
-        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
+        let bytes = self.config.limits.memory;
+        let documents =
+            Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory: bytes };
         let mut first = None;
         if self.keys.is_warden {
-            let (sights, lost) = self.memory().await;
+            let (sights, lost) = self.first_sights().await;
             doubts.everywhere = doubts.everywhere.or(lost);
             first = Some(sights);
         }
@@ -277,19 +280,8 @@ impl Prune<'_> {
             let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
             documents.outlines(&inventories, snapshots, Some(&kept)).await
         };
-        let mut vetoed = vetoes((&self.keys.vault, dataset, &reader.trust), &inventories, &marks).await;
-        let mut held = held(&marks, &vetoed);
-        if let Some(first) = &mut first {
-            let is_gone = |snapshot: &SnapshotId| pruned.contains_key(snapshot);
-            let changed = first.see(&marks, is_gone, self.clock.now());
-            for doubt in [changed_marks(dataset, &changed), unseen(&marks, failed.keys())].into_iter().flatten() {
-                doubts.everywhere.get_or_insert(doubt);
-            }
-            let is_snapshot = |snapshot: &SnapshotId| by_snapshot.contains_key(snapshot);
-            let is_pack = |pack: &PackId| inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
-            held = first.recall((&marks, &mut vetoed), is_snapshot, is_pack, &reader.trust.who_may_veto());
-            doubts.unless_read(first.write(self.state, dataset));
-        }
+        let found = SeenMarks { inventories: &inventories, marks: &marks, by_snapshot: &by_snapshot, pruned: &pruned };
+        let (vetoed, held) = self.vetoes(&found, (first.as_mut(), memory), &mut doubts).await;
         for (snapshot, error) in unreadable {
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
@@ -402,6 +394,7 @@ impl Prune<'_> {
             vetoed,
             held,
             first,
+            memory,
             skipped,
             doubted,
             cache,
