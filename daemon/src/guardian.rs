@@ -115,6 +115,14 @@ async fn look_for_looks(runner: &Runner, live: &Live) {
         let is_led = |dataset: &Name| !runner.ledger.is_led_elsewhere(dataset);
         for (dataset, word) in warden.iter().flat_map(|warden| &warden.datasets).filter(|(name, _)| is_led(name)) {
             live.locked(dataset, word.locks(replicas));
+            word.shorter_locks(replicas).iter().for_each(|shorter| tracing::warn!(%dataset, "{shorter}"));
+        }
+        if let Some(warden) = warden.as_ref().filter(|warden| warden.unbelieved > 0) {
+            tracing::warn!(
+                warden = %warden.name,
+                "{} names in the log of the warden are no records that can be believed: somebody may have written them to hide others",
+                warden.unbelieved
+            );
         }
         live.looked(witnesses, warden);
     }

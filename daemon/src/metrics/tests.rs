@@ -50,7 +50,7 @@ fn warden(since: DateTime<Utc>) -> WardenTells {
         ..WardenWord::default()
     };
     let datasets = BTreeMap::from([(name("shop"), word), (name("wiki"), WardenWord::default())]);
-    WardenTells { name: name("warden1"), datasets }
+    WardenTells { name: name("warden1"), datasets, unbelieved: 0 }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct WardenTells {
     pub name: Name,
     /// What it tells of each dataset.
     pub datasets: BTreeMap<Name, WardenWord>,
+    /// How many of the names in its log were passed over that nobody can believe.
+    pub unbelieved: usize,
 }
 
 /// What a warden tells of one dataset.
@@ -69,7 +71,7 @@ pub async fn warden_tells(
         }
     }
     let datasets = datasets.into_iter().map(|(name, hearing)| (name, hearing.word)).collect();
-    Some(WardenTells { name, datasets })
+    Some(WardenTells { name, datasets, unbelieved: records.unbelieved })
 }
 
 /// What was read of one dataset, from the newest record on.
@@ -119,6 +121,19 @@ impl WardenWord {
             Some((replica.name().clone(), LockStanding::told(period, since)))
         };
         replicas.iter().filter_map(standing).collect()
+    }
+
+    /// The replicas that the warden locks for a shorter time than this configuration says, in
+    /// words.
+    #[must_use]
+    pub fn shorter_locks(&self, replicas: &[SharedReplica]) -> Vec<String> {
+        let shorter = |replica: &SharedReplica| {
+            let (own, (told, _)) = (replica.lock()?.period.as_secs(), self.locks.get(replica.name())?);
+            (*told < own).then(|| {
+                format!("replica {}: the warden locks for {told} s, and `lock` here says {own} s", replica.name())
+            })
+        };
+        replicas.iter().filter_map(shorter).collect()
     }
 
     /// What is vetoed, as the warden tells, or as somebody else has `seen` since.

@@ -17,6 +17,9 @@ use crate::log::LogReader;
 const SEARCHED_RECORDS_AT_ONCE: usize = 8;
 /// A witness drills, too, and a warden sweeps: so many of the newest records are looked at.
 const MAX_TRIED_RECORDS: usize = 64;
+/// Anybody who writes into a bucket can put names there that are no records. So many are passed
+/// over.
+const MAX_FALSE_RECORDS: usize = 1024;
 
 /// When each witness of the root looked last, as far as `replicas` show it.
 pub async fn last_looks(
@@ -65,13 +68,15 @@ pub(crate) async fn has_warden_looked(
 }
 
 /// The newest records of a log, the newest first, as far as they can be read. There is a bound to
-/// how many are tried.
+/// how many are tried, and another to how many names are passed over that are none.
 pub(crate) struct NewestRecords<'a> {
     reader: &'a LogReader<'a>,
     log: &'a LogName,
     /// Who lists each record.
     holders: BTreeMap<u64, Vec<SharedReplica>>,
     tried: usize,
+    /// How many names were no records that anybody could believe, or could not be read.
+    pub(crate) unbelieved: usize,
 }
 
 impl<'a> NewestRecords<'a> {
@@ -82,16 +87,17 @@ impl<'a> NewestRecords<'a> {
                 holders.entry(number).or_default().push(replica.clone());
             }
         }
-        Self { reader, log, holders, tried: 0 }
+        Self { reader, log, holders, tried: 0, unbelieved: 0 }
     }
 
     pub(crate) async fn next(&mut self) -> Option<LogRecord> {
-        while self.tried < MAX_TRIED_RECORDS {
+        while self.tried < MAX_TRIED_RECORDS && self.unbelieved < MAX_FALSE_RECORDS {
             let (number, holders) = self.holders.pop_last()?;
-            self.tried += 1;
             if let Some(found) = fetch(self.reader, &holders, self.log, number).await {
+                self.tried += 1;
                 return Some(found.record);
             }
+            self.unbelieved += 1;
         }
         None
     }

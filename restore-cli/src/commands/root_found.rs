@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_engine::base::escape;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
@@ -100,6 +101,9 @@ pub(super) struct CheckedRoot {
     pub(super) warden: Option<Name>,
     /// What it tells of each dataset of the configuration.
     warden_tells: BTreeMap<Name, WardenWord>,
+    /// Where it locks for a shorter time than this configuration says, in words.
+    #[serde(skip)]
+    shorter_locks: BTreeMap<Name, Vec<String>>,
     /// Replicas that do not show it.
     #[serde(skip)]
     lacking: BTreeSet<Name>,
@@ -132,6 +136,17 @@ impl CheckedRoot {
                 "witness {name} has {}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`",
                 since(*last)
             ));
+        }
+        for (dataset, word) in &self.warden_tells {
+            if let Some(because) = word.failed.first() {
+                weak.push(format!(
+                    "the warden's last look at dataset {dataset} did not do all: {}; on that machine, read `journalctl -u lifeboat-warden`",
+                    escape::line(because)
+                ));
+            }
+            weak.extend(self.shorter_locks.get(dataset).into_iter().flatten().map(|shorter| {
+                format!("dataset {dataset}, {shorter}: write the same `lock` into both configurations")
+            }));
         }
         for (dataset, word) in self.warden_tells.iter().filter(|(_, word)| word.is_late(now)) {
             let name = self.warden.as_ref().map_or("?", Name::as_str);
@@ -199,6 +214,11 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<C
         least_delay_seconds: delay,
         witnesses,
         warden,
+        shorter_locks: told
+            .iter()
+            .flatten()
+            .map(|(name, word)| (name.clone(), word.shorter_locks(&replicas)))
+            .collect(),
         warden_tells: told.unwrap_or_default(),
         lacking: found.lacking,
     };

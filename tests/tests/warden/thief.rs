@@ -5,6 +5,7 @@ use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::format::act::ActKind;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::log::{LogKind, LogName};
 use lifeboat_engine::format::needs::{SnapshotNeeds, split_needs};
 use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::keys::HostKeys;
@@ -13,7 +14,7 @@ use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::vault::name;
 use serde_json::{Value, json};
 
-use super::{at, backup, counts, files, ids, look, vault, warden};
+use super::{at, backup, counts, deletion_line, files, ids, look, vault, warden};
 
 /// Three snapshots that the warden keeps, of which it has seen what they need.
 pub(super) async fn robbed() -> (RootedVault, Vec<String>) {
@@ -86,18 +87,9 @@ async fn nothing_is_lost_but_the_oldest(vault: &RootedVault, all: &[String]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_needs_that_was_overwritten_is_refused_and_nothing_is_deleted() {
     let (mut vault, all) = robbed().await;
-    let keys = keys(&vault);
-    let dataset = name("shop");
     let oldest: SnapshotId = all[0].parse().unwrap();
-    let key = layout::needs(&dataset, &oldest);
-    let stored = std::fs::read(vault.path("r1").join(&key)).unwrap();
-    let (line, _) = split_needs(&stored).unwrap();
-    let mut needs = SnapshotNeeds::of_line(line, &keys.vault, &dataset, &oldest, "it").unwrap();
-    assert!(!needs.packs.is_empty());
-    (needs.packs, needs.sizes) = (Vec::new(), Vec::new());
-    let mut forged = needs.to_line().unwrap();
-    let signature = keys.signer.sign(&forged, &layout::trusted_comment(&keys.vault, &key)).unwrap();
-    forged.extend_from_slice(signature.as_bytes());
+    let key = layout::needs(&name("shop"), &oldest);
+    let forged = emptied(&vault, &oldest, &std::fs::read(vault.path("r1").join(&key)).unwrap());
     std::fs::write(vault.path("r1").join(&key), &forged).unwrap();
     // The other region has the true one.
     at(&mut vault, "+6m");
@@ -110,6 +102,69 @@ async fn a_list_of_needs_that_was_overwritten_is_refused_and_nothing_is_deleted(
     assert!(refused.to_string().contains("is not what it was when this warden first saw it"), "{refused}");
     assert_eq!(files(&vault.path("r1/datasets/shop/packs")).len(), before);
     nothing_is_lost(&vault, &all).await;
+}
+
+/// He writes a false list before the warden has ever seen one, in one region or both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_list_that_is_false_is_doubted_and_told_by_an_honest_host() {
+    let mut vault = vault().await;
+    for (offset, content) in [("+0s", "the first"), ("+2m", "the second")] {
+        at(&mut vault, offset);
+        backup(&vault, content).await;
+    }
+    let all = ids(&vault, "r1");
+    let (dataset, oldest) = (name("shop"), all[0].parse().unwrap());
+    let key = layout::needs(&dataset, &oldest);
+    let stored = std::fs::read(vault.path("r1").join(&key)).unwrap();
+    let forged = emptied(&vault, &oldest, &stored);
+    std::fs::write(vault.path("r1").join(&key), &forged).unwrap();
+    let doubted = warden(&vault, &[]).await;
+    assert!(!doubted.status.success(), "{doubted}");
+    assert!(doubted.to_string().contains("tell different lists of what snapshot"), "{doubted}");
+    std::fs::write(vault.path("r2").join(&key), &forged).unwrap();
+    let told = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(!told.status.success(), "{told}");
+    assert!(told.to_string().contains("told something else than the manifest, and was signed"), "{told}");
+    for replica in ["r1", "r2"] {
+        let now = std::fs::read(vault.path(replica).join(&key)).unwrap();
+        assert_eq!(split_needs(&now).map(|(line, _)| line), split_needs(&stored).map(|(line, _)| line), "{replica}");
+    }
+    at(&mut vault, "+3m");
+    look(&vault).await;
+    let again = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(again.status.success(), "{again}");
+    nothing_is_lost(&vault, &all).await;
+}
+
+/// He writes names into the warden's log that are no records, so that nobody reads what it tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn false_names_in_the_log_of_the_warden_hide_nothing() {
+    let (mut vault, _) = robbed().await;
+    let told = deletion_line(&vault, "list").await;
+    assert!(told.contains("REFUSED by the warden"), "{told}");
+    for replica in ["r1", "r2"] {
+        for number in 1000..1100 {
+            let key = layout::log_record(&LogName { kind: LogKind::Wardens, name: name("warden1") }, number);
+            std::fs::write(vault.path(replica).join(key), "rubbish").unwrap();
+        }
+    }
+    assert_eq!(deletion_line(&vault, "list").await, told);
+    at(&mut vault, "+5m");
+    look(&vault).await;
+}
+
+/// A list by the host that calls for no pack.
+fn emptied(vault: &RootedVault, snapshot: &SnapshotId, stored: &[u8]) -> Vec<u8> {
+    let (keys, dataset) = (keys(vault), name("shop"));
+    let (line, _) = split_needs(stored).unwrap();
+    let mut needs = SnapshotNeeds::of_line(line, &keys.vault, &dataset, snapshot, "it").unwrap();
+    assert!(!needs.packs.is_empty());
+    (needs.packs, needs.sizes) = (Vec::new(), Vec::new());
+    let comment = layout::trusted_comment(&keys.vault, &layout::needs(&dataset, snapshot));
+    let mut forged = needs.to_line().unwrap();
+    let signature = keys.signer.sign(&forged, &comment).unwrap();
+    forged.extend_from_slice(signature.as_bytes());
+    forged
 }
 
 /// The number after that of the newest act.
