@@ -405,6 +405,12 @@ fn looks(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "Marks of backup hosts that name what the warden keeps, as its last look tells.",
         &["dataset"],
         of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.refused.len() as f64)).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_warden_failed",
+        "How many things the warden's last look at a dataset could not do.",
+        &["dataset"],
+        of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.failed.len() as f64)).collect(),
     )
 }
 

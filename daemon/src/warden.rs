@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Where so many objects of a replica could not be locked, the next look goes on.
 const MOST_REFUSED_LOCKS: u64 = 1000;
+/// Extending the locks of a dataset ends after so long, and goes on at the next look.
+const LONGEST_LOCKING: Duration = Duration::from_secs(30 * 60);
 
 /// Makes the signer of a warden. Returns its public half.
 ///
@@ -90,6 +93,13 @@ pub(crate) async fn look(
     for dataset in &config.datasets {
         extend(&prune(dataset), &mut looked).await;
     }
+    if looked.locks.iter().any(|(_, standings)| !standings.is_empty()) {
+        // Whoever makes the looks at datasets hang must not hide it.
+        match warden::record(&log, &looked, clock.now()).await {
+            Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+            Err(error) => tracing::error!("how locks stand was not recorded: {}", error.chain_and_hint()),
+        }
+    }
     for dataset in &config.datasets {
         if let Err(error) = tend(&prune(dataset), &mut looked).await {
             tracing::error!(dataset = %dataset.name, "{}", error.chain_and_hint());
@@ -119,7 +129,8 @@ async fn tend(prune: &Prune<'_>, looked: &mut WardenLooks) -> Result<()> {
     Ok(())
 }
 
-/// Extends the locks of a dataset. Those that were refused, or are late, are failures.
+/// Extends the locks of a dataset, until that takes too long or the program is to stop. Those that
+/// were refused, or are late, are failures.
 async fn extend(prune: &Prune<'_>, looked: &mut WardenLooks) {
     let dataset = prune.dataset;
     let mut fail = |why: String| {
@@ -131,8 +142,12 @@ async fn extend(prune: &Prune<'_>, looked: &mut WardenLooks) {
         let _lock = prune.state.lock_dataset(&dataset.name).await?;
         locks::extend(prune, MOST_REFUSED_LOCKS).await
     };
-    if let Err(error) = extended.await {
-        fail(format!("not all locks were extended: {}", error.chain_and_hint()));
+    let extended = in_time(extended, LONGEST_LOCKING, &prune.cancel).await;
+    match extended {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => fail(format!("not all locks were extended: {}", error.chain_and_hint())),
+        // How they stand tells whether they are late.
+        None => tracing::warn!(dataset = %dataset.name, "extending locks was cut short, and goes on at the next look"),
     }
     match locks::standings(prune) {
         Ok(standings) => {
@@ -147,12 +162,25 @@ async fn extend(prune: &Prune<'_>, looked: &mut WardenLooks) {
     }
 }
 
+/// `None`: it took too long, or was to stop.
+async fn in_time<T>(work: impl Future<Output = T>, longest: Duration, stop: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        done = tokio::time::timeout(longest, work) => done.ok(),
+    }
+}
+
 /// Looks, in words.
 pub(crate) fn line(looked: &WardenLooks) -> String {
     let line = |report: &WardenReport| {
         let done = &report.outcome;
+        let hidden = match done.hidden {
+            0 => String::new(),
+            hidden => format!("; {hidden} objects are only hidden: their buckets keep versions"),
+        };
         format!(
-            "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} name what stays, {} vetoed",
+            "{}: {} of {} marks carried out ({} snapshots and {} packs deleted), {} name what stays, {} vetoed{hidden}",
             report.dataset,
             report.carried_out.len(),
             report.carried_out.len() + report.waiting.len() + report.vetoed.len(),
@@ -173,5 +201,25 @@ pub(crate) fn check(looked: &WardenLooks) -> Result<()> {
         None => Ok(()),
         Some((dataset, _)) => Err(Error::failed(format!("not all could be done in dataset {dataset}"))
             .hint("the lines above tell why: what this warden doubts, it does not delete")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_ends_when_it_takes_too_long_or_is_to_stop() {
+        let stop = CancellationToken::new();
+        assert_eq!(in_time(async { 7 }, LONGEST_LOCKING, &stop).await, Some(7));
+        assert_eq!(in_time(std::future::pending::<()>(), LONGEST_LOCKING, &stop).await, None);
+        let began = tokio::time::Instant::now();
+        let stopper = stop.clone();
+        let stops = async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stopper.cancel();
+        };
+        let (ended, ()) = tokio::join!(in_time(std::future::pending::<()>(), LONGEST_LOCKING, &stop), stops);
+        assert!(ended.is_none() && began.elapsed() < LONGEST_LOCKING);
     }
 }

@@ -53,6 +53,7 @@ const METRICS: &[&str] = &[
     "lifeboat_scrub_repaired_objects_total",
     "lifeboat_takeover_needed",
     "lifeboat_vetoed_marks",
+    "lifeboat_warden_failed",
 ];
 
 fn config() -> PathBuf {

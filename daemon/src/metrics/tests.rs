@@ -45,6 +45,7 @@ fn warden(since: DateTime<Utc>) -> WardenTells {
         ["20261123T183244123Z-9f2c81aa", "20261123T183244123Z-9f2c81ab"].map(|id| id.parse().unwrap());
     let word = WardenWord {
         looked: Some(since),
+        failed: vec!["replica ireland is left alone".to_owned()],
         refused: BTreeMap::from([(first, "last 2 of 2".to_owned())]),
         vetoed: BTreeMap::from([(second, BTreeSet::from([name("bob")]))]),
         ..WardenWord::default()
@@ -124,6 +125,8 @@ fn every_series_exists_from_the_start() {
         "lifeboat_last_look_timestamp_seconds{dataset=\"\",name=\"drill1\",role=\"witness\"} 1795459880\n",
         "lifeboat_refused_marks{dataset=\"shop\"} 1\n",
         "lifeboat_refused_marks{dataset=\"wiki\"} 0\n",
+        "lifeboat_warden_failed{dataset=\"shop\"} 1\n",
+        "lifeboat_warden_failed{dataset=\"wiki\"} 0\n",
         "lifeboat_vetoed_marks{dataset=\"shop\"} 1\n",
         "lifeboat_vetoed_marks{dataset=\"wiki\"} 0\n",
         concat!("lifeboat_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),

@@ -24,3 +24,4 @@ pub mod veto;
 pub mod warden;
 pub mod warden_leaves;
 pub mod warden_log;
+mod warden_told;

@@ -12,13 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use lifeboat_base::{Error, Result, escape};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::log::{
-    self, FailedLook, LogEvent, LogKind, LookedLock, MAX_FAILED_LOOKS, MAX_LOOKED_DATASETS, MAX_LOOKED_LOCKS,
-    MAX_REFUSED_MARKS, MAX_VETOED_MARKS, MAX_VETOING_PEOPLE, RefusedMark, VetoedMark, WaitingMarks, WardenLook,
-};
+use lifeboat_format::log::{LogEvent, LogKind, WardenLook};
 use serde::Serialize;
 
 use super::locks::LockStandings;
@@ -113,53 +110,6 @@ pub struct WardenLooks {
 /// No replica took the record.
 pub async fn record(log: &HostLog<'_>, looks: &WardenLooks, now: DateTime<Utc>) -> Result<Vec<String>> {
     log.record(LogEvent::Warden(looks.told()), Vec::new(), now).await
-}
-
-impl WardenLooks {
-    /// What of it stands in a record, which has a bound.
-    fn told(&self) -> WardenLook {
-        let of_marks = |report: &WardenReport| report.dataset.clone();
-        let waiting = self.datasets.iter().filter_map(|report| {
-            let until = report.waiting.values().min()?;
-            Some(WaitingMarks { dataset: of_marks(report), marks: report.waiting.len() as u64, until: *until })
-        });
-        let refused = self.datasets.iter().flat_map(|report| {
-            let refused = report.refused.iter();
-            refused.map(|(mark, because)| RefusedMark {
-                dataset: of_marks(report),
-                mark: mark.clone(),
-                because: log::cut_to_fit(because),
-            })
-        });
-        let vetoed = self.datasets.iter().flat_map(|report| {
-            let vetoed = report.vetoed.iter();
-            vetoed.map(|(mark, names)| VetoedMark {
-                dataset: of_marks(report),
-                mark: mark.clone(),
-                by: names.iter().take(MAX_VETOING_PEOPLE).cloned().collect(),
-            })
-        });
-        let failed = self.failed.iter().map(|(dataset, why)| FailedLook {
-            dataset: dataset.clone(),
-            because: log::cut_to_fit(&escape::line(why)),
-        });
-        let locks = self.locks.iter().flat_map(|(dataset, standings)| {
-            standings.iter().map(|(replica, standing)| LookedLock {
-                dataset: dataset.clone(),
-                replica: replica.clone(),
-                period: standing.period,
-                since: standing.last,
-            })
-        });
-        WardenLook {
-            looked: self.datasets.iter().map(of_marks).take(MAX_LOOKED_DATASETS).collect(),
-            waiting: waiting.take(MAX_LOOKED_DATASETS).collect(),
-            refused: refused.take(MAX_REFUSED_MARKS).collect(),
-            vetoed: vetoed.take(MAX_VETOED_MARKS).collect(),
-            failed: failed.take(MAX_FAILED_LOOKS).collect(),
-            locks: locks.take(MAX_LOOKED_LOCKS).collect(),
-        }
-    }
 }
 
 /// What stays of due marks, and which snapshots of those that wait; and why.
