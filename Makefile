@@ -36,12 +36,7 @@ demo: setup ## lose a region, restore from the other, prove it equal: on real se
 test: lint ## format, lints and all tests, those in documentation too, and three minutes of soak beside them
 	scripts/msrv
 	$(CARGO) build --locked --workspace --bins --tests
-	export LIFEBOAT_BIN_DIR='$(built)/debug'; \
-		'$(built)/debug/soak' 3 > '$(built)/soak.log' 2>&1 & soak=$$!; trap 'kill $$soak 2> /dev/null || true' EXIT; \
-		tested=0; $(CARGO) test --locked --workspace || tested=$$?; \
-		soaked=0; wait $$soak || soaked=$$?; \
-		if [ $$soaked -eq 0 ]; then tail -n 1 '$(built)/soak.log'; else cat '$(built)/soak.log'; fi; \
-		exit $$((tested ? tested : soaked))
+	LIFEBOAT_BIN_DIR='$(built)/debug' CARGO='$(CARGO)' python3 -B scripts/suite
 
 lint: setup check ## format, lints, checks of the repository and of what it depends on
 	$(CARGO) fmt --all --check

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// What a capture says about its source. It goes into the manifest, so it never holds a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFacts {
-    /// The kind of the engine: `postgres`, `mariadb`, `redis`, `sqlite`, `file` or `command`.
+    /// The kind of the engine: `postgres`, `mariadb`, `redis`, `sqlite`, `files`, `file` or
+    /// `command`.
     pub engine: String,
     /// The server's version in its own words, such as `15.14`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

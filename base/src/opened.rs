@@ -58,6 +58,15 @@ pub fn directory(path: &Path) -> io::Result<OwnedFd> {
     if found.metadata()?.is_dir() { Ok(found.into()) } else { Err(Errno::NOTDIR.into()) }
 }
 
+/// Opens a directory that must be there.
+///
+/// # Errors
+/// As of [`directory`], and if it is missing.
+pub fn existing_directory(path: &Path) -> io::Result<OwnedFd> {
+    let found = walk(path, FOLDER, false)?.file;
+    if found.metadata()?.is_dir() { Ok(found.into()) } else { Err(Errno::NOTDIR.into()) }
+}
+
 fn walk(path: &Path, flags: OFlags, make: bool) -> io::Result<Found> {
     let mut folder = start(path)?;
     let mut left = steps(path);

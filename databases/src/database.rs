@@ -5,7 +5,7 @@
 //! parts instead of a [`StreamSink`]: the engine says when a part is complete, and at which
 //! position of the log it ends. Engines that cannot follow will not implement it.
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +62,31 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// path, named as the tools of this engine expect.
     fn file_of(&self, stream: &str) -> String {
         stream.to_owned()
+    }
+
+    /// Whether its snapshots are trees of files, which [`Self::load_tree`] restores.
+    fn is_tree(&self) -> bool {
+        false
+    }
+
+    /// Restores a snapshot that is a tree below `path`, which is made if it is missing, and must be
+    /// empty. It succeeds only if the stream was read to its checked end, and then all is on stable
+    /// storage.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): `path` is not empty, the snapshot lacks a
+    /// wanted path, or is no tree. [`Class::Source`](lifeboat_base::Class::Source): it cannot be
+    /// written.
+    async fn load_tree(
+        &self,
+        streams: &dyn StoredStreams,
+        path: &Path,
+        wanted: &TreeWanted,
+        cx: &WorkContext,
+    ) -> Result<RestoreOutcome> {
+        let _ = (streams, path, wanted, cx);
+        Err(Error::usage(format!("a snapshot of kind {} is no tree of files", self.kind()))
+            .hint("leave out --path, --with-owners and --with-special"))
     }
 
     /// The database of the server whose content, or part of it, a stream holds. `None` if a stream
@@ -131,11 +156,11 @@ pub trait Database: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Databases of this engine on this machine, where they usually are and in `look.places`. It
-    /// changes nothing, and reads no data.
-    async fn find_here(&self, look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
+    /// Databases of this engine on this machine, where they usually are and in `look.places`, and
+    /// what may be one and does not answer. It changes nothing, and reads no data.
+    async fn find_here(&self, look: &Look, cx: &WorkContext) -> FoundHere {
         let _ = (look, cx);
-        Vec::new()
+        FoundHere::default()
     }
 
     /// The database at an address that an operator wrote. It need not be there.
@@ -174,6 +199,25 @@ pub struct Look {
     pub places: Vec<PathBuf>,
 }
 
+/// What a look for databases found, and what it could not look at.
+#[derive(Debug, Clone, Default)]
+pub struct FoundHere {
+    /// What datasets could capture.
+    pub sources: Vec<FoundSource>,
+    /// What may hold a database, and why nobody could tell, for people.
+    pub unreached: Vec<String>,
+}
+
+impl FoundHere {
+    /// Notes what could not be looked at, once.
+    pub(crate) fn cannot_reach(&mut self, what: impl Display, why: impl Display) {
+        let told = format!("{what}: {why}");
+        if !self.unreached.contains(&told) {
+            self.unreached.push(told);
+        }
+    }
+}
+
 /// A database that a dataset could capture.
 #[derive(Debug, Clone)]
 pub struct FoundSource {
@@ -181,6 +225,8 @@ pub struct FoundSource {
     pub kind: &'static str,
     /// What it is and where, for people.
     pub what: String,
+    /// The file or the socket that it is read through; `None`: it is on another machine.
+    pub place: Option<PathBuf>,
     /// What its dataset could be called. It need not be a legal name.
     pub name: String,
     /// Its `[dataset.source]` table, without `kind`.
@@ -265,6 +311,19 @@ pub struct Wanted {
     pub keep_going: bool,
     /// Let code in the snapshot run as the superuser that connects, if it is one.
     pub as_superuser: bool,
+}
+
+/// What of a tree to restore, and with which rights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TreeWanted {
+    /// Only these paths below the root, with all that is in them. If there are none, everything.
+    pub paths: Vec<PathBuf>,
+    /// Give owners and access control lists back, by name where this machine knows it, else by
+    /// number.
+    pub owners: bool,
+    /// Make devices, and give back what lets a program run with the rights of another: setuid and
+    /// setgid bits, capabilities, trusted attributes. The bits come back only together with owners.
+    pub special: bool,
 }
 
 /// What a restore did.

@@ -15,11 +15,12 @@ use bytes::Bytes;
 use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::database::{RestoreOutcome, WorkContext};
+use crate::occupied::is_occupied;
 use crate::registry;
 use crate::streams::StoredStreams;
 
@@ -52,15 +53,6 @@ pub(crate) async fn load(
         outcome.written.push(shown);
     }
     Ok(outcome)
-}
-
-fn is_occupied(folder: &OwnedFd) -> io::Result<bool> {
-    for entry in Dir::read_from(folder)? {
-        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// A file that is to be written below `root`.

@@ -8,11 +8,14 @@
 //! To add an engine, make a folder beside [`postgres`], implement [`Database`] and [`Source`], and
 //! add it to the registry, whose tests then test it like all others.
 
+mod blocking;
 pub mod command;
 mod database;
 mod directory;
 pub mod file;
+pub mod files;
 pub mod mariadb;
+mod occupied;
 pub mod postgres;
 pub mod proof;
 pub mod redis;
@@ -23,8 +26,8 @@ mod target;
 mod tool;
 
 pub use self::database::{
-    ClientTool, Database, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress, ServerTarget,
-    Source, SourceCheck, ThrowAway, ToolFound, Wanted, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
+    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

@@ -5,13 +5,20 @@ use std::path::PathBuf;
 
 use lifeboat_base::settings::{Section, SettingsReader};
 
-use crate::database::{Database, FoundSource, Look, Source, ToolFound, WorkContext};
+use crate::database::{Database, FoundHere, Look, Source, ToolFound, WorkContext};
 use crate::tool::environment::ToolEnvironment;
-use crate::{command, file, mariadb, postgres, redis, sqlite};
+use crate::{command, file, files, mariadb, postgres, redis, sqlite};
 
 /// Every engine, in the order in which they are named to people.
-pub const ENGINES: [&dyn Database; 6] =
-    [&postgres::Postgres, &mariadb::MariaDb, &redis::RedisDb, &sqlite::Sqlite, &file::File, &command::Command];
+pub const ENGINES: [&dyn Database; 7] = [
+    &postgres::Postgres,
+    &mariadb::MariaDb,
+    &redis::RedisDb,
+    &sqlite::Sqlite,
+    &files::Files,
+    &file::File,
+    &command::Command,
+];
 
 /// The engine of this kind; `None` if this version does not know it.
 #[must_use]
@@ -52,11 +59,21 @@ pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
     found
 }
 
-/// The databases of all engines on this machine, in the order of the engines.
-pub async fn find_here(look: &Look, cx: &WorkContext) -> Vec<FoundSource> {
-    let mut found = Vec::new();
+/// The databases of all engines on this machine, in the order of the engines, and what could not be
+/// looked at.
+pub async fn find_here(look: &Look, cx: &WorkContext) -> FoundHere {
+    let mut found = FoundHere::default();
+    for place in &look.places {
+        if let Err(error) = std::fs::read_dir(place) {
+            found.cannot_reach(place.display(), error);
+        }
+    }
     for engine in ENGINES {
-        found.extend(engine.find_here(look, cx).await);
+        let FoundHere { sources, unreached } = engine.find_here(look, cx).await;
+        found.sources.extend(sources);
+        // Each place once, whoever of them looked.
+        let (known, new) = (&mut found.unreached, unreached);
+        known.extend(new.into_iter().filter(|told| !known.contains(told)).collect::<Vec<_>>());
     }
     found
 }
@@ -125,7 +142,8 @@ mod tests {
         let message = said("[source]\nkind = \"sqlite\"\npath = \"/x\"\njobs = 2\n");
         assert_eq!(message, "x.toml:4: `jobs` does not belong to kind = \"sqlite\": remove it, or correct the kind");
         assert!(
-            said("[source]\nkind = \"oracle\"\n").contains("use postgres, mariadb, redis, sqlite, file or command")
+            said("[source]\nkind = \"oracle\"\n")
+                .contains("use postgres, mariadb, redis, sqlite, files, file or command")
         );
         assert_eq!(said("[source]\nkind = \"sqlite\"\npath = \"/x\"\n"), "passed: true");
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use lifeboat_base::{Error, Result};
 
-use crate::database::{RestoreOutcome, ServerTarget, Wanted, WorkContext};
-use crate::directory;
+use crate::database::{RestoreOutcome, ServerTarget, TreeWanted, Wanted, WorkContext};
 use crate::streams::StoredStreams;
+use crate::{directory, registry};
 
 /// Where a snapshot is restored to.
 #[derive(Debug)]
@@ -30,6 +30,13 @@ pub enum Target {
         /// always is.
         sync: bool,
     },
+    /// A directory that gets the files of a snapshot that is a tree.
+    Tree {
+        /// It is created if it is missing, and must be empty.
+        path: PathBuf,
+        /// What of the tree, and with which rights.
+        wanted: TreeWanted,
+    },
 }
 
 /// Loads `streams` into `target`. It succeeds only if every stream was read to its checked end and
@@ -41,6 +48,13 @@ pub enum Target {
 pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &WorkContext) -> Result<RestoreOutcome> {
     match target {
         Target::Directory { path, overwrite, sync } => directory::load(streams, path, *overwrite, *sync, cx).await,
+        Target::Tree { path, wanted } => {
+            let engine = &streams.facts().engine;
+            let known = registry::find(engine);
+            let known =
+                known.ok_or_else(|| Error::usage(format!("this version knows no snapshots of kind {engine}")))?;
+            known.load_tree(streams, path, wanted, cx).await
+        }
         Target::Server { server, wanted } => {
             let (there, stored) = (server.database().kind(), &streams.facts().engine);
             if stored != there {

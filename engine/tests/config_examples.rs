@@ -95,8 +95,9 @@ fn the_annotated_example_means_what_it_says() {
         assert!(matches!(s3.credentials, S3Credentials::File(_)));
     }
     let engines: Vec<&str> = config.datasets.iter().map(|dataset| dataset.source.database().kind()).collect();
-    assert_eq!(engines, ["postgres", "sqlite", "command"]);
-    let [shop, wiki, uploads] = config.datasets.as_slice() else { panic!("three datasets") };
+    assert_eq!(engines, ["postgres", "sqlite", "command", "files"]);
+    let [shop, wiki, uploads, www] = config.datasets.as_slice() else { panic!("four datasets") };
+    assert_eq!(www.drill.level, Some(ProofLevel::Proved));
     assert_eq!(shop.objectives.rpo, Some(Duration::from_secs(2 * 3600)));
     assert_eq!((shop.drill.level, shop.drill.queries.len()), (Some(ProofLevel::Proved), 2));
     assert_eq!((shop.retention.hourly, shop.retention.grace), (48, Duration::from_secs((48 * 60 + 10) * 60)));

@@ -2,7 +2,9 @@
 //! leave no file in that user's state, and what root can read, that user may not.
 
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 
 use lifeboat_engine::base::Context;
 use lifeboat_engine::base::settings::CREDENTIALS;
@@ -20,6 +22,11 @@ pub(crate) const DRILL_FILES: [&str; 2] = ["drill-identity", "drill-signer"];
 /// Where systemd listens for workers.
 const WORKER_SOCKET: &str = "/run/lifeboat-worker.sock";
 
+/// What every program inherits, beside `PATH`.
+const ALWAYS_INHERITED: [&str; 2] = ["LANG", "LC_ALL"];
+/// What the same command line means another thing without.
+const RUN_AGAIN_INHERITS: [&str; 3] = ["LIFEBOAT_CONFIG", "LIFEBOAT_WORKER_SOCKET", "TMPDIR"];
+
 /// The user of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnitUser {
@@ -34,6 +41,17 @@ impl UnitUser {
         let mut fields = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
         let ids = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         Some(Self { name: name.to_owned(), ids })
+    }
+
+    /// Whether this user may read a file.
+    ///
+    /// # Errors
+    /// He may not, or nobody could ask.
+    pub(crate) fn may_read(&self, path: &Path) -> std::io::Result<()> {
+        let mut asked = std::process::Command::new("test");
+        let asked = asked.arg("-r").arg(path).uid(self.ids.0).gid(self.ids.1).current_dir("/").env_clear();
+        let may = asked.stdin(Stdio::null()).status()?.success();
+        if may { Ok(()) } else { Err(std::io::ErrorKind::PermissionDenied.into()) }
     }
 
     /// Whose state a drill of this configuration would write, where root runs it and that is
@@ -54,6 +72,7 @@ pub(crate) async fn run_again(config: &Config, user: &UnitUser, session: &Sessio
     let handed = hand_over(&config.keys.directory, &DRILL_FILES, user)?;
     session.out.note(format!("going on as the user {}, whose state this is", user.name));
     let mut command = Command::new(&session.program);
+    clean(&mut command, &RUN_AGAIN_INHERITS, session);
     command.args(session.arguments.iter().skip(1)).uid(user.ids.0).gid(user.ids.1).kill_on_drop(true);
     command.env("CREDENTIALS_DIRECTORY", handed.path());
     if (session.variable)("LIFEBOAT_WORKER_SOCKET").is_none() && PathBuf::from(WORKER_SOCKET).exists() {
@@ -61,14 +80,7 @@ pub(crate) async fn run_again(config: &Config, user: &UnitUser, session: &Sessio
     }
     let failed = || format!("cannot go on as the user {}", user.name);
     let mut child = command.spawn().context(Class::Failed, failed)?;
-    let status = tokio::select! {
-        status = child.wait() => status,
-        () = session.cancel.cancelled() => {
-            tell_to_stop(&child);
-            child.wait().await
-        }
-    };
-    let status = status.context(Class::Failed, failed)?;
+    let status = ended(&mut child, session).await.context(Class::Failed, failed)?;
     drop(handed);
     match status.code() {
         Some(0) => Ok(()),
@@ -78,11 +90,31 @@ pub(crate) async fn run_again(config: &Config, user: &UnitUser, session: &Sessio
     }
 }
 
-/// Sends SIGTERM.
-pub(crate) fn tell_to_stop(child: &Child) {
-    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-        // It may have ended a moment ago.
-        let _ = kill_process(pid, Signal::TERM);
+/// Takes away what a program would inherit of this environment, such as keys of stores, but for a
+/// few variables and those of `more`.
+pub(crate) fn clean(command: &mut Command, more: &[&str], session: &Session) {
+    command.env_clear().env("PATH", session.tools.path());
+    for name in ALWAYS_INHERITED.iter().chain(more) {
+        if let Some(value) = (session.variable)(name) {
+            command.env(name, value);
+        }
+    }
+}
+
+/// Waits until a program has ended. A signal that ends this one is handed on.
+///
+/// # Errors
+/// Nobody can tell how it ended.
+pub(crate) async fn ended(child: &mut Child, session: &Session) -> std::io::Result<ExitStatus> {
+    tokio::select! {
+        status = child.wait() => status,
+        () = session.cancel.cancelled() => {
+            if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+                // It may have ended a moment ago.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            child.wait().await
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod recording;
 mod run;
 mod server;
 mod session;
+mod shell;
 mod table;
 mod textfile;
 mod when;

@@ -76,6 +76,16 @@ impl Output {
         }
     }
 
+    /// What a person is asked about, or compares with what another machine shows. `--quiet`
+    /// does not hide it.
+    pub(crate) fn asked_about(self, text: impl Display) {
+        if self.json {
+            write_err(&escape::json(&json!({ "note": text.to_string() }).to_string()));
+        } else {
+            write_err(&continued("note: ", &text.to_string()));
+        }
+    }
+
     /// What a person must know beside the result; `--quiet` does not hide it.
     pub(crate) fn warning(self, warning: impl Display) {
         if self.json {

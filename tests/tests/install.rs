@@ -34,7 +34,13 @@ impl Machine {
         let root = place.join(name);
         let machine = Self(root.clone());
         machine.unmount();
-        let _ = std::fs::remove_dir_all(&root);
+        if root.exists() {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let whole = root.canonicalize().unwrap();
+            let left = mounted_below(&mounts, &whole);
+            assert!(left.is_empty(), "to remove {} would empty what is mounted there: {left:?}", whole.display());
+            std::fs::remove_dir_all(&root).unwrap();
+        }
         run(Command::new("cp").args(["-a"]).arg(&base).arg(&root));
         run(Command::new("mount").args(["-t", "proc", "proc"]).arg(root.join("proc")));
         run(Command::new("mount").args(["--bind", "/dev"]).arg(root.join("dev")));
@@ -47,7 +53,7 @@ impl Machine {
 
     fn unmount(&self) {
         for folder in ["dev", "proc"] {
-            // It need not be mounted.
+            // It need not be mounted; what still is, is seen before anything is removed.
             let _ = Command::new("umount").arg("--lazy").arg(self.0.join(folder)).output();
         }
     }
@@ -88,6 +94,70 @@ impl Drop for Machine {
         let _ = Command::new("chroot").arg(&self.0).args(["pg_ctlcluster", "15", "main", "stop"]).output();
         self.unmount();
     }
+}
+
+/// What is mounted on a folder or below it, by the text of `/proc/self/mountinfo`.
+fn mounted_below(mounts: &str, folder: &Path) -> Vec<PathBuf> {
+    let places = mounts.lines().map(|line| {
+        let place = line.split(' ').nth(4).unwrap_or_else(|| panic!("no place in {line:?}"));
+        // A blank, a tab, a line's end and a backslash are written as octal numbers.
+        let plain = [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")];
+        PathBuf::from(plain.iter().fold(place.to_owned(), |text, (code, sign)| text.replace(code, sign)))
+    });
+    places.filter(|place| place.starts_with(folder)).collect()
+}
+
+#[test]
+fn what_is_mounted_in_a_machine_is_seen_before_it_is_removed() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(mounted_below(&mounts, Path::new("/")).contains(&PathBuf::from("/proc")), "{mounts}");
+    let mounts = "41 22 0:5 / /x/purged/dev rw - devtmpfs udev rw\n\
+                  42 22 0:5 / /x/purged-too/dev rw - devtmpfs udev rw\n\
+                  43 22 0:5 / /x/a\\040b/proc rw - proc proc rw\n";
+    assert_eq!(mounted_below(mounts, Path::new("/x/purged")), [PathBuf::from("/x/purged/dev")]);
+    assert_eq!(mounted_below(mounts, Path::new("/x/a b")), [PathBuf::from("/x/a b/proc")]);
+    assert!(mounted_below(mounts, Path::new("/x/other")).is_empty());
+}
+
+/// A purge whose look through the folders fails must not take that for "nothing is there".
+#[test]
+fn a_purge_keeps_what_it_cannot_look_through() {
+    let place = tempfile::tempdir().unwrap();
+    let below = |path: &str| place.path().join(path);
+    let script = std::fs::read_to_string(tools::workspace().join("packaging/lifeboat/postrm")).unwrap();
+    let mut script = script.replace("/run/systemd/system", "/nonexistent");
+    for folder in ["/etc/lifeboat", "/var/lib/lifeboat"] {
+        script = script.replace(folder, &format!("{}{folder}", place.path().display()));
+    }
+    let purge = |path: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "postrm", "purge"]).env("PATH", path);
+        run(&mut command)
+    };
+    let usual = std::env::var("PATH").unwrap();
+    let empty = ["etc/lifeboat/keys/credentials", "var/lib/lifeboat/runs/old", "var/lib/lifeboat-drill"];
+    let make = || empty.iter().for_each(|folder| std::fs::create_dir_all(below(folder)).unwrap());
+    make();
+    assert_eq!(purge(&usual), "");
+    assert!(!below("etc/lifeboat").exists() && !below("var/lib/lifeboat").exists());
+
+    make();
+    std::fs::write(below("etc/lifeboat/keys/host.key"), "a key").unwrap();
+    std::fs::write(below("etc/lifeboat/lifeboat.toml"), "mine").unwrap();
+    let said = purge(&usual);
+    for kept in ["etc/lifeboat/keys", "etc/lifeboat/lifeboat.toml"] {
+        assert!(said.contains(&format!("kept {}", below(kept).display())), "{said}");
+    }
+    assert!(!said.contains("var/lib"), "{said}");
+
+    // A disk that fails: `find` reads nothing, and says so by its status alone.
+    let failing = below("bin");
+    std::fs::create_dir(&failing).unwrap();
+    std::fs::write(failing.join("find"), "#!/bin/sh\nexit 1\n").unwrap();
+    run(Command::new("chmod").arg("755").arg(failing.join("find")));
+    let said = purge(&format!("{}:{usual}", failing.display()));
+    assert!(said.contains("kept"), "{said}");
+    assert_eq!(std::fs::read(below("etc/lifeboat/keys/host.key")).unwrap(), b"a key");
 }
 
 fn run(command: &mut Command) -> String {
@@ -190,24 +260,22 @@ async fn the_first_ten_minutes_end_protected_and_proved() {
     let (near_place, far_place) = (format!("near={}", place(&near)), format!("far={}", place(&far)));
     let places = [
         ("ROOT", root.as_str()),
+        ("shop=postgres:/var/run/postgresql", "shop=postgres:/var/run/postgresql"),
         ("near=s3://backup-near?region=eu-central-1", near_place.as_str()),
         ("far=s3://backup-far?region=eu-west-1", far_place.as_str()),
     ];
     let (near_keys, far_keys) = (keys(&host, &near, "near"), keys(&host, &far, "far"));
     let (near_keys, far_keys) = (format!("near={near_keys}"), format!("far={far_keys}"));
-    // What is found here is backed up: the cluster of the package, and the file in /srv.
-    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--yes"];
+    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--sqlite", "/srv/wiki.db", "--yes"];
     let done = host.lifeboat(&block.take("setup --root", &places, &more));
-    assert!(done.contains("Backed up for the first time: postgres, wiki"), "{done}");
+    assert!(done.contains("Backed up for the first time: shop, wiki"), "{done}");
     assert!(host.lifeboat(&block.take("kit", &[], &[])).contains("eu-near"));
     let far_keys = keys(&drill, &far, "far");
     let joined = place(&far);
     let places = [("ROOT", root.as_str()), ("s3://backup-far?region=eu-west-1", joined.as_str())];
     drill.lifeboat(&block.take("setup drill-host --join", &places, &["--store-keys", &far_keys, "--yes"]));
-    // The README's dataset is called shop, and what is found here is called as its engine.
-    let mut words = block.take("drill shop", &[], &[]);
-    for dataset in ["postgres", "wiki"] {
-        words[1] = dataset.to_owned();
+    let words = block.take("drill shop", &[], &[]);
+    for words in [words, vec!["drill".to_owned(), "wiki".to_owned()]] {
         assert!(drill.lifeboat(&words).contains("PROVED"));
     }
     let status = drill.lifeboat(&block.take("status", &[], &[]));

@@ -64,7 +64,8 @@ impl Database for File {
         let mut settings = toml::Table::new();
         settings.insert("path".to_owned(), address.into());
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(FoundSource { kind: FILE_KIND, what: format!("file {address}"), name, settings, account: None })
+        let what = format!("file {address}");
+        Ok(FoundSource { kind: FILE_KIND, what, place: Some(path.to_owned()), name, settings, account: None })
     }
 }
 
@@ -139,7 +140,7 @@ fn look(path: &Path) -> Result<Metadata> {
     let metadata = metadata.map_err(|error| error.hint("check the path, and that Lifeboat's user may read it"))?;
     if metadata.is_dir() {
         return Err(Error::source_failed(format!("{} is a directory", path.display()))
-            .hint("name a file, or use kind = \"command\" with tar"));
+            .hint("name a file, or use kind = \"files\""));
     }
     Ok(metadata)
 }

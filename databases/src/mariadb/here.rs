@@ -1,5 +1,7 @@
-//! Servers of this machine that a set-up could back up: those that answer on a socket.
+//! Servers of this machine that a set-up could back up: those that answer on a socket, and
+//! those whose socket is there without an answer.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +11,7 @@ use super::MARIADB_KIND;
 use super::address::MariaAddress;
 use super::clients;
 use super::connect::MariaConnection;
-use crate::database::{FoundSource, Look, NewAccount, WorkContext};
+use crate::database::{FoundHere, FoundSource, Look, NewAccount, WorkContext};
 use crate::tool::process::output;
 
 /// Where servers put their socket. In /tmp, any user could put one.
@@ -18,11 +20,18 @@ const SOCKET_FILE_NAME: &str = "mysqld.sock";
 const MARIA_ADMINISTRATOR: &str = "root";
 
 /// Every server that answers on a usual socket, or on one in `look.places`.
-pub(super) fn find(look: &Look) -> Vec<FoundSource> {
+pub(super) fn find(look: &Look) -> FoundHere {
+    let mut found = FoundHere::default();
     let sockets = USUAL_SOCKETS.iter().map(PathBuf::from);
-    let sockets = sockets.chain(look.places.iter().map(|place| place.join(SOCKET_FILE_NAME)));
-    let answering = sockets.filter(|path| UnixStream::connect(path).is_ok());
-    answering.map(|path| at_socket(&path, &look.user)).collect()
+    for path in sockets.chain(look.places.iter().map(|place| place.join(SOCKET_FILE_NAME))) {
+        let source = at_socket(&path, &look.user);
+        match UnixStream::connect(&path) {
+            Ok(_) => found.sources.push(source),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => found.cannot_reach(source.what, error),
+        }
+    }
+    found
 }
 
 fn at_socket(path: &Path, user: &str) -> FoundSource {
@@ -38,6 +47,7 @@ fn at_socket(path: &Path, user: &str) -> FoundSource {
     FoundSource {
         kind: MARIADB_KIND,
         what: format!("MariaDB at the socket {shown}"),
+        place: Some(path.to_owned()),
         name: MARIADB_KIND.to_owned(),
         settings,
         account: Some(NewAccount { statements, by_hand: format!("sudo mariadb -S {shown}") }),
@@ -63,9 +73,10 @@ pub(super) async fn make_account(found: &FoundSource, cx: &WorkContext) -> Resul
     let program = clients::newest(&[], cx).await?.client;
     let client = connection.tool(&program, &["--batch", "-e", &account.statements], cx);
     output(client).await.map(drop).map_err(|error| {
-        error
-            .within(format!("the account that reads {} cannot be made", found.what))
-            .hint(format!("run the statements that were shown by hand: {}", account.by_hand))
+        error.within(format!("the account that reads {} cannot be made", found.what)).hint(format!(
+            "run the statements that were shown by hand: {}; then run the same set-up with --no-roles",
+            account.by_hand
+        ))
     })
 }
 

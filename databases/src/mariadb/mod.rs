@@ -37,7 +37,7 @@ pub use self::capture::MariaSource;
 pub use self::settings::MariaConfig;
 pub use self::target::MariaTarget;
 use crate::database::{
-    ClientTool, Database, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
 
@@ -104,7 +104,7 @@ impl Database for MariaDb {
         clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
     }
 
-    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> FoundHere {
         here::find(look)
     }
 

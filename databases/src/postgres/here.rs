@@ -1,5 +1,7 @@
-//! Servers of this machine that a set-up could back up: those that answer on a socket.
+//! Servers of this machine that a set-up could back up: those that answer on a socket, and
+//! those whose socket is there without an answer.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,8 +10,8 @@ use lifeboat_base::{Error, Result};
 
 use super::POSTGRES_KIND;
 use super::clients;
-use super::settings::{DEFAULT_PORT, unverified_host};
-use crate::database::{FoundSource, Look, NewAccount, WorkContext};
+use super::settings::{DEFAULT_PORT, holds_password, unverified_host};
+use crate::database::{FoundHere, FoundSource, Look, NewAccount, WorkContext};
 use crate::tool::process::{Invocation, output};
 
 /// Where servers put their sockets. In /tmp, any user could put one.
@@ -21,26 +23,56 @@ const ADMINISTRATOR: &str = "postgres";
 const MAX_FOLDER_ENTRIES: usize = 4096;
 
 /// Every server that answers on a socket in a usual folder, or in one of `look.places`.
-pub(super) fn find(look: &Look) -> Vec<FoundSource> {
-    let (mut found, mut seen) = (Vec::new(), Vec::new());
+pub(super) fn find(look: &Look) -> FoundHere {
+    let (mut found, mut seen) = (FoundHere::default(), Vec::new());
     for folder in SOCKET_FOLDERS.iter().map(PathBuf::from).chain(look.places.iter().cloned()) {
         // /var/run is a link to /run.
-        let Ok(whole) = folder.canonicalize() else { continue };
+        let whole = match folder.canonicalize() {
+            Ok(whole) => whole,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                found.cannot_reach(folder.display(), error);
+                continue;
+            }
+        };
         if seen.contains(&whole) {
             continue;
         }
         seen.push(whole);
-        let mut ports: Vec<u16> = entries(&folder).filter_map(|name| port_of(&name)).collect();
+        let mut ports = ports(&folder, &mut found);
         ports.sort_unstable();
-        let answering = ports.into_iter().filter(|port| UnixStream::connect(socket(&folder, *port)).is_ok());
-        found.extend(answering.map(|port| at_socket(&folder, port, &look.user)));
+        for port in ports {
+            let source = at_socket(&folder, port, &look.user);
+            match UnixStream::connect(socket(&folder, port)) {
+                Ok(_) => found.sources.push(source),
+                Err(error) => found.cannot_reach(source.what, error),
+            }
+        }
     }
     found
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = String> + use<> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().take(MAX_FOLDER_ENTRIES);
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+/// The ports of the sockets in a folder.
+fn ports(folder: &Path, found: &mut FoundHere) -> Vec<u16> {
+    let mut ports = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.cannot_reach(folder.display(), error);
+            return ports;
+        }
+    };
+    for (seen, entry) in entries.enumerate() {
+        if seen == MAX_FOLDER_ENTRIES {
+            found.cannot_reach(folder.display(), "it holds too much to look for sockets in it");
+            break;
+        }
+        match entry {
+            Ok(entry) => ports.extend(entry.file_name().to_str().and_then(port_of)),
+            Err(error) => found.cannot_reach(folder.display(), error),
+        }
+    }
+    ports
 }
 
 fn port_of(name: &str) -> Option<u16> {
@@ -65,6 +97,7 @@ fn at_socket(folder: &Path, port: u16, user: &str) -> FoundSource {
     FoundSource {
         kind: POSTGRES_KIND,
         what: format!("PostgreSQL at the socket {shown}, port {port}"),
+        place: Some(socket(folder, port)),
         name,
         settings,
         account: Some(NewAccount { statements: statements(user), by_hand }),
@@ -75,16 +108,20 @@ fn at_socket(folder: &Path, port: u16, user: &str) -> FoundSource {
 /// server would let nobody in.
 fn statements(user: &str) -> String {
     let (name, text) = (format!("\"{}\"", user.replace('"', "\"\"")), user.replace('\'', "''"));
+    // A name that holds the quote of the body would end it.
+    let mut quotes = (0_usize..).map(|number| format!("$lifeboat{number}$"));
+    let quote = quotes.find(|quote| !user.contains(quote)).unwrap_or_default();
     format!(
-        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{text}') THEN CREATE ROLE {name} LOGIN; \
-         END IF; END $$;\nGRANT pg_read_all_data TO {name};\nGRANT SELECT ON pg_authid TO {name};\n"
+        "DO {quote} BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{text}') THEN \
+         CREATE ROLE {name} LOGIN; END IF; END {quote};\nGRANT pg_read_all_data TO {name};\nGRANT SELECT ON pg_authid TO {name};\n"
     )
 }
 
 /// The server that an operator names: the folder of its socket, perhaps with `:PORT`, or a URL.
 pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
+    // What is refused may hold a password, so it is not shown.
     let refused = |why: &str| {
-        Error::usage(format!("`{}` is no address of a PostgreSQL server", address.escape_debug()))
+        Error::usage("this is no address of a PostgreSQL server")
             .because(why)
             .hint("write the folder of its socket, such as /var/run/postgresql or /var/run/postgresql:5433, or postgresql://user@host/?sslmode=verify-full")
     };
@@ -93,17 +130,15 @@ pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
             Some((folder, port)) => (folder, port.parse().map_err(|_| refused("its port is no number"))?),
             None => (address, DEFAULT_PORT),
         };
-        if !folder.starts_with('/') || folder.contains("$$") {
+        if !folder.starts_with('/') {
             return Err(refused("the folder of a socket begins with a slash"));
         }
         return Ok(at_socket(Path::new(folder), port, &look.user));
     }
     let url = url::Url::parse(address).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
-    // What is refused may hold a password, so it is not shown.
-    let hidden = |why: &str| Error::usage("this is no address of a PostgreSQL server").because(why);
-    let url = url.ok_or_else(|| hidden("it is no URL of one"))?;
-    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
-        return Err(hidden("it holds a password, and every user of this machine can see a command line")
+    let url = url.ok_or_else(|| refused("it is no URL of one"))?;
+    if holds_password(&url) {
+        return Err(refused("it holds a password, and every user of this machine can see a command line")
             .hint("change the password, and write `password = \"credential:NAME\"` into the configuration"));
     }
     if let Some(host) = unverified_host(&url) {
@@ -114,6 +149,7 @@ pub(super) fn at(address: &str, look: &Look) -> Result<FoundSource> {
     Ok(FoundSource {
         kind: POSTGRES_KIND,
         what: format!("PostgreSQL at {}", url.host_str().filter(|host| !host.is_empty()).unwrap_or("a socket")),
+        place: None,
         name: ADMINISTRATOR.to_owned(),
         settings,
         account: None,
@@ -138,9 +174,10 @@ pub(super) async fn make_account(found: &FoundSource, cx: &WorkContext) -> Resul
     let arguments = arguments.into_iter().chain(["-d", "postgres", "-c", account.statements.as_str()]);
     let psql = Invocation::new(&program, arguments, cx).directory(Path::new("/")).user(becomes);
     output(psql).await.map(drop).map_err(|error| {
-        error
-            .within(format!("the role that reads {} cannot be made", found.what))
-            .hint(format!("run the statements that were shown by hand: {}", account.by_hand))
+        error.within(format!("the role that reads {} cannot be made", found.what)).hint(format!(
+            "run the statements that were shown by hand: {}; then run the same set-up with --no-roles",
+            account.by_hand
+        ))
     })
 }
 
@@ -163,10 +200,26 @@ mod tests {
             "/run/pg:x",
             "http://x",
             "postgresql://a:hunter2@db/?sslmode=verify-full",
+            "postgresql://a@db/?sslmode=verify-full&password=hunter2",
+            "postgresql://a@db/?sslmode=verify-full&sslkey=/k&sslpassword=hunter2",
+            "host=db user=a password=hunter2",
+            "/run/pg:password=hunter2",
             "postgresql://db/",
         ] {
             let error = at(bad, &look).unwrap_err();
             assert!(!error.chain_and_hint().contains("hunter2"), "{bad}");
+        }
+        let stranger = Look { user: "x$$ $lifeboat0$ y".to_owned(), places: Vec::new() };
+        let shown = at("/run/$$pg", &stranger).unwrap().account.unwrap().statements;
+        assert_eq!(shown.matches("$lifeboat1$").count(), 2, "{shown}");
+        let documented = include_str!("../../../OPERATIONS.md");
+        for line in [
+            "CREATE ROLE lifeboat LOGIN;",
+            "GRANT pg_read_all_data TO lifeboat;",
+            "GRANT SELECT ON pg_authid TO lifeboat;",
+        ] {
+            let shown = statements("lifeboat").replace("\"lifeboat\"", "lifeboat");
+            assert!(documented.contains(line) && shown.contains(line), "{line}: {shown}");
         }
         assert_eq!((port_of(".s.PGSQL.5432"), port_of(".s.PGSQL.5432.lock")), (Some(5432), None));
     }

@@ -59,7 +59,7 @@ pub use self::capture::PostgresSource;
 pub use self::settings::{PostgresConfig, PostgresConnection};
 pub use self::target::PostgresTarget;
 use crate::database::{
-    ClientTool, Database, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
 
@@ -141,7 +141,7 @@ impl Database for Postgres {
         clients::tools(directories, cx).await
     }
 
-    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> FoundHere {
         here::find(look)
     }
 

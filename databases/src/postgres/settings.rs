@@ -134,11 +134,11 @@ fn url_of(reader: &mut SettingsReader<'_>, text: &Text, unverified: bool) -> Opt
         reader.findings.add(text.span(), "this is not a PostgreSQL URL", remedy);
         return None;
     };
-    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
+    if holds_password(&url) {
         reader.findings.add(
             text.span(),
             "a URL must not hold a password",
-            "use password = \"credential:NAME\" or a 0600 file",
+            "use password = \"credential:NAME\" or a 0600 file; in place of sslpassword, a key file of mode 0600 without one",
         );
         return None;
     }
@@ -151,6 +151,11 @@ fn url_of(reader: &mut SettingsReader<'_>, text: &Text, unverified: bool) -> Opt
         reader.findings.add(text.span(), problem, remedy);
     }
     Some(PostgresConnection::Url(url))
+}
+
+/// Whether a URL holds the password of a role, or that of a key file.
+pub(super) fn holds_password(url: &url::Url) -> bool {
+    url.password().is_some() || url.query_pairs().any(|(key, _)| matches!(&*key, "password" | "sslpassword"))
 }
 
 /// A host on another machine whose certificate would not be checked.

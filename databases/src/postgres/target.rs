@@ -10,7 +10,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 use url::Url;
 
-use super::settings::{DEFAULT_PORT, PostgresConnection};
+use super::settings::{DEFAULT_PORT, PostgresConnection, holds_password};
 
 /// How an address is written.
 pub(super) const ADDRESS_FORM: &str =
@@ -35,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<PostgresConnection> {
     if !matches!(url.scheme(), "postgres" | "postgresql") {
         return Err(refused("a database URL begins with postgresql://"));
     }
-    if url.password().is_some() || url.query_pairs().any(|(name, _)| matches!(&*name, "password" | "sslpassword")) {
+    if holds_password(&url) {
         return Err(Error::usage(
             "the address holds a password, and every user of this machine can see a command line",
         )

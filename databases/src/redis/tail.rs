@@ -52,7 +52,7 @@ impl DumpTail {
         match expected.iter().zip(passed).all(|(expected, byte)| expected == byte) {
             true => Ok(()),
             false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis does")
-                .hint("a server with another format, such as Valkey 9, is not supported: use kind = \"command\"")),
+                .hint("a server that writes another format, such as Valkey 9, can be backed up by a source of kind = \"command\"")),
         }
     }
 

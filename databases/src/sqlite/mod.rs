@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 pub use self::capture::SqliteSource;
 use self::throw_away::SqliteThrowAway;
-use crate::database::{Database, FoundSource, Look, Source, ThrowAway, WorkContext};
+use crate::database::{Database, FoundHere, FoundSource, Look, Source, ThrowAway, WorkContext};
 use crate::proof::ProofLevel;
 
 const SQLITE_KIND: &str = "sqlite";
@@ -65,9 +65,14 @@ impl Database for Sqlite {
         Ok(Some(Box::new(SqliteThrowAway::new(cx)?)))
     }
 
-    async fn find_here(&self, look: &Look, _: &WorkContext) -> Vec<FoundSource> {
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> FoundHere {
         let look = look.clone();
-        tokio::task::spawn_blocking(move || here::find(&look)).await.unwrap_or_default()
+        let found = tokio::task::spawn_blocking(move || here::find(&look)).await;
+        found.unwrap_or_else(|error| {
+            let mut none = FoundHere::default();
+            none.cannot_reach("SQLite files", error);
+            none
+        })
     }
 
     fn source_at(&self, address: &str, _: &Look) -> Result<FoundSource> {

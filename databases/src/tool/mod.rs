@@ -1,4 +1,5 @@
-//! Client tools: how they are run, fed and read, and what they inherit.
+//! Client tools: how they are run, fed and read, and what they inherit. And the processes of
+//! throw-away servers.
 
 pub(crate) mod causes;
 pub(crate) mod environment;
@@ -7,4 +8,5 @@ pub(crate) mod pipes;
 pub(crate) mod places;
 pub(crate) mod process;
 pub(crate) mod secret_file;
+pub(crate) mod server;
 pub(crate) mod user;

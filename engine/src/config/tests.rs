@@ -144,7 +144,7 @@ fn each_refusal_names_file_line_and_remedy() {
             "schedule = \"15 2 * * *\"",
             "replaces = \"mysql\"",
             20,
-            "use one of: postgres, mariadb, redis, sqlite, file, command",
+            "use one of: postgres, mariadb, redis, sqlite, files, file, command",
         ),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one of url, service and socket"),
         (
@@ -153,7 +153,7 @@ fn each_refusal_names_file_line_and_remedy() {
             23,
             "lists no status",
         ),
-        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, mariadb, redis, sqlite, file or command"),
+        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, mariadb, redis, sqlite, files, file or command"),
         ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"/x\"", 23, "does not belong to kind"),
     ] {
         let message = refused(from, to);

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::root_found;
 use crate::access;
 use crate::session::Session;
+use crate::shell::quoted;
 
 /// The document that prints the script for a recovery without this program.
 const FORMAT: &str = include_str!("../../../FORMAT.md");
@@ -224,28 +225,10 @@ fn script() -> Result<&'static str> {
     script.map(|(script, _)| script).ok_or_else(|| Error::failed("this program was built without the recovery script"))
 }
 
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_of_a_shell_stay_one_word() {
-        for text in ["plain-1.0/a", "", "a b", "it's", "$(x)"] {
-            let said = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quoted(text))).output();
-            assert_eq!(String::from_utf8(said.unwrap().stdout).unwrap(), text);
-        }
-    }
 
     #[test]
     fn the_script_is_whole() {

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 return session.out.result(&OneLine { line: folder.sign_veto(&request)? });
             }
             let to_sign = folder.read(&text)?;
-            session.out.note(told(&to_sign));
+            session.out.asked_about(told(&to_sign));
             if let Some(warning) = to_sign.warning {
                 session.out.warning(warning);
             }

@@ -19,6 +19,10 @@ use crate::session::Session;
 
 /// What is to be printed, and kept in a safe.
 const SHEET: &str = "sheet.txt";
+/// What to do with an owner who has signed already.
+const SIGNED_BEFORE: &str = "if that root is in use, ask for the next one with `lifeboat root request` (`add-drill-host` on the backup host, `add-host` on a new one), and sign that; if it was installed nowhere, or this is another vault, name another --directory";
+/// Without one, nothing is ever proved.
+const NO_DRILL_HOST: &str = "no drill host is among these lines, so no drill will prove any backup: run `lifeboat setup drill-host` on another machine first, and pass its line, too";
 /// The owner's files beside it.
 const MASTER_FILE: &str = "identity";
 
@@ -60,8 +64,15 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let folder = OwnerFolder::open(&args.directory)?;
     let time = folder.first_signed()?.unwrap_or_else(|| session.clock.now());
     let request = first_of(&folder.line()?, hosts, drill_hosts, args.floors.floors(), time)?;
-    let to_sign = folder.read(&request)?;
-    session.out.note(told(&to_sign));
+    // What is refused here differs from what this owner has signed before.
+    let to_sign = folder.read(&request).map_err(|error| match error.class() {
+        Class::Usage => error.hint(SIGNED_BEFORE),
+        _ => error,
+    })?;
+    if to_sign.root().root.drill_hosts.is_empty() {
+        session.out.warning(NO_DRILL_HOST);
+    }
+    session.out.asked_about(told(&to_sign));
     if let Some(warning) = to_sign.warning {
         session.out.warning(warning);
     }
@@ -96,7 +107,7 @@ fn machines(args: &Args, session: &Session) -> Result<(Vec<HostLine>, Vec<DrillH
                 hosts.push(read);
                 told
             };
-            session.out.note(format!("{what} {name}: {words}"));
+            session.out.asked_about(format!("{what} {name}: {words}"));
         }
     }
     Ok((hosts, drill_hosts))
@@ -111,11 +122,16 @@ fn write_sheet(directory: &Path, owner: &OwnerLine, root: &SignedRoot) -> Result
     let written = write!(
         text,
         "LIFEBOAT: KEEP THIS IN A SAFE. WHOEVER READS IT READS EVERY BACKUP.\n\n\
-         Owner         {}\nVault         {}\nRoot {}        {}\n\nThe master identity (type it into a file `identity`):\n\n{}\n\
+         Owner         {}\nVault         {}\nRoot {}        {}\n\nThe master identity (type it into a file `identity`, and run `chmod 600 identity`):\n\n{}\n\
          The owner's line (a file `line`):\n\n{}\n\n\
          To restore with nothing but a bucket, this sheet and the program lifeboat:\n\n\
-         lifeboat restore DATASET --s3-bucket BUCKET --s3-region REGION --owner @line \\\n  \
-         --identity identity --to-directory out --unrecorded \"REASON\"\n\n\
+         lifeboat restore DATASET --s3-bucket BUCKET --s3-region REGION --s3-endpoint https://STORE \\\n  \
+         --s3-credentials credentials --owner @line --identity identity --to-directory out \\\n  \
+         --unrecorded \"REASON\"\n\n\
+         `credentials` is a file of mode 0600 with keys that read the bucket: a line [default], and\n\
+         aws_access_key_id = … and aws_secret_access_key = … below it. Leave --s3-endpoint out at AWS.\n\
+         At most other stores, add --s3-path-style; where an authority of your own signed the store's\n\
+         certificate, --s3-ca-file FILE; if the vault has a prefix, --vault-prefix PREFIX.\n\
          Print `lifeboat kit` on the backup host, too: it names the buckets and datasets.\n",
         owner.name,
         root.root.vault,

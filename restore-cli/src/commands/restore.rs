@@ -13,7 +13,7 @@ use std::time::Duration;
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
-use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
+use lifeboat_engine::databases::{Database, RestoreOutcome, Target, TreeWanted, Wanted, WorkContext, load, registry};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::{LogEvent, cut_to_fit};
 use lifeboat_engine::format::manifest::Manifest;
@@ -48,9 +48,12 @@ pub(crate) struct Args {
     moment: Moment,
     #[command(flatten)]
     server: ServerFlag,
-    /// A directory that gets one file for each stream; created if missing
+    /// A directory that gets one file for each stream, or the files of a snapshot of kind `files`;
+    /// created if missing
     #[arg(long, value_name = "DIR")]
     to_directory: Option<PathBuf>,
+    #[command(flatten)]
+    tree: TreeFlags,
     /// One stream, to standard output; `lifeboat show` lists the streams
     #[arg(long, value_name = "STREAM")]
     stdout: Option<String>,
@@ -94,6 +97,42 @@ pub(crate) struct Args {
     accept_older: bool,
     #[command(flatten)]
     recording: Recording,
+}
+
+/// What of files to restore.
+#[derive(Debug, clap::Args)]
+struct TreeFlags {
+    /// Of a snapshot of kind `files`, only this path, as it is below the folder that was backed up;
+    /// may be repeated
+    #[arg(long = "path", value_name = "PATH", requires = "to_directory")]
+    paths: Vec<PathBuf>,
+    /// Give files back to their owners, and their access control lists. Needs root
+    #[arg(long, requires = "to_directory")]
+    with_owners: bool,
+    /// Give back setuid and setgid bits, file capabilities and devices. Needs root, and
+    /// --with-owners: else such a program would run as whoever restores
+    #[arg(long, requires_all = ["to_directory", "with_owners"])]
+    with_special: bool,
+}
+
+impl TreeFlags {
+    /// Where a snapshot of this engine goes.
+    fn aim(&self, target: Target, engine: &str) -> Result<Target> {
+        let is_tree = registry::find(engine).is_some_and(Database::is_tree);
+        let wanted = TreeWanted { paths: self.paths.clone(), owners: self.with_owners, special: self.with_special };
+        match target {
+            Target::Directory { overwrite: true, .. } if is_tree => {
+                Err(Error::usage("files are restored into an empty directory, without --overwrite")
+                    .hint("name an empty directory, or a new one, and move the files from there"))
+            }
+            Target::Directory { path, .. } if is_tree => Ok(Target::Tree { path, wanted }),
+            _ if wanted != TreeWanted::default() => {
+                Err(Error::usage(format!("a snapshot of kind {engine} is no tree of files"))
+                    .hint("leave out --path, --with-owners and --with-special"))
+            }
+            target => Ok(target),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -177,6 +216,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         let name = args.stdout.as_deref().unwrap_or_default();
         return session.cancellable("the restore", to_stdout(&streams, name)).await;
     };
+    let target = args.tree.aim(target, &manifest.source.engine)?;
     if args.overwrite {
         session.confirm(args.yes, question(args, manifest, &target)).await?;
     }
@@ -218,7 +258,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         0 => Ok(()),
         lost => {
             Err(Error::source_failed(format!("{} could not be loaded, see above", human::count(lost as u64, "object")))
-                .hint("mend what is named in the source; what was loaded is complete but for it"))
+                .hint("mend what is named, in the source or the flags; what was loaded is complete but for it"))
         }
     }
 }
@@ -284,20 +324,22 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
             let names: Vec<String> = names.into_iter().collect();
             format!("Those of the databases {} that exist at {} are replaced.", names.join(", "), describe(target))
         }
-        Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
+        Target::Directory { .. } | Target::Tree { .. } => {
+            format!("Files of the same names in {} are replaced.", describe(target))
+        }
     };
     match target {
         Target::Server { server, .. } if server.drops_first() => {
             format!("{asked} It is dropped BEFORE the load: if the load fails, it is gone.")
         }
-        Target::Server { .. } | Target::Directory { .. } => asked,
+        Target::Server { .. } | Target::Directory { .. } | Target::Tree { .. } => asked,
     }
 }
 
 fn describe(target: &Target) -> String {
     match target {
         Target::Server { server, .. } => server.describe(),
-        Target::Directory { path, .. } => path.display().to_string(),
+        Target::Directory { path, .. } | Target::Tree { path, .. } => path.display().to_string(),
     }
 }
 

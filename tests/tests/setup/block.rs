@@ -1,5 +1,7 @@
 //! The whole block of the README, from nothing to protected and proved.
 
+use std::os::unix::fs::PermissionsExt;
+
 use lifeboat_engine::databases::postgres::PostgresConnection;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::readme::Block;
@@ -30,10 +32,11 @@ async fn from_nothing_to_protected_and_proved() {
     let (near_place, far_place) = (replica("near", &near), replica("far", &far));
     let places = [
         ("ROOT", root.as_str()),
+        ("shop=postgres:/var/run/postgresql", &shop),
         ("near=s3://backup-near?region=eu-central-1", &near_place),
         ("far=s3://backup-far?region=eu-west-1", &far_place),
     ];
-    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--dataset", &shop, "--dataset", &wiki, "--yes"];
+    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--dataset", &wiki, "--yes"];
     let words = block.take("setup --root", &places, &more);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
 
@@ -79,6 +82,8 @@ async fn from_nothing_to_protected_and_proved() {
     assert!(shown.contains("protected, proved"), "{shown}");
     block.end();
 
+    restore_by_the_sheet(&machines, &far).await;
+
     // All of it again: nothing is made anew, and nothing is refused.
     let (before, config) = (files(&machines.path("host/keys")), std::fs::read(machines.config("host")).unwrap());
     assert_eq!(machines.host_line().await, host_line);
@@ -90,4 +95,42 @@ async fn from_nothing_to_protected_and_proved() {
     let words = ["setup", "drill-host", "--join", &place, "--root", &again, "--yes"];
     let joined = machines.lifeboat("drill", &words).await;
     assert!(joined.status.success(), "{joined}");
+}
+
+/// What the owner printed restores, with what it leaves to be filled in.
+async fn restore_by_the_sheet(machines: &Machines, region: &Region) {
+    let sheet = std::fs::read_to_string(machines.path("owner/sheet.txt")).unwrap();
+    let below = |heading: &str| sheet.split(heading).nth(1).unwrap().split("\n\n").nth(1).unwrap();
+    let path = |name: &str| machines.path(name).display().to_string();
+    std::fs::write(path("sheet-identity"), below("The master identity")).unwrap();
+    std::fs::set_permissions(path("sheet-identity"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(path("sheet-line"), below("The owner's line")).unwrap();
+    let command = below("To restore with nothing but a bucket").replace("\\\n", " ").replace("\"REASON\"", "REASON");
+    let words: Vec<String> = command
+        .split_whitespace()
+        .skip(1)
+        .map(|word| match word {
+            "DATASET" => "wiki".to_owned(),
+            "BUCKET" => region.bucket().to_owned(),
+            "REGION" => region.name().to_owned(),
+            "https://STORE" => region.endpoint().to_string(),
+            "credentials" => region.credential_file().display().to_string(),
+            "@line" => format!("@{}", path("sheet-line")),
+            "identity" => path("sheet-identity"),
+            "out" => path("sheet-out"),
+            other => other.to_owned(),
+        })
+        .collect();
+    let ca_file = region.ca_file().display().to_string();
+    // What the sheet says to add at such a store.
+    for told in ["--s3-path-style", "--s3-ca-file FILE", "--vault-prefix PREFIX"] {
+        assert!(sheet.contains(told), "{told}");
+    }
+    let of_store = ["--s3-path-style", "--s3-ca-file", &ca_file];
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(of_store).collect();
+    let done = machines.lifeboat("nowhere", &words).await;
+    assert!(done.status.success(), "{words:?}: {done}");
+    let database = rusqlite::Connection::open(machines.path("sheet-out/database.sqlite")).unwrap();
+    let text: String = database.query_row("SELECT text FROM page", [], |row| row.get(0)).unwrap();
+    assert_eq!(text, "kept");
 }

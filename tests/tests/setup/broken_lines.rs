@@ -46,10 +46,35 @@ async fn an_owner_makes_no_root_of_a_broken_line() {
     let root = machines.root(&[&loose, &drill]).await;
     assert!(root.starts_with("lifeboat-root-1:"), "{root}");
     let sheet = std::fs::read_to_string(machines.path("owner/sheet.txt")).unwrap();
-    assert!(sheet.contains("AGE-SECRET-KEY-1") && sheet.contains("lifeboat-owner-1:"), "{sheet}");
+    assert!(
+        sheet.contains("AGE-SECRET-KEY-1")
+            && sheet.contains("chmod 600 identity")
+            && sheet.contains("lifeboat-owner-1:"),
+        "{sheet}"
+    );
     // Other machines with the same owner: the first root was signed.
     let said = machines.refused("nowhere", &["owner", "init", "--yes", "--directory", &owner, &host]).await;
-    assert!(said.contains("already signed root 1"), "{said}");
+    assert!(said.contains("already signed root 1") && said.contains("root request"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_sees_the_words_that_the_machine_showed_and_others_for_a_stranger() {
+    let (machines, others) = (Machines::new(), Machines::new());
+    let (host, drill) = (machines.host_line().await, machines.drill_line().await);
+    let host_words = machines.words("host", &["setup", "host", "--name", "db1"]).await;
+    let drill_words = machines.words("drill", &["setup", "drill-host", "--name", "drill1"]).await;
+    let owner = machines.path("owner").display().to_string();
+    let done = machines.lifeboat("nowhere", &["owner", "init", "--yes", "--directory", &owner, &host, &drill]).await;
+    for shown in [format!("backup host db1: {host_words}\n"), format!("drill host drill1: {drill_words}\n")] {
+        assert!(done.stderr.contains(&shown), "{shown}: {done}");
+    }
+    assert!(!done.stderr.contains("no drill will prove"), "{done}");
+    // The same names on other machines; and nobody who drills.
+    let owner = others.path("owner").display().to_string();
+    let strange = others.host_line().await;
+    let done = others.lifeboat("nowhere", &["owner", "init", "--yes", "--directory", &owner, &strange]).await;
+    assert!(done.stderr.contains("backup host db1: ") && !done.stderr.contains(&host_words), "{done}");
+    assert!(done.stderr.contains("no drill will prove any backup"), "{done}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,11 +92,14 @@ async fn a_machine_takes_no_root_that_is_broken_unsigned_or_of_others() {
         std::fs::write(&request, root.replace("lifeboat-root-1", "lifeboat-request-1")).unwrap();
         std::fs::read_to_string(request).unwrap()
     };
+    // Eight digits are five whole bytes.
+    let digits = (root.len() - "lifeboat-root-1:".len() - 1) / 8 * 8;
+    let cut = root[.."lifeboat-root-1:".len() + digits].to_owned();
     let refused = [
-        (String::new(), "not"),
+        (String::new(), "it has no colon"),
         (host.clone(), "begins otherwise"),
         (typed_wrongly(&root, root.len() / 2), "checksum"),
-        (root[..root.len() - 3].to_owned(), "not"),
+        (cut, "a part is missing"),
         (unsigned, "nobody has signed it"),
         (strange.clone(), "does not name the keys of this backup host"),
     ];

@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod again;
+mod believed;
 mod block;
 mod broken_lines;
+mod environment;
 mod refused;
 mod trial;
+mod typing_errors;
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -77,6 +80,15 @@ impl Machines {
     ) -> String {
         let words = block.take(shown, places, more);
         self.ok(machine, &words.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// The eight words that a machine shows beside its line.
+    async fn words(&self, machine: &str, words: &[&str]) -> String {
+        let shown = self.ok(machine, &[&["--json"], words].concat()).await;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let words = shown["words"].as_str().unwrap();
+        assert_eq!(words.split(' ').count(), 8, "{words}");
+        words.to_owned()
     }
 
     /// The line of a backup host in the folder `host`.

@@ -35,6 +35,13 @@ async fn wrong_keys_and_a_missing_bucket_are_named_and_change_nothing() {
         let left = std::fs::read_dir(machines.path("host/keys")).unwrap().map(|file| file.unwrap().file_name());
         assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".unfinished")), "{said}");
     }
+    let said =
+        machines.refused("drill", &["setup", "drill-host", "--join", &near[5..], "--root", &root, "--yes"]).await;
+    assert!(said.contains("--store-keys FILE,") && !said.contains("=FILE"), "{said}");
+    let no_file = near.replace(&region.ca_file().display().to_string(), "/nowhere/ca.pem");
+    let words = ["setup", "--root", &root, "--replica", &no_file, "--replica", &far, "--sqlite", &wiki, "--yes"];
+    let said = machines.refused("host", &[&words[..], &["--store-keys", &right]].concat()).await;
+    assert!(said.contains("cannot read /nowhere/ca.pem, the ca_file of replica near"), "{said}");
     // The same command with the right keys goes on, here from the environment.
     let words = ["setup", "--root", &root, "--replica", &near, "--replica", &far, "--sqlite", &wiki, "--yes"];
     let text = std::fs::read_to_string(region.credential_file()).unwrap();
@@ -102,14 +109,22 @@ async fn names_that_collide_and_datasets_that_the_root_does_not_allow_are_refuse
     // What was backed up before does not vanish because somebody forgot a flag, and a replica whose
     // disk is not mounted is not made on the disk below.
     let said = machines.refused("host", &[&words[..], &["--dataset", &second]].concat()).await;
-    assert!(said.contains("no dataset wiki") && said.contains("change the file by hand"), "{said}");
+    assert!(said.contains("no dataset wiki") && said.contains("add --replace"), "{said}");
     let third = format!("third={}", machines.path("not-mounted/third").display());
     let said = machines.refused("host", &[&both[..], &["--replica", &third]].concat()).await;
     assert!(said.contains("mount its disk") && !machines.path("not-mounted").exists(), "{said}");
+    // Nor is one that was backed up to: its disk is gone for now, or its backups are.
+    let (far, away) = (machines.path("far"), machines.path("away"));
+    std::fs::rename(&far, &away).unwrap();
+    let said = machines.refused("host", &both).await;
+    assert!(said.contains("mount its disk") && !far.exists(), "{said}");
+    std::fs::rename(&away, &far).unwrap();
+    let done = machines.lifeboat("host", &[&words[..], &["--dataset", &second, "--replace"]].concat()).await;
+    assert!(done.status.success() && done.stdout.contains("first time: wiki-too."), "{done}");
     let config = machines.config("host");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("{text}# mine\n")).unwrap();
-    let said = machines.refused("host", &[&words[..], &["--dataset", &first]].concat()).await;
+    let said = machines.refused("host", &[&words[..], &["--dataset", &first, "--replace"]].concat()).await;
     assert!(said.contains("is never replaced"), "{said}");
     assert!(std::fs::read_to_string(&config).unwrap().ends_with("# mine\n"));
 }

@@ -22,6 +22,9 @@ async fn a_trial_ends_proved_and_says_what_is_not_safe() {
     // A folder of somebody else is not taken: in the end a trial is removed as a whole.
     let said = machines.refused("nowhere", &["setup", "--try", &machines.path("").display().to_string()]).await;
     assert!(said.contains("is not empty"), "{said}");
+    std::fs::create_dir_all(machines.path("similar/host/keys")).unwrap();
+    let said = machines.refused("nowhere", &["setup", "--try", &machines.path("similar").display().to_string()]).await;
+    assert!(said.contains("is not empty"), "{said}");
 
     // Again: the same keys, one more backup and drill.
     let keys = |part: &str| files(&Path::new(&folder).join(part));

@@ -1,22 +1,16 @@
 //! A throw-away MariaDB server: in a private directory, on a unix socket only, without durability,
 //! without events, and as an unprivileged user.
 //!
-//! If Lifeboat runs as root, the server runs as the user `mysql`, or `nobody`, and the scratch
-//! directory becomes that user's. It is a child of this process. Stopping, dropping or cancelling
-//! kills it and removes its files: nothing in it is worth an orderly end. Only a SIGKILL of this
-//! process leaves it behind.
+//! If Lifeboat runs as root, the server runs as the user `mysql`, or `nobody`. Stopping, dropping
+//! or cancelling kills it and removes its files: nothing in it is worth an orderly end.
 
 use std::fs::Permissions;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
 use crate::database::{ServerAddress, WorkContext};
 use crate::mariadb::address::MariaAddress;
@@ -29,12 +23,9 @@ use crate::mariadb::server::MariaServer;
 use crate::mariadb::users::{drop_account, existing, make_administrator};
 use crate::mariadb::version_of;
 use crate::tool::process::{Invocation, output, output_bytes};
-use crate::tool::user::unprivileged_user;
+use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_MARIA_START_TIME: Duration = Duration::from_secs(120);
-const MAX_MARIA_END_TIME: Duration = Duration::from_secs(20);
-/// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
-const MAX_SOCKET_PLACE_BYTES: usize = 80;
 const SOCKET_NAME: &str = "mysqld.sock";
 /// Who may do everything in a server that was just made.
 const FIRST_USER: &str = "root";
@@ -66,11 +57,7 @@ performance-schema=OFF
 
 /// A running server.
 pub(super) struct MariaThrowAwayServer {
-    directory: PathBuf,
-    socket_directory: PathBuf,
-    /// Where the socket lies if the path of `directory` is too long.
-    _short: Option<TempDir>,
-    process: Child,
+    process: ServerProcess,
     clients: clients::MariaClients,
     /// Who we are there. No snapshot has such an account. It needs no password: nobody else reaches
     /// the socket.
@@ -87,47 +74,25 @@ impl MariaThrowAwayServer {
         let version = version_of(facts)?;
         let programs = clients::programs(&version, directories, cx).await?;
         let clients = clients::choose(&version, directories, cx).await?;
-        let user = unprivileged_user("mysql")?;
-        let directory = cx.scratch.join("server");
+        let mut process = ServerProcess::prepare(cx, "mysql", ServerEnd::Kill)?;
+        let directory = process.directory().to_owned();
         let failed = || format!("cannot prepare {}", directory.display());
-        std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
-        let short = if directory.as_os_str().len() > MAX_SOCKET_PLACE_BYTES {
-            let short = tempfile::Builder::new().prefix("lifeboat-").tempdir_in("/tmp");
-            Some(short.context(Class::Source, || "cannot make a directory for the socket in /tmp")?)
-        } else {
-            None
-        };
-        let socket_directory = short.as_ref().map_or_else(|| directory.clone(), |short| short.path().to_owned());
         let temporary = directory.join("tmp");
         std::fs::create_dir(&temporary).context(Class::Source, failed)?;
         let options = directory.join("my.cnf");
-        std::fs::write(&options, option_file(facts, &directory, &socket_directory)?).context(Class::Source, failed)?;
+        let written = option_file(facts, &directory, process.socket_directory())?;
+        std::fs::write(&options, written).context(Class::Source, failed)?;
         // The server refuses options that everybody could have written.
         std::fs::set_permissions(&options, Permissions::from_mode(0o600)).context(Class::Source, failed)?;
-        if let Some((user, group)) = user {
-            for path in [&cx.scratch, &directory, &socket_directory, &temporary, &options] {
-                chown(path, Some(user), Some(group)).context(Class::Source, failed)?;
-            }
+        for path in [&temporary, &options] {
+            process.hand_over(path)?;
         }
-        init(&programs, &options, &temporary, user, cx).await?;
-        let mut server = Command::new(&programs.server);
-        server.arg(format!("--defaults-file={}", options.display())).current_dir(&directory);
-        if let Some((user, group)) = user {
-            server.uid(user).gid(group);
-        }
-        let log = std::fs::File::create(directory.join("log")).context(Class::Source, failed)?;
-        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env_clear();
-        server.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin").env("TMPDIR", &temporary);
-        let process = server
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context(Class::Source, || "cannot run the throw-away MariaDB server")?;
+        init(&programs, &options, &temporary, process.user(), cx).await?;
+        let mut server = process.command(&programs.server);
+        server.arg(format!("--defaults-file={}", options.display())).env("TMPDIR", &temporary);
+        process.spawn(server)?;
         let random = format!("{:016x}", rand::random::<u64>());
         let mut started = Self {
-            directory,
-            socket_directory,
-            _short: short,
             process,
             clients,
             account: Account { user: format!("lifeboat-{random}"), host: Some("localhost".to_owned()) },
@@ -140,7 +105,8 @@ impl MariaThrowAwayServer {
 
     /// How to reach it by hand.
     pub(super) fn address(&self) -> ServerAddress {
-        ServerAddress { socket_directory: self.socket_directory.clone(), user: self.account.user.clone() }
+        let socket_directory = self.process.socket_directory().to_owned();
+        ServerAddress { socket_directory, user: self.account.user.clone() }
     }
 
     /// The server to query and to load into.
@@ -149,7 +115,7 @@ impl MariaThrowAwayServer {
     }
 
     fn server_as<'a>(&self, user: &str, cx: &'a WorkContext) -> Result<MariaServer<'a>> {
-        let path = self.socket_directory.join(SOCKET_NAME);
+        let path = self.process.socket_directory().join(SOCKET_NAME);
         let address = MariaAddress::Socket { path, user: Some(user.to_owned()) };
         Ok(MariaServer { clients: self.clients.clone(), connection: MariaConnection::new(&address, None)?, cx })
     }
@@ -157,10 +123,10 @@ impl MariaThrowAwayServer {
     async fn wait_until_ready(&mut self, cx: &WorkContext) -> Result<()> {
         let ready = async {
             loop {
-                if let Ok(Some(status)) = self.process.try_wait() {
+                if let Some(status) = self.process.ended() {
                     return Err(Error::source_failed(format!(
                         "the throw-away MariaDB server ended with {status}: {}",
-                        self.log()
+                        self.process.log()
                     )));
                 }
                 if self.server_as(FIRST_USER, cx)?.run("SELECT 1").await.is_ok() {
@@ -173,7 +139,7 @@ impl MariaThrowAwayServer {
             Ok(result) => result,
             Err(_) => Err(Error::source_failed(format!(
                 "the throw-away MariaDB server did not start within {MAX_MARIA_START_TIME:?}: {}",
-                self.log()
+                self.process.log()
             ))),
         }
     }
@@ -199,48 +165,12 @@ impl MariaThrowAwayServer {
         Ok(())
     }
 
-    fn log(&self) -> String {
-        let log = std::fs::read(self.directory.join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
     /// Stops it and removes its files.
     ///
     /// # Errors
     /// The files cannot be removed.
-    pub(super) async fn stop(mut self) -> Result<()> {
-        self.kill();
-        let _ = tokio::time::timeout(MAX_MARIA_END_TIME, self.process.wait()).await;
-        let directory = self.directory.clone();
-        drop(self);
-        match tokio::fs::remove_dir_all(&directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(Class::Source, || format!("cannot remove {}", directory.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn kill(&self) {
-        let group = self.process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(group) = group {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for MariaThrowAwayServer {
-    fn drop(&mut self) {
-        self.kill();
-        let step = Duration::from_millis(20);
-        for _ in 0..MAX_MARIA_END_TIME.as_millis() / step.as_millis() {
-            if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
-                break;
-            }
-            std::thread::sleep(step);
-        }
-        let _ = std::fs::remove_dir_all(&self.directory);
+    pub(super) async fn stop(self) -> Result<()> {
+        self.process.stop().await
     }
 }
 

@@ -2,18 +2,13 @@
 //! durability, and as an unprivileged user.
 //!
 //! PostgreSQL refuses to run as root. If Lifeboat runs as root, the server runs as the user
-//! `postgres`, or `nobody`, and the scratch directory becomes that user's. The server is a child of
-//! this process. Stopping, dropping or cancelling ends it and removes its files. Only a SIGKILL of
-//! this process leaves it behind.
+//! `postgres`, or `nobody`. Stopping, dropping or cancelling ends it and removes its files.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_base::{Class, Context, Error, Result};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use lifeboat_base::{Error, Result};
 
 use crate::database::{ServerAddress, WorkContext};
 use crate::postgres::clients::{self, Clients};
@@ -21,12 +16,9 @@ use crate::postgres::connect::Connection;
 use crate::postgres::server::Server;
 use crate::postgres::settings::{DEFAULT_PORT, PostgresConnection};
 use crate::tool::process::{Invocation, output};
-use crate::tool::user::unprivileged_user;
+use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_START_TIME: Duration = Duration::from_secs(60);
-const MAX_STOP_TIME: Duration = Duration::from_secs(20);
-/// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
-const MAX_SOCKET_DIRECTORY_BYTES: usize = 80;
 /// Nothing must survive a crash, and nothing else may run during the drill.
 const SETTINGS: [&str; 14] = [
     "listen_addresses=",
@@ -53,12 +45,8 @@ const SERVER_PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_amcheck"];
 
 /// A running server.
 pub(crate) struct ThrowAwayServer {
-    directory: PathBuf,
-    socket: PathBuf,
-    /// Where the socket lies if the path of `directory` is too long.
-    _short: Option<TempDir>,
     superuser: String,
-    process: Child,
+    process: ServerProcess,
     pub(crate) clients: Clients,
     pub(crate) version: String,
 }
@@ -67,7 +55,7 @@ impl ThrowAwayServer {
     /// Starts a server of `major` below `cx.scratch`.
     ///
     /// # Errors
-    /// [`Class::Source`]: its programs are not installed, or it does not start.
+    /// [`lifeboat_base::Class::Source`]: its programs are not installed, or it does not start.
     pub(crate) async fn start(
         major: u32,
         details: &BTreeMap<String, String>,
@@ -75,48 +63,16 @@ impl ThrowAwayServer {
         cx: &WorkContext,
     ) -> Result<Self> {
         let programs = programs(major, directories, cx).await?;
-        let user = unprivileged_user("postgres")?;
-        let directory = cx.scratch.join("server");
-        let failed = || format!("cannot prepare {}", directory.display());
-        std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
-        let short = if directory.as_os_str().len() > MAX_SOCKET_DIRECTORY_BYTES {
-            let short = tempfile::Builder::new().prefix("lifeboat-").tempdir_in("/tmp");
-            Some(short.context(Class::Source, || "cannot make a directory for the socket in /tmp")?)
-        } else {
-            None
-        };
-        let socket = short.as_ref().map_or_else(|| directory.clone(), |short| short.path().to_owned());
-        if let Some((user, group)) = user {
-            for path in [&cx.scratch, &directory, &socket] {
-                chown(path, Some(user), Some(group)).context(Class::Source, failed)?;
-            }
-        }
+        // SIGQUIT is PostgreSQL's immediate shutdown, which also ends its children.
+        let mut process = ServerProcess::prepare(cx, "postgres", ServerEnd::QuitThenKill)?;
         let superuser = details.get("superuser").map_or("postgres", String::as_str).to_owned();
-        init(&programs, &directory, &superuser, details, user, cx).await?;
+        init(&programs, &process, &superuser, details, cx).await?;
 
-        let mut server = Command::new(programs.tool("postgres"));
-        server.arg("-D").arg(directory.join("data")).arg("-k").arg(&socket).current_dir(&directory);
+        let mut server = process.command(programs.tool("postgres"));
+        server.arg("-D").arg(process.directory().join("data")).arg("-k").arg(process.socket_directory());
         server.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-        if let Some((user, group)) = user {
-            server.uid(user).gid(group);
-        }
-        let log = std::fs::File::create(directory.join("log")).context(Class::Source, failed)?;
-        server.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
-        server.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
-        let process = server
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context(Class::Source, || "cannot run the throw-away PostgreSQL server")?;
-        let mut started = Self {
-            directory,
-            socket,
-            _short: short,
-            superuser,
-            process,
-            version: programs.version.clone(),
-            clients: programs,
-        };
+        process.spawn(server)?;
+        let mut started = Self { superuser, process, version: programs.version.clone(), clients: programs };
         started.wait_until_ready(cx).await?;
         Ok(started)
     }
@@ -124,7 +80,7 @@ impl ThrowAwayServer {
     /// How to reach it.
     pub(crate) fn connection(&self) -> PostgresConnection {
         PostgresConnection::Socket {
-            directory: self.socket.clone(),
+            directory: self.process.socket_directory().to_owned(),
             port: DEFAULT_PORT,
             user: Some(self.superuser.clone()),
         }
@@ -132,7 +88,7 @@ impl ThrowAwayServer {
 
     /// How to reach it by hand.
     pub(super) fn address(&self) -> ServerAddress {
-        ServerAddress { socket_directory: self.socket.clone(), user: self.superuser.clone() }
+        ServerAddress { socket_directory: self.process.socket_directory().to_owned(), user: self.superuser.clone() }
     }
 
     /// Its name for the bootstrap superuser.
@@ -149,10 +105,10 @@ impl ThrowAwayServer {
     async fn wait_until_ready(&mut self, cx: &WorkContext) -> Result<()> {
         let ready = async {
             loop {
-                if let Ok(Some(status)) = self.process.try_wait() {
+                if let Some(status) = self.process.ended() {
                     return Err(Error::source_failed(format!(
                         "the throw-away PostgreSQL server ended with {status}: {}",
-                        self.log()
+                        self.process.log()
                     )));
                 }
                 let server = self.server(cx)?;
@@ -167,85 +123,28 @@ impl ThrowAwayServer {
             Ok(result) => result,
             Err(_) => Err(Error::source_failed(format!(
                 "the throw-away PostgreSQL server did not start within {MAX_START_TIME:?}: {}",
-                self.log()
+                self.process.log()
             ))),
         }
-    }
-
-    fn log(&self) -> String {
-        let log = std::fs::read(self.directory.join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// Stops it and removes its files.
     ///
     /// # Errors
     /// The files cannot be removed.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        self.signal(rustix::process::Signal::INT);
-        if tokio::time::timeout(MAX_STOP_TIME, self.process.wait()).await.is_err() {
-            self.kill();
-            let _ = tokio::time::timeout(MAX_STOP_TIME, self.process.wait()).await;
-        }
-        let directory = self.directory.clone();
-        drop(self);
-        match tokio::fs::remove_dir_all(&directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(Class::Source, || format!("cannot remove {}", directory.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn group(&self) -> Option<rustix::process::Pid> {
-        self.process.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        if let Some(server) = self.group() {
-            let _ = rustix::process::kill_process(server, signal);
-        }
-    }
-
-    /// Ends the server at once. Its children have sessions of their own, and end when it quits; the
-    /// rest of its group is killed.
-    fn kill(&mut self) {
-        if matches!(self.process.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        // SIGQUIT is PostgreSQL's immediate shutdown, which also ends its children.
-        self.signal(rustix::process::Signal::QUIT);
-        let patience = std::time::Duration::from_secs(5);
-        let step = std::time::Duration::from_millis(20);
-        for _ in 0..patience.as_millis() / step.as_millis() {
-            if matches!(self.process.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(step);
-        }
-        if let Some(group) = self.group() {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-impl Drop for ThrowAwayServer {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.directory);
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.process.stop().await
     }
 }
 
 async fn init(
     programs: &Clients,
-    directory: &Path,
+    server: &ServerProcess,
     superuser: &str,
     details: &BTreeMap<String, String>,
-    user: Option<(u32, u32)>,
     cx: &WorkContext,
 ) -> Result<()> {
-    let data = directory.join("data");
+    let data = server.directory().join("data");
     let mut arguments = vec![
         format!("--pgdata={}", data.display()),
         format!("--username={superuser}"),
@@ -257,8 +156,8 @@ async fn init(
     let plain = arguments.clone();
     arguments.extend(given);
     let run = |arguments: Vec<String>| {
-        let initdb = Invocation::new(&programs.tool("initdb"), arguments, cx).user(user).directory(directory);
-        output(initdb)
+        let initdb = Invocation::new(&programs.tool("initdb"), arguments, cx);
+        output(initdb.user(server.user()).directory(server.directory()))
     };
     let Err(first) = run(arguments).await else { return Ok(()) };
     // The locale of the source may not be installed here. Creating a database that needs it will

@@ -5,22 +5,15 @@
 //! expire by itself and takes no writes. So it holds all that the dump holds, whatever the time is,
 //! and a query can only read.
 //!
-//! If Lifeboat runs as root, the server runs as the user `redis`, or `nobody`, and the scratch
-//! directory becomes that user's. It is a child of this process. Stopping, dropping or cancelling
-//! kills it and removes its files. Only a SIGKILL of this process leaves it behind.
+//! If Lifeboat runs as root, the server runs as the user `redis`, or `nobody`. Stopping, dropping
+//! or cancelling kills it and removes its files.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
 use crate::database::{ServerAddress, WorkContext};
 use crate::redis::address::RedisAddress;
@@ -30,23 +23,18 @@ use crate::redis::replies::RedisReply;
 use crate::redis::users::RedisUsers;
 use crate::redis::version_of;
 use crate::tool::process::Invocation;
-use crate::tool::user::unprivileged_user;
+use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_REDIS_START_TIME: Duration = Duration::from_secs(120);
 /// One question whether it is there waits no longer.
 const MAX_REDIS_PING_TIME: Duration = Duration::from_secs(2);
 /// A server that only loads a dump writes a few lines. A function of the dump can write any number.
 const MAX_REDIS_LOG_BYTES: u64 = 64 << 20;
-/// So much of the log's end is told.
-const TOLD_LOG_BYTES: u64 = 2000;
 /// What to do about a server that is busy with something else than loading.
 const BUSY_HINT: &str = "look at the libraries of functions in the snapshot, as one may run for ever when it is loaded; \
     if this host is only slow, raise stall in [limits]";
 /// With this status `redis-check-rdb` ends when it refuses a dump, and also when it crashes on one.
 const DUMP_REFUSED: i32 = 1;
-const MAX_REDIS_END_TIME: Duration = Duration::from_secs(20);
-/// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
-const MAX_REDIS_PLACE_BYTES: usize = 80;
 /// The signal by which a system without memory ends a process.
 const KILLED: i32 = 9;
 const REDIS_SOCKET: &str = "redis.sock";
@@ -83,14 +71,9 @@ enable-protected-configs no
 
 /// A server that is to run, or runs.
 pub(super) struct RedisThrowAwayServer {
-    directory: PathBuf,
-    socket_directory: PathBuf,
-    /// Where the socket lies if the path of `directory` is too long.
-    _short: Option<TempDir>,
     programs: RedisPrograms,
     client: RedisClient,
-    ids: Option<(u32, u32)>,
-    process: Option<Child>,
+    process: ServerProcess,
     /// Who we are there, and who asks queries. No snapshot has such users.
     me: String,
     asker: String,
@@ -104,39 +87,15 @@ impl RedisThrowAwayServer {
     pub(super) async fn prepare(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<Self> {
         let programs = clients::programs(&version_of(facts)?, directories, cx).await?;
         let client = clients::client(directories, cx).await?;
-        let ids = unprivileged_user("redis")?;
-        let directory = cx.scratch.join("server");
-        let failed = || format!("cannot prepare {}", directory.display());
-        std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
-        let short = if directory.as_os_str().len() > MAX_REDIS_PLACE_BYTES {
-            let short = tempfile::Builder::new().prefix("lifeboat-").tempdir_in("/tmp");
-            Some(short.context(Class::Source, || "cannot make a directory for the socket in /tmp")?)
-        } else {
-            None
-        };
-        let socket_directory = short.as_ref().map_or_else(|| directory.clone(), |short| short.path().to_owned());
+        let process = ServerProcess::prepare(cx, "redis", ServerEnd::Kill)?;
         let random = rand::random::<u64>();
-        let prepared = Self {
-            directory,
-            socket_directory,
-            _short: short,
+        Ok(Self {
             programs,
             client,
-            ids,
-            process: None,
+            process,
             me: format!("lifeboat-{random:016x}"),
             asker: format!("lifeboat-query-{random:016x}"),
-        };
-        for path in [&cx.scratch, &prepared.directory, &prepared.socket_directory] {
-            prepared.hand_over(path)?;
-        }
-        Ok(prepared)
-    }
-
-    /// Gives a file to the user that the server runs as.
-    fn hand_over(&self, path: &Path) -> Result<()> {
-        let Some((user, group)) = self.ids else { return Ok(()) };
-        chown(path, Some(user), Some(group)).context(Class::Source, || format!("cannot prepare {}", path.display()))
+        })
     }
 
     pub(super) fn version(&self) -> &clients::RedisVersion {
@@ -145,12 +104,12 @@ impl RedisThrowAwayServer {
 
     /// How to reach it by hand.
     pub(super) fn address(&self) -> ServerAddress {
-        ServerAddress { socket_directory: self.socket_directory.clone(), user: self.me.clone() }
+        ServerAddress { socket_directory: self.process.socket_directory().to_owned(), user: self.me.clone() }
     }
 
     /// The dump that it loads, and that it saves again.
     pub(super) fn dump(&self) -> PathBuf {
-        self.directory.join(DUMP_FILE)
+        self.process.directory().join(DUMP_FILE)
     }
 
     /// Looks at the dump with the tool of the server, which is told what is wrong.
@@ -159,8 +118,9 @@ impl RedisThrowAwayServer {
     /// [`Class::Integrity`]: the tool refuses the dump. Else: it could not look at all of it.
     pub(super) async fn check_dump(&self, cx: &WorkContext) -> Result<()> {
         let dump = self.dump();
-        self.hand_over(&dump)?;
-        let check = Invocation::new(&self.programs.check_rdb, [&dump], cx).user(self.ids).directory(&self.directory);
+        self.process.hand_over(&dump)?;
+        let check = Invocation::new(&self.programs.check_rdb, [&dump], cx).user(self.process.user());
+        let check = check.directory(self.process.directory());
         let failed = |error: Error| error.within("cannot look at the dump with redis-check-rdb");
         let mut tool = check.start(false).map_err(failed)?;
         // What it prints may name keys.
@@ -177,31 +137,20 @@ impl RedisThrowAwayServer {
     /// # Errors
     /// It does not start, or refuses the dump.
     pub(super) async fn launch(&mut self, users: &RedisUsers, databases: u64, cx: &WorkContext) -> Result<()> {
-        let failed = || format!("cannot prepare {}", self.directory.display());
+        let directory = self.process.directory().to_owned();
+        let failed = || format!("cannot prepare {}", directory.display());
         let mut users = users.clone();
         users.add(&self.me, OUR_RULES);
         users.add(&self.asker, QUERY_RULES);
-        let (settings, acl) = (self.directory.join("redis.conf"), self.directory.join("users.acl"));
+        let (settings, acl) = (directory.join("redis.conf"), directory.join("users.acl"));
         std::fs::write(&acl, users.written()).context(Class::Source, failed)?;
         std::fs::write(&settings, self.settings(databases, &acl)).context(Class::Source, failed)?;
         for path in [&settings, &acl, &self.dump()] {
-            self.hand_over(path)?;
+            self.process.hand_over(path)?;
         }
-        let mut server = Command::new(&self.programs.server);
-        server.arg(&settings).current_dir(&self.directory);
-        if let Some((user, group)) = self.ids {
-            server.uid(user).gid(group);
-        }
-        let log = std::fs::File::create(self.log_path()).context(Class::Source, failed)?;
-        let errors = log.try_clone().context(Class::Source, failed)?;
-        server.stdin(Stdio::null()).stdout(log).stderr(errors).env_clear();
-        server.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
-        let process = server
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context(Class::Source, || "cannot run the throw-away Redis server")?;
-        self.process = Some(process);
+        let mut server = self.process.command(&self.programs.server);
+        server.arg(&settings);
+        self.process.spawn(server)?;
         self.wait_until_loaded(cx).await?;
         // What is there after a save is then what was saved.
         std::fs::remove_file(self.dump()).context(Class::Source, || "cannot remove the dump that was loaded")
@@ -209,11 +158,11 @@ impl RedisThrowAwayServer {
 
     fn settings(&self, databases: u64, acl: &Path) -> String {
         let switches = if self.programs.version.series >= FIRST_WITH_SWITCHES { REDIS_SWITCHES } else { "" };
-        let socket = self.socket_directory.join(REDIS_SOCKET);
+        let socket = self.process.socket_directory().join(REDIS_SOCKET);
         format!(
             "{REDIS_SETTINGS}{switches}databases {databases}\ndbfilename {DUMP_FILE}\ndir \"{}\"\nunixsocket \"{}\"\n\
             aclfile \"{}\"\n",
-            self.directory.display(),
+            self.process.directory().display(),
             socket.display(),
             acl.display()
         )
@@ -230,7 +179,7 @@ impl RedisThrowAwayServer {
     }
 
     fn connection_as(&self, user: &str) -> Result<RedisConnection> {
-        let path = self.socket_directory.join(REDIS_SOCKET);
+        let path = self.process.socket_directory().join(REDIS_SOCKET);
         RedisConnection::new(self.client.clone(), &RedisAddress::Socket { path, user: Some(user.to_owned()) }, None)
     }
 
@@ -252,20 +201,19 @@ impl RedisThrowAwayServer {
         // The first answer comes soon, or something is wrong.
         let mut patience = cx.stall.min(MAX_REDIS_START_TIME);
         loop {
-            let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
-            if let Some(status) = ended {
-                let error =
-                    Error::source_failed(format!("the throw-away Redis server ended with {status}: {}", self.log()));
+            if let Some(status) = self.process.ended() {
+                let log = self.process.log();
+                let error = Error::source_failed(format!("the throw-away Redis server ended with {status}: {log}"));
                 return Err(match status.signal() {
                     Some(KILLED) => error.hint("give the host more memory: a drill holds all data of the dump in it"),
                     _ => error,
                 });
             }
-            if self.log_bytes() > MAX_REDIS_LOG_BYTES {
+            if self.process.log_bytes() > MAX_REDIS_LOG_BYTES {
                 return Err(Error::source_failed(format!(
                     "the throw-away Redis server wrote a log of more than {} MiB while it loaded: {}",
                     MAX_REDIS_LOG_BYTES >> 20,
-                    self.log()
+                    self.process.log()
                 ))
                 .hint(BUSY_HINT));
             }
@@ -280,7 +228,7 @@ impl RedisThrowAwayServer {
                 Err(error) if last_answer.elapsed() > patience => {
                     return Err(Error::source_failed(format!(
                         "the throw-away Redis server gave no answer for {patience:?} while it loaded: {}",
-                        self.log()
+                        self.process.log()
                     ))
                     .because(error)
                     .hint(BUSY_HINT));
@@ -291,64 +239,11 @@ impl RedisThrowAwayServer {
         }
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.directory.join("log")
-    }
-
-    fn log_bytes(&self) -> u64 {
-        std::fs::metadata(self.log_path()).map_or(0, |log| log.len())
-    }
-
-    fn log(&self) -> String {
-        let end = || -> std::io::Result<Vec<u8>> {
-            let (mut log, mut end) = (std::fs::File::open(self.log_path())?, Vec::new());
-            log.seek(SeekFrom::Start(log.metadata()?.len().saturating_sub(TOLD_LOG_BYTES)))?;
-            log.take(TOLD_LOG_BYTES).read_to_end(&mut end)?;
-            Ok(end)
-        };
-        let text = String::from_utf8_lossy(&end().unwrap_or_default()).into_owned();
-        let clean: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-        clean.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
     /// Stops it and removes its files.
     ///
     /// # Errors
     /// The files cannot be removed.
-    pub(super) async fn stop(mut self) -> Result<()> {
-        self.kill();
-        if let Some(process) = &mut self.process {
-            let _ = tokio::time::timeout(MAX_REDIS_END_TIME, process.wait()).await;
-        }
-        let directory = self.directory.clone();
-        drop(self);
-        match tokio::fs::remove_dir_all(&directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(Class::Source, || format!("cannot remove {}", directory.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn kill(&self) {
-        let id = self.process.as_ref().and_then(Child::id);
-        let group = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(group) = group {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for RedisThrowAwayServer {
-    fn drop(&mut self) {
-        self.kill();
-        let step = Duration::from_millis(20);
-        for _ in 0..MAX_REDIS_END_TIME.as_millis() / step.as_millis() {
-            match self.process.as_mut().map(Child::try_wait) {
-                Some(Ok(None)) => std::thread::sleep(step),
-                _ => break,
-            }
-        }
-        let _ = std::fs::remove_dir_all(&self.directory);
+    pub(super) async fn stop(self) -> Result<()> {
+        self.process.stop().await
     }
 }

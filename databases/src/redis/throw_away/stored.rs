@@ -3,11 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use bytes::{Buf, Bytes};
 use lifeboat_base::{Class, Context, Error, Result};
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
+use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
 use crate::proof::multiset::ProofKey;
 use crate::redis::connect::RedisConnection;
@@ -34,8 +32,7 @@ pub(super) async fn digest_of_stream(
     now: i64,
     cx: &WorkContext,
 ) -> Result<RdbDigest> {
-    let from = StreamBytes { stream, runtime: Handle::current(), piece: Bytes::new() };
-    digest_apart(from, key, now, None, cx).await
+    digest_apart(StreamBytes::of(stream), key, now, None, cx).await
 }
 
 async fn digest_apart(
@@ -45,47 +42,7 @@ async fn digest_apart(
     like: Option<u32>,
     cx: &WorkContext,
 ) -> Result<RdbDigest> {
-    // It also fires when this future is dropped, so that no thread goes on reading.
-    let stop = cx.cancel.child_token();
-    let _stops_when_dropped = stop.clone().drop_guard();
-    let from = Stoppable { from, stop };
-    let reading = tokio::task::spawn_blocking(move || digest(from, &key, now, like));
-    reading.await.context(Class::Failed, || "a worker thread failed")?
-}
-
-/// The bytes of a stream, for a thread that waits for them.
-struct StreamBytes {
-    stream: Box<dyn StreamReader>,
-    runtime: Handle,
-    piece: Bytes,
-}
-
-impl Read for StreamBytes {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.runtime.block_on(self.stream.next()).map_err(std::io::Error::other)? {
-                Some(piece) => self.piece = piece,
-                None => return Ok(0),
-            }
-        }
-        let length = into.len().min(self.piece.len());
-        self.piece.copy_to_slice(&mut into[..length]);
-        Ok(length)
-    }
-}
-
-struct Stoppable<R> {
-    from: R,
-    stop: CancellationToken,
-}
-
-impl<R: Read> Read for Stoppable<R> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        match self.stop.is_cancelled() {
-            true => Err(std::io::Error::other(Error::cancelled("the drill"))),
-            false => self.from.read(into),
-        }
-    }
+    read_apart(from, "the drill", cx, move |from| digest(from, &key, now, like)).await
 }
 
 /// The server's clock, in milliseconds since 1970.

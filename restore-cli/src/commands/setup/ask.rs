@@ -32,10 +32,26 @@ pub(super) async fn secret(session: &Session, question: &str) -> Result<Secret> 
     answer.map(|answer| Secret::new(answer.into_bytes()))
 }
 
-/// A yes unless the answer is no.
+/// Whether the answer is yes, which nothing means, too. Whoever answers anything else is asked
+/// again.
+///
+/// # Errors
+/// As [`line()`].
 pub(super) async fn agrees(session: &Session, question: &str) -> Result<bool> {
-    let answer = line(session, &format!("{question} [Y/n] ")).await?;
-    Ok(!matches!(answer.to_lowercase().as_str(), "n" | "no"))
+    loop {
+        if let Some(agrees) = meant(&line(session, &format!("{question} [Y/n] ")).await?) {
+            return Ok(agrees);
+        }
+        session.out.plain_error("Answer y or n.");
+    }
+}
+
+fn meant(answer: &str) -> Option<bool> {
+    match answer.to_lowercase().as_str() {
+        "" | "y" | "yes" => Some(true),
+        "n" | "no" => Some(false),
+        _ => None,
+    }
 }
 
 /// The terminal does not echo while this lives.
@@ -56,5 +72,22 @@ impl Drop for Silent {
     fn drop(&mut self) {
         // Whoever sits there sees it if it does not work.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_means_yes() {
+        for (answer, agrees) in
+            [("", Some(true)), ("Y", Some(true)), ("yes", Some(true)), ("N", Some(false)), ("no", Some(false))]
+        {
+            assert_eq!(meant(answer), agrees, "{answer}");
+        }
+        for strange in ["nein", "q", "skip it", "yes, but not this", "\u{1b}"] {
+            assert_eq!(meant(strange), None, "{strange}");
+        }
     }
 }

@@ -105,41 +105,87 @@ fn push<'k>(body: &mut String, keys: impl IntoIterator<Item = (&'k str, Value)>)
     }
 }
 
-/// Refuses to replace a file that somebody changed. `Ok(true)`: it says this already.
+/// What may be lost of a configuration that setup wrote and nobody changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lose {
+    Nothing,
+    /// Datasets, replicas and where they are: whoever runs the set-up said so.
+    Places,
+}
+
+/// What a configuration is beside the one that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It says the same.
+    Same,
+    /// It says something else, or nothing was there. What it lets go, for people.
+    New(Vec<String>),
+}
+
+impl Change {
+    /// What to tell whoever is asked to agree.
+    pub(super) fn warning(&self) -> Option<String> {
+        match self {
+            Self::New(lost) if !lost.is_empty() => {
+                Some(format!("the configuration that is there is replaced by one that has: {}", lost.join(", ")))
+            }
+            Self::Same | Self::New(_) => None,
+        }
+    }
+}
+
+impl Lose {
+    /// As the flag `--replace` says.
+    pub(super) fn of_flag(replace: bool) -> Self {
+        if replace { Self::Places } else { Self::Nothing }
+    }
+}
+
+/// Refuses to replace a file that somebody changed, and one that says more than `lose` allows to
+/// lose.
 ///
 /// # Errors
-/// [`Class::Configuration`]: it was changed, or setup did not write it.
-pub(super) fn check_place(path: &Path, text: &str) -> Result<bool> {
+/// [`Class::Configuration`]: it was changed, says more, or setup did not write it.
+pub(super) fn check_place(path: &Path, text: &str, lose: Lose) -> Result<Change> {
     let there = match std::fs::read_to_string(path) {
         Ok(there) => there,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Change::New(Vec::new())),
         Err(error) => return Err(Error::configuration(format!("cannot read {}", path.display())).because(error)),
     };
     if there == text {
-        return Ok(true);
+        return Ok(Change::Same);
     }
     if is_unchanged(&there) {
-        return keeps_what_was(path, &there, text).map(|()| false);
+        return let_go(path, &there, text, lose).map(Change::New);
     }
     Err(Error::configuration(format!("{} is there, and setup did not write what it says now", path.display()))
         .because("a configuration that somebody wrote is never replaced")
         .hint("to begin anew, move it away and run this again; to keep it, go on with `lifeboat init` and `lifeboat check`"))
 }
 
-/// Refuses to replace a configuration by one that lacks something: what it names no more is not
-/// backed up any more, and nobody would notice.
-fn keeps_what_was(path: &Path, old: &str, new: &str) -> Result<()> {
+/// What a new configuration lets go of the old one, which is not backed up any more. Refuses to let
+/// go more than `lose` allows. No flag changes who is believed, and by how many owners: a thief of
+/// one owner's key could sign a root that asks for fewer. Nor does one change where the vault is: a
+/// forgotten prefix would begin a new one, without a word.
+fn let_go(path: &Path, old: &str, new: &str, lose: Lose) -> Result<Vec<String>> {
     let parsed = |text: &str| text.parse::<Table>().context(Class::Configuration, || "a configuration is no TOML");
     let (old, new) = (parsed(old)?, parsed(new)?);
+    let refused = |lost: &[String]| {
+        Error::configuration(format!("{} says more than this set-up", path.display()))
+            .because(format!("it would have: {}", lost.join(", ")))
+    };
+    if old.get("keys") != new.get("keys") {
+        return Err(refused(&["another [keys]: other owners, or another number of them who must sign".to_owned()])
+            .hint("pass the root that your owners signed; if they changed, change [keys] by hand: from then on the file is yours, and setup leaves it alone"));
+    }
+    let elsewhere =
+        ["host", "vault_prefix", "state_directory"].into_iter().filter(|key| old.get(*key) != new.get(*key));
+    let elsewhere: Vec<String> = elsewhere.map(|key| format!("another {key}")).collect();
+    if !elsewhere.is_empty() {
+        return Err(refused(&elsewhere)
+            .hint("pass the same flags as before, such as --vault-prefix; to begin anew, move the file away first"));
+    }
     let mut lost = Vec::new();
-    for key in ["host", "vault_prefix", "state_directory"] {
-        if old.get(key) != new.get(key) {
-            lost.push(format!("another {key}"));
-        }
-    }
-    if old.get("keys").and_then(|keys| keys.get("owners")) != new.get("keys").and_then(|keys| keys.get("owners")) {
-        lost.push("other owners, who would decide who is believed".to_owned());
-    }
     for (list, keys) in [("replica", &PLACE_KEYS[..]), ("dataset", &SOURCE_KEYS[..])] {
         let (was, is) = (named(&old, list), named(&new, list));
         for (name, old) in &was {
@@ -152,14 +198,18 @@ fn keeps_what_was(path: &Path, old: &str, new: &str) -> Result<()> {
             }
         }
     }
-    if lost.is_empty() {
-        return Ok(());
+    if lost.is_empty() || lose == Lose::Places {
+        return Ok(lost);
     }
-    Err(Error::configuration(format!("{} says more than this set-up", path.display()))
-        .because(format!("it would have: {}", lost.join(", ")))
-        .hint(
-            "name everything again that is to stay, beside what is new; to let something go, change the file by hand",
-        ))
+    Err(refused(&lost)
+        .hint("name everything again that is to stay, beside what is new; to let the rest go, add --replace"))
+}
+
+/// Whether the configuration that is there names this directory as a replica's.
+pub(super) fn names_directory(config: &Path, directory: &str) -> bool {
+    let there = std::fs::read_to_string(config).ok().and_then(|text| text.parse::<Table>().ok());
+    let replicas = there.as_ref().and_then(|table| table.get("replica")?.as_array());
+    replicas.into_iter().flatten().any(|replica| replica.get("path").and_then(Value::as_str) == Some(directory))
 }
 
 /// What says where a replica is, …
@@ -178,11 +228,14 @@ fn is_unchanged(text: &str) -> bool {
     told.is_some_and(|(checksum, body)| Digest::of(format!("\n{body}").as_bytes()).to_string() == checksum)
 }
 
-/// Writes it, for everybody to read: it holds no secret.
+/// Writes it, for everybody to read, unless it is there: it holds no secret.
 ///
 /// # Errors
 /// The disk fails.
 pub(super) fn put(path: &Path, text: &str) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
     replace_file(path, text.as_bytes())?;
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(path, readable)
@@ -194,30 +247,58 @@ pub(super) fn put(path: &Path, text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn made(body: &str) -> String {
+        format!("{MADE_BY}{}{body}", Digest::of(body.as_bytes()))
+    }
+
     #[test]
     fn only_what_setup_wrote_is_replaced() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("lifeboat.toml");
-        let made = |body: &str| format!("{MADE_BY}{}{body}", Digest::of(body.as_bytes()));
+        let check = |text: &str| check_place(&file, text, Lose::Nothing);
         let (old, new) = (made("\nhost = \"a\"\n"), made("\nhost = \"b\"\n"));
-        assert!(!check_place(&file, &new).unwrap());
+        let nothing = || Change::New(Vec::new());
+        assert_eq!(check(&new).unwrap(), nothing());
         put(&file, &old).unwrap();
-        assert!(check_place(&file, &old).unwrap());
-        assert!(check_place(&file, &new).unwrap_err().chain().contains("another host"));
+        assert_eq!(check(&old).unwrap(), Change::Same);
+        for lose in [Lose::Nothing, Lose::Places] {
+            let refused = check_place(&file, &new, lose).unwrap_err();
+            assert!(refused.chain().contains("another host"), "{refused}");
+        }
         let more = made("\nhost = \"a\"\n[[dataset]]\nname = \"x\"\n[dataset.source]\npath = \"/x\"\n");
-        assert!(!check_place(&file, &more).unwrap());
+        assert_eq!(check(&more).unwrap(), nothing());
         put(&file, &more).unwrap();
-        let (none, moved) =
-            (old.clone(), made("\nhost = \"a\"\n[[dataset]]\nname = \"x\"\n[dataset.source]\npath = \"/y\"\n"));
-        assert!(check_place(&file, &none).unwrap_err().chain().contains("no dataset x"));
-        assert!(check_place(&file, &moved).unwrap_err().chain().contains("dataset x elsewhere"));
-        let owned = made(
-            "\nhost = \"a\"\n[keys]\nowners = [\"thief\"]\n[[dataset]]\nname = \"x\"\n[dataset.source]\npath = \"/x\"\n",
-        );
-        assert!(check_place(&file, &owned).unwrap_err().chain().contains("other owners"));
-        std::fs::write(&file, old.replace("\"a\"", "\"c\"")).unwrap();
-        assert!(check_place(&file, &new).is_err());
-        std::fs::write(&file, "host = \"a\"\n").unwrap();
-        assert!(check_place(&file, &new).is_err());
+        let moved = made("\nhost = \"a\"\n[[dataset]]\nname = \"x\"\n[dataset.source]\npath = \"/y\"\n");
+        for (other, lost) in [(&old, "no dataset x"), (&moved, "dataset x elsewhere")] {
+            let refused = check(other).unwrap_err();
+            assert!(refused.chain_and_hint().contains(lost), "{refused}");
+            assert!(refused.hint_text().unwrap().contains("--replace"), "{refused}");
+            assert_eq!(check_place(&file, other, Lose::Places).unwrap(), Change::New(vec![lost.to_owned()]));
+        }
+        for not_ours in [old.replace("\"a\"", "\"c\""), "host = \"a\"\n".to_owned()] {
+            std::fs::write(&file, not_ours).unwrap();
+            assert!(check(&new).is_err() && check_place(&file, &new, Lose::Places).is_err());
+        }
+    }
+
+    #[test]
+    fn no_flag_changes_who_is_believed() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("lifeboat.toml");
+        let keys = |keys: &str| made(&format!("\nhost = \"a\"\n[keys]\n{keys}\n"));
+        put(&file, &keys("owners = [\"a\", \"b\"]\nowner_threshold = 2")).unwrap();
+        for changed in [
+            "owners = [\"a\", \"b\"]",
+            "owners = [\"a\", \"b\"]\nowner_threshold = 1",
+            "owners = [\"a\", \"thief\"]\nowner_threshold = 2",
+            "owners = [\"a\", \"b\"]\nowner_threshold = 2\ndirectory = \"/tmp\"",
+        ] {
+            for lose in [Lose::Nothing, Lose::Places] {
+                let refused = check_place(&file, &keys(changed), lose).unwrap_err().chain();
+                assert!(refused.contains("other owners"), "{changed}: {refused}");
+            }
+        }
+        let more = keys("owners = [\"a\", \"b\"]\nowner_threshold = 2\n[retention]\ndaily = 1");
+        assert!(check_place(&file, &more, Lose::Places).is_ok());
     }
 }

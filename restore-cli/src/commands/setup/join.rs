@@ -10,14 +10,14 @@ use lifeboat_engine::{Error, Result, keys, root};
 use serde::Serialize;
 use url::Url;
 
-use super::config_text::{self, ConfigText};
+use super::believe::RootFlags;
+use super::config_text::{self, Change, ConfigText, Lose};
 use super::machine::{Described, DescribedLine, tell};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
 use super::steps::{CLI, Steps};
 use super::store_keys::{KeysFrom, StoreKeys};
 use super::stores::{TriedStore, try_store};
-use super::vault::read_root;
 use crate::access::Need;
 use crate::flags::ReplicaWord;
 use crate::session::{Place, Session};
@@ -34,9 +34,8 @@ pub(super) struct Args {
     /// NAME=/DIRECTORY
     #[arg(long, value_name = "PLACE", requires = "root")]
     join: Option<String>,
-    /// The root that `lifeboat owner init` printed; `-` reads standard input, @FILE a file
-    #[arg(long, value_name = "LINE", requires = "join")]
-    root: Option<String>,
+    #[command(flatten)]
+    believed: RootFlags,
     /// File with the keys of the store, mode 0600, in the AWS shared-credentials format, or `chain`
     /// for the role of an instance [default: asked for]
     #[arg(long, value_name = "FILE")]
@@ -44,6 +43,10 @@ pub(super) struct Args {
     /// Answer every question with yes
     #[arg(long)]
     yes: bool,
+    /// Replace a configuration that setup wrote and nobody changed, also by one that names another
+    /// place; never one with other owners or another vault
+    #[arg(long)]
+    replace: bool,
     /// Show the configuration, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -51,8 +54,8 @@ pub(super) struct Args {
 
 impl Args {
     /// The flags of a drill host on a machine where Lifeboat is tried.
-    pub(super) fn of_trial(join: String, root: String) -> Self {
-        Self { join: Some(join), root: Some(root), yes: true, ..Self::default() }
+    pub(super) fn of_trial(join: String, believed: RootFlags) -> Self {
+        Self { join: Some(join), believed, yes: true, ..Self::default() }
     }
 }
 
@@ -76,6 +79,10 @@ impl fmt::Display for Joined {
 pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let at = Installation::of(session, Part::Drill)?;
     if args.join.is_none() {
+        if args.believed.is_given() {
+            return Err(Error::usage("a root is given, and no replica to drill from")
+                .hint("name one with --join s3://BUCKET?region=…"));
+        }
         let name = args.described.name()?;
         at.make_folders()?;
         let described = keys::enrol_drill_host(&at.keys, &name, args.described.datasets())?;
@@ -91,16 +98,24 @@ pub(super) async fn run_quietly(args: &Args, at: &Installation, session: &Sessio
 }
 
 async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Option<Joined>> {
-    let root = read_root(args.root.as_deref())?;
+    let root = args.believed.read(at, session)?;
     let place = place_of(args.join.as_deref().unwrap_or_default())?;
-    if !at.part.handed_over().iter().all(|file| at.keys.join(file).exists()) {
+    if !at.has_keys() {
         return Err(Error::keys(format!("this drill host has no keys: {} has none", at.keys.display()))
             .hint("run `lifeboat setup drill-host` here first, and give its line to the owner, who makes the root"));
     }
     let own = keys::enrol_drill_host(&at.keys, &root.root.owners[0].name, Vec::new())?;
     let host = root::drill_host_in(&root.root, &own)?;
+    if let PlaceKind::Directory(path) = &place.kind
+        && !Path::new(path).is_dir()
+    {
+        return Err(Error::storage(format!("the directory {path} is not there, so there is nothing to drill"))
+            .hint("mount its disk, or correct --join; then run the same command again"));
+    }
     let prefix = session.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
-    session.out.note(format!("root {} of vault {}: {}", root.root.version, root.root.vault, root.fingerprint()));
+    if !args.dry_run {
+        args.believed.believe(&root, at, args.yes, session).await?;
+    }
     let write = |place: &ReplicaPlace, style: bool, has_keys: bool| {
         let replicas = vec![(place, style, has_keys)];
         ConfigText { at, host: &host.name, vault_prefix: &prefix, root: &root.root, replicas, sources: &[] }.write()
@@ -109,16 +124,18 @@ async fn join(args: &Args, at: &Installation, session: &Session) -> Result<Optio
     let flags: Vec<KeysFrom> = flags.collect::<Result<_, String>>().map_err(Error::usage)?;
     let is_bucket = matches!(place.kind, PlaceKind::Bucket { .. });
     let found = if is_bucket { Some(StoreKeys::find(&place.name, &flags, at, session).await?) } else { None };
-    let config: (&Path, _) = (&at.config, write);
-    let store = try_store(place, found, &root.root.vault, config, session).await?;
+    let store = try_store(place, found, &root.root.vault, (at, write), session).await?;
     let text = write(&store.place, store.path_style, store.has_keys());
-    let is_written = config_text::check_place(&at.config, &text)?;
+    let change = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
+    if let Some(told) = change.warning() {
+        session.out.warning(told);
+    }
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");
         return Ok(None);
     }
-    if !is_written {
+    if change != Change::Same {
         session.confirm(args.yes, format!("Write this to {}, and go on?", at.config.display())).await?;
     }
     let datasets = go_on(at, session, store, &text).await?;

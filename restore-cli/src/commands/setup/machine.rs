@@ -72,7 +72,7 @@ pub(super) fn host(args: &HostArgs, session: &Session) -> Result<()> {
 
 /// Prints the line alone on standard output, and beside it what to do with it.
 pub(super) fn tell(session: &Session, at: &Installation, told: &DescribedLine, what: &str) -> Result<()> {
-    session.out.note(format!(
+    session.out.asked_about(format!(
         "the keys of this {what} are in {}, and stay here. Give this line to the owner, who compares its words: {}",
         at.keys.display(),
         told.words

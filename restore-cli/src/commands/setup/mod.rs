@@ -7,15 +7,20 @@
 //!   from files or the environment.
 //! - **What is pasted is hostile**: lines are bounded and checked, and a root counts only if its
 //!   owners signed it and it names the keys that this machine made.
-//! - **Stores are tried before the configuration is written**: their keys, and their buckets. A
-//!   source is tried by `check`, when its role is there.
+//! - **Stores are tried before the configuration is written**: their keys and their buckets. So are
+//!   sources: the file can be read, the socket is there. The rest is tried by `check`, when a role
+//!   is there.
+//! - **What is in use is not lost**: a configuration with fewer places or others needs `--replace`,
+//!   and one with other owners is never written.
 
 mod ask;
+mod believe;
 mod config_text;
 mod join;
 mod machine;
 mod place;
 mod replica_place;
+mod restart;
 mod sources;
 mod steps;
 mod store_keys;

@@ -101,6 +101,22 @@ impl Installation {
         self.user.as_ref().map_or_else(own, |user| user.name.clone())
     }
 
+    /// Whether the keys of its machine were made.
+    pub(super) fn has_keys(&self) -> bool {
+        self.part.handed_over().iter().all(|file| self.keys.join(file).exists())
+    }
+
+    /// Whether whoever does the work may read a file.
+    ///
+    /// # Errors
+    /// He may not, or nobody can tell.
+    pub(super) fn may_read(&self, path: &Path) -> std::io::Result<()> {
+        match &self.user {
+            None => Ok(rustix::fs::access(path, rustix::fs::Access::READ_OK)?),
+            Some(user) => user.may_read(path),
+        }
+    }
+
     /// Whether systemd is to run it.
     pub(super) fn has_units(&self) -> bool {
         self.user.is_some() && Path::new(SYSTEMD_RUNS).is_dir()

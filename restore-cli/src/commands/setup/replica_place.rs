@@ -1,5 +1,8 @@
 //! The place of a replica, as a flag names it: `s3://BUCKET?region=…` or a directory.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
 use url::Url;
@@ -55,6 +58,20 @@ impl ReplicaPlace {
         }
     }
 
+    /// What setup makes of it, and on which file system: its disk may not be mounted. `None`: it is
+    /// there, or it is a bucket.
+    pub(super) fn will_be_made(&self) -> Option<String> {
+        let PlaceKind::Directory(path) = &self.kind else { return None };
+        if Path::new(path).exists() {
+            return None;
+        }
+        let on = Path::new(path).parent().and_then(mounted_at).map_or_else(
+            || "on an unknown file system".to_owned(),
+            |mount| format!("on the file system that is mounted at {}", mount.display()),
+        );
+        Some(format!("the directory {path} is made for replica {}, {on}", self.name))
+    }
+
     /// As [`Self::read`], of a URL. Without a name, the replica is called as its bucket.
     pub(super) fn of_url(name: Name, url: &Url) -> Result<Self> {
         let refused =
@@ -98,6 +115,17 @@ impl ReplicaPlace {
     }
 }
 
+/// Where the file system of a folder is mounted: above it is another device.
+fn mounted_at(folder: &Path) -> Option<PathBuf> {
+    let mut at = folder.canonicalize().ok()?;
+    let device = |path: &Path| path.metadata().map(|found| found.dev()).ok();
+    let own = device(&at)?;
+    while let Some(above) = at.parent().filter(|above| device(above) == Some(own)) {
+        at = above.to_owned();
+    }
+    Some(at)
+}
+
 const FORM: &str =
     "write NAME=s3://BUCKET?region=eu-central-1, with &endpoint=https://… if it is not at AWS, or NAME=/DIRECTORY";
 
@@ -118,6 +146,18 @@ mod tests {
         let kind = PlaceKind::Bucket { bucket: "shop".to_owned(), endpoint, ca_file: None, path_style: Some(true) };
         assert_eq!(near.kind, kind);
         assert_eq!(read("far=/mnt/far").unwrap().region, "far");
+    }
+
+    #[test]
+    fn what_is_made_is_told_with_its_file_system() {
+        assert_eq!(mounted_at(Path::new("/proc/self/fd")), Some(PathBuf::from("/proc")));
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("far");
+        let far = read(&format!("far={}", path.display())).unwrap();
+        let told = far.will_be_made().unwrap();
+        assert!(told.contains(&path.display().to_string()) && told.contains("mounted at /"), "{told}");
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(far.will_be_made(), None);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! machine.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::databases::{FoundSource, Look, WorkContext, registry};
+use lifeboat_engine::databases::{Database, FoundSource, Look, WorkContext, registry};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
 
@@ -22,8 +23,8 @@ const NAMELESS: &str = "data";
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct SourceFlags {
     /// What to back up: NAME=postgres:FOLDER-OF-SOCKET or FOLDER-OF-SOCKET:PORT,
-    /// NAME=mariadb:SOCKET, NAME=sqlite:FILE or NAME=file:FILE; may be repeated [default: what is
-    /// found here]
+    /// NAME=mariadb:SOCKET, NAME=sqlite:FILE, NAME=files:FOLDER or NAME=file:FILE; may be repeated
+    /// [default: what is found here]
     #[arg(long = "dataset", value_name = "NAME=KIND:ADDRESS")]
     datasets: Vec<String>,
     /// An SQLite file, which is a dataset of its name; may be repeated
@@ -56,7 +57,8 @@ impl SourceFlags {
     /// The sources that flags name, or those that are found and agreed to.
     ///
     /// # Errors
-    /// A flag names none, two have one name, or there is none.
+    /// A flag names none, two have one name, there is none, or one cannot be read: nothing is
+    /// written then that would name it.
     pub(super) async fn choose(&self, at: &Installation, yes: bool, session: &Session) -> Result<Vec<ChosenSource>> {
         let user = self.role.clone().unwrap_or_else(|| at.user_name());
         let look = Look { user, places: self.look_in.clone() };
@@ -67,6 +69,9 @@ impl SourceFlags {
         if chosen.is_empty() {
             return Err(Error::usage("there is nothing to back up: no database was found on this machine, or none was chosen")
                 .hint("name one with --postgres /var/run/postgresql, --mariadb /run/mysqld/mysqld.sock, --sqlite FILE, or --dataset NAME=KIND:ADDRESS"));
+        }
+        for chosen in &chosen {
+            is_there(&chosen.found, at)?;
         }
         Ok(chosen)
     }
@@ -90,7 +95,7 @@ impl SourceFlags {
         for (name, kind, address) in named {
             let engine = registry::find(kind).ok_or_else(|| {
                 Error::usage(format!("there are no sources of kind `{}`", kind.escape_debug()))
-                    .hint("use postgres, mariadb, sqlite or file")
+                    .hint("use postgres, mariadb, sqlite, files or file")
             })?;
             let found = engine.source_at(address, look)?;
             let name = match name {
@@ -110,8 +115,15 @@ impl SourceFlags {
         let cx = context(session);
         let found = async { Ok(registry::find_here(look, &cx).await) };
         let found = session.cancellable("the look for databases", found).await?;
+        for unreached in &found.unreached {
+            session.out.warning(format!("nobody can tell whether there is a database: {unreached}"));
+        }
+        if yes && !found.unreached.is_empty() {
+            return Err(Error::source_failed("some places of this machine could not be looked at, so a database may be left out")
+                .hint("start what is down, or make it readable; or name what you want backed up, with --dataset NAME=KIND:ADDRESS"));
+        }
         let (mut chosen, mut names) = (Vec::new(), BTreeSet::new());
-        for found in found {
+        for found in found.sources {
             let wanted = legal(&found.name)?;
             let numbered = (2..).map(|number| legal(&format!("{wanted}-{number}")));
             let free = std::iter::once(Ok(wanted.clone())).chain(numbered);
@@ -119,7 +131,7 @@ impl SourceFlags {
                 continue;
             };
             let name = name?;
-            session.out.note(format!("found: {} (dataset {name})", found.what));
+            session.out.asked_about(format!("found: {} (dataset {name})", found.what));
             if !yes && (!session.out.can_ask() || !ask::agrees(session, "Back it up?").await?) {
                 if !session.out.can_ask() {
                     return Err(Error::usage("databases were found, and there is no terminal to ask whether to back them up")
@@ -140,7 +152,7 @@ impl SourceFlags {
     pub(super) async fn make_roles(&self, chosen: &[ChosenSource], yes: bool, session: &Session) -> Result<()> {
         for ChosenSource { name, found } in chosen {
             let Some(account) = &found.account else { continue };
-            session.out.note(format!(
+            session.out.asked_about(format!(
                 "dataset {name} is read by a role that can read everything and change nothing. As administrator ({}):\n{}",
                 account.by_hand,
                 account.statements.trim_end()
@@ -158,6 +170,39 @@ impl SourceFlags {
         }
         Ok(())
     }
+}
+
+/// Whether a file is there, and whoever captures it may read it; whether a socket is there.
+fn is_there(found: &FoundSource, at: &Installation) -> Result<()> {
+    let Some(place) = &found.place else { return Ok(()) };
+    let failed = |why: std::io::Error, hint: String| {
+        Err(Error::source_failed(format!("{} cannot be used; nothing was changed", found.what)).because(why).hint(hint))
+    };
+    let again = "correct its place, and run the same command again";
+    let metadata = match std::fs::metadata(place) {
+        Ok(metadata) => metadata,
+        Err(error) => return failed(error, format!("{again}; a server must run, so that its socket is there")),
+    };
+    if metadata.file_type().is_socket() {
+        return Ok(());
+    }
+    if found.account.is_some() {
+        return failed(std::io::Error::other(format!("{} is no socket", place.display())), again.to_owned());
+    }
+    let is_tree = registry::find(found.kind).is_some_and(Database::is_tree);
+    if is_tree != metadata.is_dir() {
+        let kind = if is_tree { std::io::ErrorKind::NotADirectory } else { std::io::ErrorKind::IsADirectory };
+        return failed(kind.into(), again.to_owned());
+    }
+    at.may_read(place).or_else(|error| {
+        failed(
+            error,
+            format!(
+                "let the user {} read it, and enter its folders; where a drop-in of the unit lets it, set up by hand",
+                at.user_name()
+            ),
+        )
+    })
 }
 
 /// A legal name that says as much as possible of `text`.

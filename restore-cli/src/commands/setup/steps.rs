@@ -2,8 +2,8 @@
 //! what they print is shown, and what they refuse ends the set-up.
 //!
 //! What the daemon will do is done as the daemon's user, with the keys that its unit would be
-//! handed, and nothing of this environment: what root can read, the daemon may not. The sandbox of
-//! the unit is not there.
+//! handed: what root can read, the daemon may not. The sandbox of the unit is not there. No program
+//! inherits this environment, which may hold keys of stores: they read files.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -15,13 +15,27 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::place::Installation;
-use crate::as_unit::{self, UnitUser, tell_to_stop};
+use crate::as_unit::{self, UnitUser};
 use crate::session::Session;
 
 /// The daemon's program.
 pub(super) const DAEMON: &str = "lifeboatd";
 /// The program that this is.
 pub(super) const CLI: &str = "lifeboat";
+
+/// What programs of this user's own installation inherit, too: where things are, and no secret.
+const OWN_INHERITS: [&str; 10] = [
+    "TMPDIR",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+];
 
 /// Counts steps for whoever watches.
 pub(super) struct Steps<'s> {
@@ -66,6 +80,7 @@ impl<'s> Steps<'s> {
     /// It refuses.
     pub(super) async fn systemctl(&self, words: &[&str]) -> Result<()> {
         let mut command = Command::new("systemctl");
+        as_unit::clean(&mut command, &[], self.session);
         command.args(words);
         self.finish("systemctl", words, command, None).await
     }
@@ -80,9 +95,11 @@ impl<'s> Steps<'s> {
         let path = self.session.program.with_file_name(program);
         let mut command = Command::new(&path);
         command.arg("--config").arg(&self.at.config).args(words);
+        as_unit::clean(&mut command, if self.at.user.is_some() { &[] } else { &OWN_INHERITS }, self.session);
+        if self.at.user.is_none() {
+            command.envs(self.session.tools.variables());
+        }
         if let Some((user, handed)) = unit {
-            let path = (self.session.variable)("PATH").unwrap_or_default();
-            command.env_clear().env("PATH", path);
             command.uid(user.ids.0).gid(user.ids.1).env("CREDENTIALS_DIRECTORY", handed).current_dir("/");
         }
         self.finish(program, words, command, input).await
@@ -102,14 +119,7 @@ impl<'s> Steps<'s> {
             // Whoever does not read it says why.
             let _ = pipe.write_all(text.as_bytes()).await;
         }
-        let status = tokio::select! {
-            status = child.wait() => status,
-            () = self.session.cancel.cancelled() => {
-                tell_to_stop(&child);
-                child.wait().await
-            }
-        };
-        let status = status.context(Class::Failed, failed)?;
+        let status = as_unit::ended(&mut child, self.session).await.context(Class::Failed, failed)?;
         if status.success() {
             return Ok(());
         }

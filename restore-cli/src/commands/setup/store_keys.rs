@@ -1,6 +1,7 @@
 //! The keys of a bucket: asked for, or read from a file or the environment, never from argv. They
 //! lie where the units find them, with mode 0600, only after the store has accepted them.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use lifeboat_engine::{Class, Error, Result};
 use tempfile::NamedTempFile;
 
 use super::ask;
-use super::place::Installation;
+use super::place::{Installation, Part};
 use crate::session::Session;
 
 /// What a flag writes for the usual chain of AWS, such as the role of an instance.
@@ -72,8 +73,9 @@ impl StoreKeys {
         }
         let variable = variable_of(name, ACCESS);
         if !session.out.can_ask() {
+            let form = keys_form(name, at.part);
             return Err(Error::keys(format!("the keys of the store of replica {name} are not given, and there is no terminal to ask on"))
-                .hint(format!("pass --store-keys {name}=FILE, a file of mode 0600 with [default], aws_access_key_id and aws_secret_access_key; or set {variable} and {}; or pass --store-keys {name}={CHAIN} for the role of an instance", variable_of(name, SECRET))));
+                .hint(format!("pass --store-keys {form}, a file of mode 0600 with [default], aws_access_key_id and aws_secret_access_key; or set {variable} and {}; or write `{CHAIN}` for FILE for the role of an instance", variable_of(name, SECRET))));
         }
         let access = ask::line(session, &format!("Access key id of replica {name}: ")).await?;
         let key = ask::secret(session, &format!("Secret access key of replica {name} (not shown): ")).await?;
@@ -89,15 +91,27 @@ impl StoreKeys {
         }
     }
 
-    /// Puts them where they belong.
+    /// Puts them where they belong, unless they are there already.
     ///
     /// # Errors
     /// The disk fails.
     pub(super) fn put(self, name: &Name, at: &Installation) -> Result<()> {
         let Self::Staged(file) = self else { return Ok(()) };
         let place = at.credentials().join(name.as_str());
+        let staged = secret::read_given(file.path())?;
+        if secret::read_given(&place).is_ok_and(|there| there.expose() == staged.expose()) {
+            return Ok(());
+        }
         let written = file.persist(&place).map_err(|error| error.error).and_then(|file| file.sync_all());
         written.context(Class::Keys, || format!("cannot write {}", place.display()))
+    }
+}
+
+/// What a flag writes behind `--store-keys` for the replica `name`. A drill host has one.
+pub(super) fn keys_form(name: impl Display, part: Part) -> String {
+    match part {
+        Part::Backup => format!("{name}=FILE"),
+        Part::Drill => "FILE".to_owned(),
     }
 }
 
@@ -154,7 +168,7 @@ fn profile(name: &Name, access: &[u8], key: &[u8], token: Option<&Secret>) -> Re
 
 /// A private file in the key directory; what is not put in place goes with the program, or is
 /// overlooked by everybody.
-fn stage(at: &Installation, text: &[u8]) -> Result<StoreKeys> {
+pub(super) fn stage(at: &Installation, text: &[u8]) -> Result<StoreKeys> {
     at.make_folders()?;
     let failed = || format!("cannot write into {}", at.keys.display());
     let mut file =

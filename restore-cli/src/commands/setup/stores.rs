@@ -9,9 +9,12 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::store::{ReplicaError, ReplicaErrorKind};
 use lifeboat_engine::{Class, Error, Result, store};
 
+use super::config_text;
+use super::place::Installation;
 use super::replica_place::{PlaceKind, ReplicaPlace};
-use super::store_keys::StoreKeys;
+use super::store_keys::{StoreKeys, keys_form};
 use crate::session::Session;
+use crate::shell::quoted;
 
 /// A replica that was tried.
 pub(super) struct TriedStore {
@@ -37,7 +40,7 @@ pub(super) async fn try_store(
     place: ReplicaPlace,
     keys: Option<StoreKeys>,
     vault: &str,
-    config: (&Path, impl Fn(&ReplicaPlace, bool, bool) -> String),
+    (at, text): (&Installation, impl Fn(&ReplicaPlace, bool, bool) -> String),
     session: &Session,
 ) -> Result<TriedStore> {
     if let PlaceKind::Directory(path) = &place.kind
@@ -45,24 +48,49 @@ pub(super) async fn try_store(
     {
         // It is made when the set-up was agreed to, and nothing above it: its disk may not be
         // mounted.
-        return match Path::new(path).parent().filter(|parent| parent.is_dir()) {
-            Some(_) => Ok(TriedStore { place, path_style: false, keys }),
-            None => Err(Error::storage(format!("the folder of {path}, of replica {}, is not there", place.name))
-                .hint("mount its disk, or make the folder; then run the same command again")),
+        let refused = |what: String, hint: &str| {
+            Err(Error::storage(format!("{what}, of replica {}, is not there", place.name)).hint(hint))
         };
+        if config_text::names_directory(&at.config, path) {
+            return refused(
+                format!("the directory {path}"),
+                "mount its disk, or make the directory if the replica may begin anew; then run the same command again",
+            );
+        }
+        if !Path::new(path).parent().is_some_and(Path::is_dir) {
+            return refused(
+                format!("the folder of {path}"),
+                "mount its disk, or make the folder; then run the same command again",
+            );
+        }
+        return Ok(TriedStore { place, path_style: false, keys });
+    }
+    if let PlaceKind::Bucket { ca_file: Some(file), .. } = &place.kind
+        && let Err(error) = at.may_read(Path::new(file))
+    {
+        let user = at.user_name();
+        return Err(Error::configuration(format!(
+            "the user {user} cannot read {file}, the ca_file of replica {}",
+            place.name
+        ))
+        .because(error)
+        .hint(format!(
+            "correct its place; or run `chmod 644 {}`, as no authority is secret, and let {user} enter its folders",
+            quoted(file)
+        )));
     }
     let has_keys = keys.as_ref().is_some_and(|keys| keys.file().is_some());
     let mut first = None;
     for path_style in styles(&place.kind) {
-        let text = (config.1)(&place, path_style, has_keys);
-        let parsed = Config::parse(&text, config.0, &Surroundings::default())?;
+        let text = text(&place, path_style, has_keys);
+        let parsed = Config::parse(&text, &at.config, &Surroundings::default())?;
         let Some(mut replica) = parsed.replicas.into_iter().find(|replica| replica.name == place.name) else {
             return Err(Error::failed("a configuration lacks the replica that it was made of"));
         };
         if let (ReplicaKind::S3(s3), Some(file)) = (&mut replica.kind, keys.as_ref().and_then(StoreKeys::file)) {
             s3.credentials = S3Credentials::File(file);
         }
-        let tried = try_one(&replica, &parsed.vault_prefix, vault, session);
+        let tried = try_one(&replica, &parsed.vault_prefix, vault, at, session);
         match session.cancellable("trying a store", tried).await {
             Ok(()) => return Ok(TriedStore { place, path_style, keys }),
             Err(error) if session.cancel.is_cancelled() || error.class() == Class::Configuration => {
@@ -86,7 +114,14 @@ fn styles(kind: &PlaceKind) -> Vec<bool> {
     }
 }
 
-async fn try_one(config: &ReplicaConfig, prefix: &str, vault: &str, session: &Session) -> Result<()> {
+async fn try_one(
+    config: &ReplicaConfig,
+    prefix: &str,
+    vault: &str,
+    at: &Installation,
+    session: &Session,
+) -> Result<()> {
+    let explained = |error| explained(error, at);
     let replica = store::open(config, prefix, &session.clock).await?;
     replica.probe(false).await.map_err(explained)?;
     let found = match replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await {
@@ -105,11 +140,11 @@ async fn try_one(config: &ReplicaConfig, prefix: &str, vault: &str, session: &Se
 }
 
 /// With what to do where there is no configuration yet.
-fn explained(error: ReplicaError) -> Error {
-    let name = &error.replica;
+fn explained(error: ReplicaError, at: &Installation) -> Error {
     let hint = match error.kind {
         ReplicaErrorKind::Denied(_) => format!(
-            "give keys that this store accepts, and that may list, read and write: --store-keys {name}=FILE, or leave it out to be asked"
+            "give keys that this store accepts, and that may list, read and write: --store-keys {}, or leave it out to be asked",
+            keys_form(&error.replica, at.part)
         ),
         ReplicaErrorKind::Misconfigured(_) => {
             "correct bucket, region, endpoint or ca_file of this replica, or make the bucket; then run the same command"

@@ -2,6 +2,7 @@
 //! host, a drill host, and two directories as replicas. It says what is not safe about that.
 
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::base::Context;
@@ -11,17 +12,22 @@ use lifeboat_engine::root::{OwnerFolder, first_of};
 use lifeboat_engine::{Class, Error, Result, keys};
 use serde::Serialize;
 
+use super::believe::RootFlags;
 use super::place::{Installation, Part};
 use super::steps::{CLI, Steps};
 use super::{join, vault};
 use crate::flags::ReplicaWord;
 use crate::session::Session;
+use crate::shell::quoted;
 
 /// The folders of a trial.
 const OWNER: &str = "owner";
 const HOST: &str = "host";
 const DRILL: &str = "drill";
 const REPLICAS: [&str; 2] = ["near", "far"];
+
+/// The file that says whose folder it is.
+const MARK: &str = ".lifeboat-trial";
 
 /// What was made.
 #[derive(Serialize)]
@@ -42,15 +48,16 @@ impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.datasets.iter().map(Name::as_str).collect();
         writeln!(f, "Backed up and proved by drill: {}.\n\nNot safe: {NOT_SAFE}\n", names.join(", "))?;
-        writeln!(f, "Look at it:   lifeboat --config {} status", quoted(&self.drill_config))?;
-        writeln!(f, "Back up again: lifeboatd --config {} --once", quoted(&self.config))?;
-        write!(f, "Remove it:    rm -r {}", quoted(&self.directory))
+        let shown = |path: &Path| quoted(&path.display().to_string());
+        writeln!(f, "Look at it:    lifeboat --config {} status", shown(&self.drill_config))?;
+        writeln!(f, "Back up again: lifeboatd --config {} --once", shown(&self.config))?;
+        write!(f, "Remove it:     rm -r {}", shown(&self.directory))
     }
 }
 
 pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Session) -> Result<()> {
     let directory = std::path::absolute(directory).context(Class::Usage, || "the directory of --try cannot be used")?;
-    check_folder(&directory)?;
+    take_folder(&directory)?;
     let place = |part: &str| Installation::own(&directory.join(part).join("lifeboat.toml"), part_of(part));
     let (host, drill, owner) = (place(HOST), place(DRILL), directory.join(OWNER));
     host.make_folders()?;
@@ -72,10 +79,11 @@ pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Se
         .iter()
         .map(|name| Ok(ReplicaWord { name: name.parse()?, place: Some(path(name)) }))
         .collect::<Result<_>>()?;
-    let of_host = args.of_trial(root.clone(), replicas);
+    let believed = RootFlags::of_trial(root)?;
+    let of_host = args.of_trial(believed.clone(), replicas);
     let datasets = vault::run_quietly(&of_host, &host, session).await?;
     let [near, _] = REPLICAS;
-    let of_drill = join::Args::of_trial(format!("{near}={}", path(near)), root);
+    let of_drill = join::Args::of_trial(format!("{near}={}", path(near)), believed);
     join::run_quietly(&of_drill, &drill, session).await?;
     let mut steps = Steps::new(session, &drill, datasets.len());
     for dataset in &datasets {
@@ -86,20 +94,25 @@ pub(super) async fn run(directory: &Path, args: &vault::VaultFlags, session: &Se
     session.out.result(&Trial { directory, config, drill_config, datasets, not_safe: NOT_SAFE })
 }
 
-/// A trial is removed as a whole in the end, so nothing of others may be in its folder.
-fn check_folder(directory: &Path) -> Result<()> {
-    let is_trial = directory.join(HOST).join("keys").is_dir();
-    let is_empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
-    if is_trial || is_empty {
+/// A trial is removed as a whole in the end, so nothing of others may be in its folder. One that is
+/// new or empty gets the mark of a trial.
+fn take_folder(directory: &Path) -> Result<()> {
+    let mark = directory.join(MARK);
+    if mark.exists() {
         return Ok(());
+    }
+    let failed = || format!("cannot use {}", directory.display());
+    let is_empty = match std::fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).context(Class::Storage, failed),
+    };
+    if is_empty {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context(Class::Storage, failed)?;
+        return std::fs::write(&mark, "Made by `lifeboat setup --try`.\n").context(Class::Storage, failed);
     }
     Err(Error::usage(format!("{} is not empty, and no trial is in it", directory.display()))
         .hint("name a folder that is not there yet: --try DIR"))
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 fn part_of(name: &str) -> Part {

@@ -13,15 +13,16 @@ use lifeboat_engine::root::{self, SignedRoot};
 use lifeboat_engine::{Error, Result, keys};
 use serde::Serialize;
 
-use super::config_text::{self, ConfigText};
+use super::believe::RootFlags;
+use super::config_text::{self, Change, ConfigText, Lose};
 use super::place::{Installation, Part};
 use super::replica_place::{PlaceKind, ReplicaPlace};
+use super::restart::Restart;
 use super::sources::{ChosenSource, SourceFlags};
 use super::steps::{CLI, DAEMON, Steps};
 use super::store_keys::{KeysFrom, StoreKeys};
 use super::stores::{TriedStore, try_store};
 use crate::flags::ReplicaWord;
-use crate::lines;
 use crate::session::Session;
 
 /// Steps after the configuration was agreed to, beside one for each dataset.
@@ -30,11 +31,10 @@ const STEPS: usize = 6;
 /// The flags of a backup host's set-up.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct VaultFlags {
-    /// The root that `lifeboat owner init` printed; `-` reads standard input, @FILE a file
-    #[arg(long, value_name = "LINE")]
-    root: Option<String>,
+    #[command(flatten)]
+    believed: RootFlags,
     /// A new replica: NAME=s3://BUCKET?region=…&endpoint=…&ca_file=… or NAME=/DIRECTORY; at least
-    /// two, in different regions; may be repeated
+    /// two, which should be in different regions; may be repeated
     #[arg(long, value_name = "NAME=PLACE", value_parser = ReplicaWord::placed)]
     replica: Vec<ReplicaWord>,
     /// The keys of a replica's store: a file of mode 0600 in the AWS shared-credentials format, or
@@ -46,6 +46,10 @@ pub(super) struct VaultFlags {
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
+    /// Replace a configuration that setup wrote and nobody changed, also by one with fewer datasets
+    /// and replicas, or with other places of them; never one with other owners or another vault
+    #[arg(long)]
+    replace: bool,
     /// Show the configuration, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -56,8 +60,8 @@ pub(super) struct VaultFlags {
 
 impl VaultFlags {
     /// The flags of a host on a machine where Lifeboat is tried.
-    pub(super) fn of_trial(&self, root: String, replica: Vec<ReplicaWord>) -> Self {
-        Self { root: Some(root), replica, in_trial: true, ..self.clone() }
+    pub(super) fn of_trial(&self, believed: RootFlags, replica: Vec<ReplicaWord>) -> Self {
+        Self { believed, replica, in_trial: true, ..self.clone() }
     }
 }
 
@@ -96,9 +100,12 @@ pub(super) async fn run_quietly(args: &VaultFlags, at: &Installation, session: &
 }
 
 async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Result<Option<Done>> {
-    let root = read_root(args.root.as_deref())?;
+    let root = args.believed.read(at, session)?;
     let places = read_places(args)?;
-    if !keys_are_there(at) {
+    if let Some(told) = in_one_region(&places) {
+        session.out.warning(told);
+    }
+    if !at.has_keys() {
         return Err(Error::keys(format!("this host has no keys: {} has none", at.keys.display()))
             .hint("run `lifeboat setup host` here first, and give its line to the owner, who makes the root"));
     }
@@ -106,7 +113,9 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
     let own = keys::enrol_host(&at.keys, &root.root.owners[0].name, Vec::new())?;
     let host = root::host_in(&root.root, &own)?;
     let prefix = session.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
-    session.out.note(format!("root {} of vault {}: {}", root.root.version, root.root.vault, root.fingerprint()));
+    if !args.dry_run {
+        args.believed.believe(&root, at, args.yes, session).await?;
+    }
 
     let sources = args.sources.choose(at, args.yes, session).await?;
     if let Some(chosen) =
@@ -122,13 +131,21 @@ async fn set_up(args: &VaultFlags, at: &Installation, session: &Session) -> Resu
         try_stores(args, places, &root.root, at, session, |place, style, keys| write(vec![(place, style, keys)], &[]))
             .await?;
     let text = write(stores.iter().map(|store| (&store.place, store.path_style, store.has_keys())).collect(), &sources);
-    let is_written = config_text::check_place(&at.config, &text)?;
+    let change = config_text::check_place(&at.config, &text, Lose::of_flag(args.replace))?;
     session.out.text(&text)?;
+    if let Some(told) = change.warning() {
+        session.out.warning(told);
+    }
     if args.dry_run {
         session.out.note("nothing was changed: leave --dry-run out to set this up");
         return Ok(None);
     }
-    if !is_written {
+    for store in &stores {
+        if let Some(made) = store.place.will_be_made() {
+            session.out.asked_about(made);
+        }
+    }
+    if change != Change::Same {
         session
             .confirm(args.yes || args.in_trial, format!("Write this to {}, and go on?", at.config.display()))
             .await?;
@@ -167,8 +184,11 @@ async fn go_on(
     steps.run_as_unit(CLI, &["check"]).await?;
     steps.next("start the daemon");
     if at.has_units() {
+        let restart = Restart::begin(at)?;
         steps.systemctl(&["daemon-reload"]).await?;
-        steps.systemctl(&["restart", "lifeboatd"]).await?;
+        // A running backup is stopped only for what the daemon does not know yet.
+        steps.systemctl(&[if restart.is_needed() { "restart" } else { "start" }, "lifeboatd"]).await?;
+        restart.done()?;
     } else {
         session.out.note("systemd does not run this installation: start `lifeboatd` yourself to back up by schedule");
     }
@@ -208,19 +228,6 @@ fn give_directory(at: &Installation, place: &ReplicaPlace) -> Result<()> {
         .map_err(|error| Error::storage(format!("cannot give {path} to {}", user.name)).because(error))
 }
 
-fn keys_are_there(at: &Installation) -> bool {
-    at.part.handed_over().iter().all(|file| at.keys.join(file).exists())
-}
-
-/// The root that a flag gives.
-pub(super) fn read_root(given: Option<&str>) -> Result<SignedRoot> {
-    let Some(given) = given else {
-        return Err(Error::usage("no root is given, so nobody says whom this machine may believe")
-            .hint("run `lifeboat setup host` here, let the owner run `lifeboat owner init 'LINE'`, and pass what that prints with --root; or try it on one machine with --try"));
-    };
-    root::read_signed(lines::given(given)?.trim())
-}
-
 fn read_places(args: &VaultFlags) -> Result<Vec<ReplicaPlace>> {
     let places: Vec<ReplicaPlace> = args.replica.iter().map(ReplicaPlace::read).collect::<Result<_>>()?;
     for (at, place) in places.iter().enumerate() {
@@ -245,6 +252,16 @@ fn read_places(args: &VaultFlags) -> Result<Vec<ReplicaPlace>> {
     Ok(places)
 }
 
+/// What two replicas in one region mean.
+fn in_one_region(places: &[ReplicaPlace]) -> Option<String> {
+    let pairs = places.iter().enumerate().flat_map(|(at, place)| places[..at].iter().map(move |other| (other, place)));
+    let (one, other) = pairs.into_iter().find(|(one, other)| one.region == other.region)?;
+    Some(format!(
+        "replicas {} and {} are both in region {}: whatever destroys that region destroys both",
+        one.name, other.name, one.region
+    ))
+}
+
 async fn try_stores(
     args: &VaultFlags,
     places: Vec<ReplicaPlace>,
@@ -258,8 +275,23 @@ async fn try_stores(
         let is_bucket = matches!(place.kind, PlaceKind::Bucket { .. });
         let keys =
             if is_bucket { Some(StoreKeys::find(&place.name, &args.store_keys, at, session).await?) } else { None };
-        let config: (&Path, _) = (&at.config, &text);
-        stores.push(try_store(place, keys, &root.vault, config, session).await?);
+        stores.push(try_store(place, keys, &root.vault, (at, &text), session).await?);
     }
     Ok(stores)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_replicas_in_one_region_are_told() {
+        let places = |texts: &[&str]| -> Vec<ReplicaPlace> {
+            texts.iter().map(|text| ReplicaPlace::read(&ReplicaWord::placed(text).unwrap()).unwrap()).collect()
+        };
+        assert_eq!(in_one_region(&places(&["a=s3://one?region=eu", "b=s3://two?region=us", "c=/c"])), None);
+        let told = in_one_region(&places(&["a=s3://one?region=eu", "b=/b", "c=s3://two?region=eu"])).unwrap();
+        assert!(told.contains("replicas a and c are both in region eu"), "{told}");
+    }
 }

@@ -1,0 +1,301 @@
+//! Captures a tree, as one archive.
+//!
+//! A file that changes while it is read is read again, up to [`MAX_READINGS`] times; after that the
+//! snapshot holds the last reading, with a warning. What cannot be read fails the capture, once all
+//! of it is known, unless that is allowed; a file that fails while it is read ends with zeros then.
+//! An empty tree fails, too: where nothing is mounted, there is an empty folder.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::opened;
+use lifeboat_base::{Class, Context, Error, Result};
+use rustix::fs::Stat;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::encode::{ARCHIVE_END_BYTES, member, padding};
+use super::entry::{Entry, EntryKind, shown};
+use super::owners::{OwnerNames, are_told_apart};
+use super::settings::FilesConfig;
+use super::sparse::{DataMap, MIN_SPARSE_BYTES};
+use super::troubles::Troubles;
+use super::walk::{Found, Walk, WalkStep, stamp};
+use super::{BLOCK_BYTES, FILES_KIND, Files, TREE_STREAM, mount};
+use crate::database::{Database, Source, SourceCheck, WorkContext};
+use crate::streams::{StreamSink, StreamWriter};
+
+/// A file that goes on changing is read so often.
+const MAX_READINGS: usize = 3;
+
+/// Captures the configured tree.
+#[derive(Debug, Clone)]
+pub struct FilesSource(pub FilesConfig);
+
+#[async_trait]
+impl Source for FilesSource {
+    fn database(&self) -> &'static dyn Database {
+        &Files
+    }
+
+    async fn check(&self, _: &WorkContext) -> SourceCheck {
+        let config = self.0.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut first = Walk::new(open(&config)?, &config, OwnerNames::default())
+                .context(Class::Source, || format!("cannot read {}", config.path.display()))?;
+            let steps = first.next().and_then(|_| first.next());
+            let steps = steps.context(Class::Source, || format!("cannot read {}", config.path.display()));
+            match steps.map_err(|error| error.hint(READ_HINT))? {
+                None if !config.allow_empty => Err(empty(&config.path)),
+                _ => Ok(()),
+            }
+        });
+        match looked.await.context(Class::Failed, || "a worker thread failed").and_then(|looked| looked) {
+            Ok(()) => SourceCheck::default(),
+            Err(error) => SourceCheck::of(error),
+        }
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        let stream = sink.open(TREE_STREAM)?;
+        // It also fires when this future is dropped, so that no thread goes on reading.
+        let stop = cx.cancel.child_token();
+        let _stops_when_dropped = stop.clone().drop_guard();
+        let (config, out) = (self.0.clone(), Archive::of(stream, stop));
+        let progress = out.progress.clone();
+        let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run());
+        let mut seen = None;
+        let (stream, captured) = loop {
+            tokio::select! {
+                done = &mut writing => break done.context(Class::Failed, || "a worker thread failed")??,
+                () = cx.cancel.cancelled() => return Err(Error::cancelled("the capture")),
+                () = tokio::time::sleep(cx.stall) => {
+                    let now = Some(progress.load(Ordering::Relaxed));
+                    if now == seen {
+                        let path = self.0.path.display();
+                        return Err(Error::source_failed(format!("{path} gave no byte for {:?}", cx.stall))
+                            .hint("check the disk or the mount; if it is only slow, raise stall in [limits]"));
+                    }
+                    seen = now;
+                }
+            }
+        };
+        stream.finish(0).await?;
+        let warnings = captured.warnings();
+        Ok(SourceFacts { engine: FILES_KIND.to_owned(), warnings, ..SourceFacts::default() })
+    }
+}
+
+const READ_HINT: &str = "let Lifeboat's user read it: see \"Files\" in OPERATIONS.md";
+
+fn empty(path: &Path) -> Error {
+    Error::source_failed(format!("{} is empty", path.display()))
+        .hint("find out whether its file system is mounted; if nothing is right, set allow_empty = true")
+}
+
+/// Opens the root, and makes sure that it is the right one. A link of another user on the way is
+/// not followed: it could lead to what only Lifeboat may read.
+fn open(config: &FilesConfig) -> Result<OwnedFd> {
+    let opened = |path: &Path| {
+        let opened = opened::existing_directory(path);
+        opened.context(Class::Source, || format!("cannot open the folder {}", path.display())).map_err(|error| {
+            error.hint("name the folder itself, not by links of others, and let Lifeboat's user read it")
+        })
+    };
+    let root = opened(&config.path)?;
+    if !are_told_apart() {
+        return Err(Error::source_failed("the owners of files cannot be told apart here")
+            .hint("set PrivateUsers=no for lifeboatd: see \"Files\" in OPERATIONS.md"));
+    }
+    let Some(mount) = &config.mount else { return Ok(root) };
+    let place = opened(mount)?;
+    let why = mount::problem(&place, &root, &config.path);
+    match why.context(Class::Source, || format!("cannot look at {}", mount.display()))? {
+        None => Ok(root),
+        Some(why) => {
+            let said = format!("{} is not the file system that was configured: {why}", mount.display());
+            Err(Error::source_failed(said).hint("mount it, or correct mount in [dataset.source]"))
+        }
+    }
+}
+
+/// The stream of an archive, for a thread that waits for it.
+pub(super) struct Archive {
+    stream: Box<dyn StreamWriter>,
+    runtime: Handle,
+    progress: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+impl Archive {
+    /// It waits on the runtime that it is made on.
+    pub(super) fn of(stream: Box<dyn StreamWriter>, stop: CancellationToken) -> Self {
+        Self { stream, runtime: Handle::current(), progress: Arc::default(), stop }
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let part = self.fill(bytes.len() as u64, |space| {
+                space.copy_from_slice(&bytes[..space.len()]);
+                Ok(())
+            })?;
+            bytes = &bytes[part..];
+        }
+        Ok(())
+    }
+
+    /// Lets `fill` write the next bytes, at most so many, and tells how many there were.
+    fn fill(&mut self, most: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(Error::cancelled("the capture"));
+        }
+        let space = self.runtime.block_on(self.stream.space())?;
+        let part = usize::try_from(most).unwrap_or(usize::MAX).min(space.len());
+        fill(&mut space[..part])?;
+        self.runtime.block_on(self.stream.filled(part))?;
+        self.progress.fetch_add(part as u64, Ordering::Relaxed);
+        Ok(part)
+    }
+}
+
+/// A capture in progress.
+pub(super) struct Capture {
+    config: FilesConfig,
+    out: Archive,
+    pub(super) troubles: Troubles,
+    /// Whether anything but folders was captured.
+    has_content: bool,
+}
+
+impl Capture {
+    pub(super) fn new(config: FilesConfig, out: Archive) -> Self {
+        Self { config, out, troubles: Troubles::default(), has_content: false }
+    }
+
+    fn run(mut self) -> Result<(Box<dyn StreamWriter>, Troubles)> {
+        let config = self.config.clone();
+        let failed = || format!("cannot read {}", config.path.display());
+        let walk = Walk::new(open(&config)?, &config, OwnerNames::here());
+        let mut walk = walk.context(Class::Source, failed)?;
+        let mut entries = 0u64;
+        loop {
+            let step = walk.next().context(Class::Source, failed).map_err(|error| error.hint(READ_HINT))?;
+            self.out.progress.fetch_add(1, Ordering::Relaxed);
+            match step {
+                None => break,
+                Some(WalkStep::Entry(found)) => {
+                    self.entry(*found, &walk)?;
+                    entries += 1;
+                }
+                Some(WalkStep::Unreadable { path, why }) => {
+                    self.troubles.unreadable.add(|| format!("{} ({why})", shown(&path)));
+                }
+                Some(WalkStep::OtherFileSystem { path }) => self.troubles.mounts.add(|| shown(&path)),
+                Some(WalkStep::Socket { path }) => self.troubles.sockets.add(|| shown(&path)),
+            }
+        }
+        self.judge(entries)?;
+        self.troubles.forgot_links = walk.forgot_links;
+        self.out.put(&[0; ARCHIVE_END_BYTES])?;
+        Ok((self.out.stream, self.troubles))
+    }
+
+    /// Refuses what is no snapshot of the tree.
+    pub(super) fn judge(&self, entries: u64) -> Result<()> {
+        let path = self.config.path.display();
+        let troubles = [&self.troubles.unreadable, &self.troubles.damaged];
+        let lacking = troubles.into_iter().filter_map(|trouble| trouble.tell(|_, names| names));
+        let lacking = lacking.collect::<Vec<_>>().join(", ");
+        if !lacking.is_empty() && !self.config.allow_unreadable {
+            return Err(Error::source_failed(format!("{path} holds what cannot be read: {lacking}")).hint(
+                "let Lifeboat's user read it (\"Files\" in OPERATIONS.md), exclude it, or set allow_unreadable = true",
+            ));
+        }
+        if !lacking.is_empty() && !self.has_content {
+            return Err(
+                Error::source_failed(format!("nothing in {path} can be read but folders: {lacking}")).hint(READ_HINT)
+            );
+        }
+        if entries <= 1 && !self.config.allow_empty {
+            return Err(empty(&self.config.path));
+        }
+        Ok(())
+    }
+
+    /// Writes an entry, and a file again while it changes.
+    pub(super) fn entry(&mut self, found: Found, walk: &Walk<'_, FilesConfig>) -> Result<()> {
+        let Found { mut entry, file, stat: mut before } = found;
+        self.has_content |= entry.kind != EntryKind::Folder;
+        let Some(file) = file else {
+            return self.out.put(&member(&entry, &DataMap::default())?);
+        };
+        for _ in 0..MAX_READINGS {
+            let read = self.reading(&entry, &file, &before)?;
+            let again = read.and_then(|()| match rustix::fs::fstat(&file)? {
+                now if stamp(&now) == stamp(&before) => Ok(None),
+                _ => walk.again(entry.path.clone(), &file).map(Some),
+            });
+            match again {
+                Ok(None) => return Ok(()),
+                Ok(Some(changed)) => (entry, before) = changed,
+                Err(why) => {
+                    // It may have other names, so it stays.
+                    self.troubles.damaged.add(|| format!("{} ({why})", shown(&entry.path)));
+                    return Ok(());
+                }
+            }
+        }
+        self.troubles.changed.add(|| shown(&entry.path));
+        Ok(())
+    }
+
+    /// Writes a file once. What cannot be read, and all after it, is zeros, and the inner error.
+    fn reading(&mut self, entry: &Entry, file: &File, stat: &Stat) -> Result<io::Result<()>> {
+        let (length, mut read) = (stat.st_size as u64, Ok(()));
+        let is_sparse = length >= MIN_SPARSE_BYTES && (stat.st_blocks as u64) < length / 512;
+        let data = if is_sparse { DataMap::of(file, length) } else { Ok(DataMap::whole(length)) };
+        let data = data.unwrap_or_else(|why| {
+            read = Err(why);
+            DataMap::default()
+        });
+        self.out.put(&member(entry, &data)?)?;
+        for (mut at, piece) in data.pieces() {
+            let end = at + piece;
+            while at < end {
+                at += self.out.fill(end - at, |space| {
+                    if read.is_ok() {
+                        read = read_or_zeros(file, space, at);
+                    }
+                    if read.is_err() {
+                        space.fill(0);
+                    }
+                    Ok(())
+                })? as u64;
+            }
+        }
+        self.out.put(&[0; BLOCK_BYTES][..padding(data.bytes())])?;
+        Ok(read)
+    }
+}
+
+/// Reads what is at `at`; zeros where the file has become too short.
+fn read_or_zeros(file: &File, space: &mut [u8], at: u64) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < space.len() {
+        match file.read_at(&mut space[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    space[filled..].fill(0);
+    Ok(())
+}

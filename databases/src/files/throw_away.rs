@@ -1,0 +1,173 @@
+//! Drills of trees: a restored tree in the scratch directory, which is walked and read again.
+//!
+//! A drill has no rights of its own. So it restores as anybody would who asks for nothing special,
+//! and its notes say what was not restored and therefore not compared.
+
+use std::io::{BufRead, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use lifeboat_base::beneath::open_beneath;
+use lifeboat_base::{Class, Context, Error, Result};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::TREE_STREAM;
+use super::compare::{ComparedTrees, OwnTree, compare};
+use super::entry::problem_of_path;
+use super::owners::OwnerNames;
+use super::unpack::unpack;
+use super::walk::{Walk, WalkStep};
+use crate::blocking::{StreamBytes, read_apart};
+use crate::database::{ThrowAway, TreeWanted, WorkContext};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, answered};
+use crate::streams::StoredStreams;
+
+/// As many entries are there as were restored.
+pub(super) const ENTRY_CHECK: &str = "entry_count";
+/// So much of a file is read for a query.
+const MAX_FIRST_LINE_BYTES: u64 = 4096;
+
+/// A restored tree.
+pub(super) struct FilesThrowAway {
+    directory: PathBuf,
+    restored: u64,
+    cx: WorkContext,
+}
+
+impl FilesThrowAway {
+    pub(super) fn new(cx: &WorkContext) -> Result<Self> {
+        let directory = cx.scratch.join("tree");
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+        made.context(Class::Source, || format!("cannot create {}", directory.display()))?;
+        Ok(Self { directory, restored: 0, cx: cx.clone() })
+    }
+}
+
+impl Drop for FilesThrowAway {
+    fn drop(&mut self) {
+        let _ = remove(&self.directory);
+    }
+}
+
+#[async_trait]
+impl ThrowAway for FilesThrowAway {
+    fn server_version(&self) -> &str {
+        ""
+    }
+
+    async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
+        let unpacking = read_apart(from, "the drill", &self.cx, |from| unpack(from, root, &TreeWanted::default()));
+        self.restored = unpacking.await?.entries;
+        Ok(())
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (directory, restored, queries) = (self.directory.clone(), self.restored, queries.to_vec());
+        let checking = tokio::task::spawn_blocking(move || check(&directory, restored, &queries));
+        checking.await.context(Class::Failed, || "a worker thread failed")?
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
+        let comparing = read_apart(from, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
+        Ok(proof(comparing.await?))
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        remove(&self.directory).context(Class::Source, || format!("cannot remove {}", self.directory.display()))
+    }
+}
+
+/// A tree counts as one table, and each entry as a row.
+fn proof(compared: ComparedTrees) -> ProofResult {
+    let mut notes = vec![
+        "types, content, modes, times, targets, names of one file and attributes of users were compared; where \
+         files have holes was not, and owners were not restored"
+            .to_owned(),
+    ];
+    let told = [
+        (compared.lists, "access control lists"),
+        (compared.special, "setuid or setgid bits, capabilities or trusted attributes"),
+    ];
+    for (count, what) in told.into_iter().filter(|(count, _)| *count > 0) {
+        notes.push(format!("{count} entries have {what}, which a drill does not restore: these were not compared"));
+    }
+    if compared.devices > 0 {
+        notes.push(format!("{} devices are recorded, and were not made", compared.devices));
+    }
+    ProofResult {
+        tables: 1,
+        rows: compared.entries,
+        differences: compared.differences,
+        notes,
+        ..ProofResult::default()
+    }
+}
+
+fn open(directory: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty());
+    opened.context(Class::Source, || format!("cannot open {}", directory.display()))
+}
+
+fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+    let failed = || "cannot read the restored tree";
+    let mut walk = Walk::new(open(directory)?, &OwnTree, OwnerNames::default()).context(Class::Source, failed)?;
+    let mut found = 0;
+    while let Some(step) = walk.next().context(Class::Source, failed)? {
+        found += u64::from(matches!(step, WalkStep::Entry(_)));
+    }
+    let detail = match found == restored {
+        true => format!("{found} entries"),
+        false => format!("{restored} entries restored, {found} found"),
+    };
+    let mut results = vec![CheckResult { check: ENTRY_CHECK.to_owned(), passed: found == restored, detail }];
+    let mut typing_errors = Vec::new();
+    for query in queries {
+        let path = query.sql.trim_end_matches('/');
+        if let Some(problem) = problem_of_path(path.as_bytes()) {
+            let said = format!("the drill's query `{}` is no path below the tree: {problem}", query.sql.escape_debug());
+            typing_errors.push(Error::configuration(said).hint("correct it in [dataset.drill] queries"));
+        }
+        let (passed, detail) = match (first_line(&open(directory)?, Path::new(path)), &query.expect) {
+            (Err(error), _) => (false, error.to_string()),
+            (Ok(_), None) => (true, "is there".to_owned()),
+            (Ok(found), Some(expected)) => {
+                (found.as_ref() == Some(expected), format!("expected {expected}, found {}", found.unwrap_or_default()))
+            }
+        };
+        results.push(CheckResult { check: query.sql.clone(), passed, detail });
+    }
+    answered(results, typing_errors)
+}
+
+/// The first line of a file; `None` if it is no file.
+fn first_line(root: &OwnedFd, path: &Path) -> std::io::Result<Option<String>> {
+    let place = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) != FileType::RegularFile {
+        return Ok(None);
+    }
+    let file = std::fs::File::from(open_beneath(root, path, OFlags::RDONLY, Mode::empty())?);
+    let mut line = Vec::new();
+    std::io::BufReader::new(file.take(MAX_FIRST_LINE_BYTES)).read_until(b'\n', &mut line)?;
+    Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
+}
+
+/// Removes a tree, whose folders may keep us out.
+fn remove(directory: &Path) -> std::io::Result<()> {
+    if !directory.try_exists()? {
+        return Ok(());
+    }
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => remove(&entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    std::fs::remove_dir(directory)
+}
