@@ -3,6 +3,9 @@
 
 #[path = "../../src/sample.rs"]
 pub(crate) mod sample;
+#[path = "../../../tests/src/ports.rs"]
+#[allow(unreachable_pub, reason = "public where it belongs, among what all tests use")]
+mod ports;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -39,7 +42,7 @@ impl Host {
         for replica in ["frankfurt", "ireland"] {
             std::fs::create_dir(place.path().join(replica)).unwrap();
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free();
         let host = Self { place, port };
         host.configure(datasets);
         let config = Config::load(&host.config(), &Surroundings::default()).unwrap();

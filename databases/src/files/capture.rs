@@ -170,7 +170,7 @@ pub(super) struct Capture {
     config: FilesConfig,
     out: Archive,
     pub(super) troubles: Troubles,
-    /// Whether anything but folders was captured.
+    /// Whether anything but folders was captured, as a whole.
     has_content: bool,
 }
 
@@ -232,19 +232,34 @@ impl Capture {
     /// Writes an entry, and a file again while it changes.
     pub(super) fn entry(&mut self, found: Found, walk: &Walk<'_, FilesConfig>) -> Result<()> {
         let Found { mut entry, file, stat: mut before } = found;
-        self.has_content |= entry.kind != EntryKind::Folder;
         let Some(file) = file else {
+            // What is in another name is in the first one, which may not have been read.
+            self.has_content |= !matches!(entry.kind, EntryKind::Folder | EntryKind::SameAs { .. });
             return self.out.put(&member(&entry, &DataMap::default())?);
         };
-        for _ in 0..MAX_READINGS {
+        let mut readings = 0;
+        loop {
             let read = self.reading(&entry, &file, &before)?;
-            let again = read.and_then(|()| match rustix::fs::fstat(&file)? {
-                now if stamp(&now) == stamp(&before) => Ok(None),
-                _ => walk.again(entry.path.clone(), &file).map(Some),
-            });
-            match again {
-                Ok(None) => return Ok(()),
+            readings += 1;
+            // What changed may fail to be read for that reason alone.
+            let changed = match rustix::fs::fstat(&file) {
+                Ok(now) if stamp(&now) == stamp(&before) => read.map(|()| None),
+                Ok(_) if readings < MAX_READINGS => walk.again(entry.path.clone(), &file).map(Some),
+                Ok(_) => {
+                    self.troubles.changed.add(|| shown(&entry.path));
+                    match read {
+                        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                        read => read.map(|()| None),
+                    }
+                }
+                Err(why) => Err(why.into()),
+            };
+            match changed {
                 Ok(Some(changed)) => (entry, before) = changed,
+                Ok(None) => {
+                    self.has_content = true;
+                    return Ok(());
+                }
                 Err(why) => {
                     // It may have other names, so it stays.
                     self.troubles.damaged.add(|| format!("{} ({why})", shown(&entry.path)));
@@ -252,8 +267,6 @@ impl Capture {
                 }
             }
         }
-        self.troubles.changed.add(|| shown(&entry.path));
-        Ok(())
     }
 
     /// Writes a file once. What cannot be read, and all after it, is zeros, and the inner error.
@@ -270,11 +283,9 @@ impl Capture {
             let end = at + piece;
             while at < end {
                 at += self.out.fill(end - at, |space| {
-                    if read.is_ok() {
-                        read = read_or_zeros(file, space, at);
-                    }
-                    if read.is_err() {
-                        space.fill(0);
+                    match read.is_ok() {
+                        true => read = read_or_zeros(file, space, at),
+                        false => space.fill(0),
                     }
                     Ok(())
                 })? as u64;
@@ -285,17 +296,21 @@ impl Capture {
     }
 }
 
-/// Reads what is at `at`; zeros where the file has become too short.
+/// Reads what is at `at`. What cannot be read is zeros.
 fn read_or_zeros(file: &File, space: &mut [u8], at: u64) -> io::Result<()> {
     let mut filled = 0;
-    while filled < space.len() {
+    let mut read = Ok(());
+    while filled < space.len() && read.is_ok() {
         match file.read_at(&mut space[filled..], at + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
+            Ok(0) => {
+                let why = "it ends before the size that its file system tells";
+                read = Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+            }
+            Ok(part) => filled += part,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => read = Err(error),
         }
     }
     space[filled..].fill(0);
-    Ok(())
+    read
 }

@@ -7,8 +7,8 @@
 //! file alone may come again right after itself: then it changed while it was read, and the last
 //! one counts.
 //!
-//! Memory is bounded whatever the archive says: by [`MAX_RECORDS_BYTES`], [`MAX_MAP_BYTES`] and the
-//! depth of paths.
+//! Memory is bounded whatever the archive says: by [`MAX_RECORDS_BYTES`], [`MAX_MAP_BYTES`], the
+//! depth of paths, and the bytes of attributes of the folders that a member lies in.
 
 use std::cmp::Ordering;
 use std::io::{ErrorKind, Read};
@@ -21,8 +21,8 @@ use super::encode::{
     unescaped,
 };
 use super::entry::{
-    ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, FileOwner, MODE_BITS, Modified, is_kept, order, parent, problem_of_path,
-    problem_of_target, shown,
+    ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, FileOwner, MODE_BITS, Modified, held_attributes, is_kept, order, parent,
+    problem_of_path, problem_of_target, shown,
 };
 use super::sparse::{DataMap, MAX_MAP_BYTES, MapReader};
 use super::{BLOCK_BYTES, acl};
@@ -38,6 +38,13 @@ fn damaged(what: impl AsRef<str>) -> Error {
         .hint(TREE_HINT)
 }
 
+/// A folder that the next member may be in.
+struct PossibleFolder {
+    path: Vec<u8>,
+    /// Bytes of attributes of it and of all that it lies in.
+    held_bytes: usize,
+}
+
 /// An archive that is being read.
 pub(super) struct ArchiveReader<R> {
     from: R,
@@ -46,7 +53,7 @@ pub(super) struct ArchiveReader<R> {
     /// Whether the member before is a file, so that it may come again.
     repeats: bool,
     /// The folders that the next member may be in, from the root on; none before the root came.
-    folders: Vec<Vec<u8>>,
+    folders: Vec<PossibleFolder>,
     /// Data of this member that was not given out yet, the last piece first.
     left: Vec<(u64, u64)>,
     /// What follows this data.
@@ -158,7 +165,7 @@ impl<R: Read> ArchiveReader<R> {
         let is_file = matches!(entry.kind, EntryKind::File { .. });
         let Some(holder) = parent(&entry.path) else {
             let is_first = self.folders.is_empty() && entry.kind == EntryKind::Folder;
-            self.folders.push(Vec::new());
+            self.enter(entry)?;
             return if is_first { Ok(()) } else { refused("the root comes once, first, and is a folder") };
         };
         match order(&self.path, &entry.path) {
@@ -166,7 +173,7 @@ impl<R: Read> ArchiveReader<R> {
             Ordering::Equal if self.repeats && is_file => {}
             _ => return refused("it comes after one that it should come before"),
         }
-        while self.folders.last().is_some_and(|folder| folder != holder) {
+        while self.folders.last().is_some_and(|folder| folder.path != holder) {
             self.folders.pop();
         }
         if self.folders.is_empty() {
@@ -178,10 +185,19 @@ impl<R: Read> ArchiveReader<R> {
             return refused("it is another name of what did not come before");
         }
         if entry.kind == EntryKind::Folder {
-            self.folders.push(entry.path.clone());
+            self.enter(entry)?;
         }
         self.path.clone_from(&entry.path);
         self.repeats = is_file;
+        Ok(())
+    }
+
+    /// Lets members be in this folder.
+    fn enter(&mut self, folder: &Entry) -> Result<()> {
+        let before = self.folders.last().map_or(0, |folder| folder.held_bytes);
+        let held = held_attributes(before, &folder.attributes);
+        let held_bytes = held.map_err(|why| damaged(format!("the member {}: {why}", shown(&folder.path))))?;
+        self.folders.push(PossibleFolder { path: folder.path.clone(), held_bytes });
         Ok(())
     }
 
@@ -325,7 +341,8 @@ impl<'a> MemberRecords<'a> {
             None => u32::try_from(number_of(read)?).map_err(|_| damaged("an owner's number is too large")),
         };
         let name = |told: Option<&[u8]>, field: &[u8]| {
-            String::from_utf8(told.unwrap_or(field).to_vec()).map_err(|_| damaged("an owner's name is no text"))
+            let name = String::from_utf8(told.unwrap_or(field).to_vec()).ok().filter(|name| !name.contains('\0'));
+            name.ok_or_else(|| damaged("an owner's name is no text"))
         };
         let modified = match self.modified {
             Some(modified) => modified,

@@ -17,6 +17,9 @@ const MAX_ENTRY_NAME_BYTES: usize = 255;
 /// No path is longer, so that whoever restores a tree can name all of it from the top: the kernel
 /// takes 4095 bytes.
 const MAX_TREE_PATH_BYTES: usize = 3500;
+/// The attributes of a folder and of all that it lies in, together: a restore holds them until it
+/// leaves the folder.
+const MAX_HELD_ATTRIBUTES_BYTES: usize = 16 << 20;
 /// No symbolic link names more.
 const MAX_TARGET_BYTES: usize = 4095;
 
@@ -90,6 +93,19 @@ pub(super) struct Entry {
     pub(super) ownership: FileOwner,
     pub(super) modified: Modified,
     pub(super) attributes: Attributes,
+}
+
+/// What a folder's attributes and those of all that it lies in, which have so many bytes, take
+/// together.
+///
+/// # Errors
+/// Why that is too much.
+pub(super) fn held_attributes(before: usize, attributes: &Attributes) -> Result<usize, &'static str> {
+    let held = before + attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    match held <= MAX_HELD_ATTRIBUTES_BYTES {
+        true => Ok(held),
+        false => Err("its extended attributes, and those of the folders that it is in, are longer than 16 MiB"),
+    }
 }
 
 /// Whether an attribute is captured. Others, such as labels of SELinux, follow from the system's

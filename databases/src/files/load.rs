@@ -44,13 +44,19 @@ pub(super) async fn load(
         Ok(false) => error,
         _ => error.within(format!("{shown} holds a part of the snapshot")),
     })?;
-    let failures = unpacked.lost_names.tell(|count, names| LoadFailure {
+    let lost = |count, reason| LoadFailure {
         database: TREE_STREAM.to_owned(),
         object: if count == 1 { "another name of a file".to_owned() } else { format!("{count} other names of files") },
         class: "missing_object".to_owned(),
-        reason: format!("pass --path for the first name, too, which holds the content: {names}"),
-    });
-    let failures = failures.into_iter().collect();
+        reason,
+    };
+    let unasked = |names| format!("pass --path for the first name, too, which holds the content: {names}");
+    let closed = |names| format!("restore as root, as the folder of the first name lets nobody else in: {names}");
+    let failures = [
+        unpacked.lost_names.tell(|count, names| lost(count, unasked(names))),
+        unpacked.closed_names.tell(|count, names| lost(count, closed(names))),
+    ];
+    let failures = failures.into_iter().flatten().collect();
     Ok(RestoreOutcome { written: vec![shown], warnings: warnings(&unpacked, &wanted), failures })
 }
 

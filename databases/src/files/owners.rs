@@ -48,6 +48,8 @@ fn by_number(text: &str) -> HashMap<u32, String> {
         let mut fields = line.split(':');
         if let (Some(name), Some(id)) = (fields.next(), fields.nth(1).and_then(|id| id.parse().ok()))
             && !name.is_empty()
+            // It would end there for others.
+            && !name.contains('\0')
         {
             names.entry(id).or_insert_with(|| name.to_owned());
         }
@@ -86,11 +88,13 @@ mod tests {
 
     #[test]
     fn an_owner_is_found_by_name_and_else_by_number() {
-        let users = by_number("root:x:0:0::/:/bin/sh\nann:x:1001:1001::/:\nann2:x:1001:1::/:\nbroken\n:x:7:\n");
+        let users =
+            by_number("root:x:0:0::/:/bin/sh\nann:x:1001:1001::/:\nann2:x:1001:1::/:\nbroken\n:x:7:\na\0b:x:8:\n");
         let names = OwnerNames { users, groups: by_number("root:x:0:\nstaff:x:50:ann\n") };
         let owner = |uid, user: &str| FileOwner { uid, gid: 50, user: user.to_owned(), group: "staff".to_owned() };
         assert_eq!(names.of(1001, 50), owner(1001, "ann"));
         assert_eq!(names.of(7, 50), owner(7, ""));
+        assert_eq!(names.of(8, 50), owner(8, ""));
         assert_eq!(names.numbers(&owner(4000, "ann")), (1001, 50));
         assert_eq!(names.numbers(&owner(4000, "bob")), (4000, 50));
         assert_eq!(names.numbers(&owner(4000, "")), (4000, 50));

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::TREE_STREAM;
 use super::compare::{ComparedTrees, OwnTree, compare};
-use super::entry::problem_of_path;
+use super::entry::{as_path, last_name, parent, problem_of_path};
 use super::owners::OwnerNames;
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
@@ -60,8 +60,13 @@ impl ThrowAway for FilesThrowAway {
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
         let unpacking = read_apart(from, "the drill", &self.cx, |from| unpack(from, root, &TreeWanted::default()));
-        self.restored = unpacking.await?.entries;
-        Ok(())
+        let unpacked = unpacking.await?;
+        self.restored = unpacked.entries;
+        let closed = unpacked.closed_names.tell(|_, names| {
+            let said = format!("a drill cannot make names of files in folders that let their owner not in: {names}");
+            Error::source_failed(said).hint("restore as root to see that tree, or set level = \"fetched\"")
+        });
+        closed.map_or(Ok(()), Err)
     }
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
@@ -132,7 +137,8 @@ fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<
             let said = format!("the drill's query `{}` is no path below the tree: {problem}", query.sql.escape_debug());
             typing_errors.push(Error::configuration(said).hint("correct it in [dataset.drill] queries"));
         }
-        let (passed, detail) = match (first_line(&open(directory)?, Path::new(path)), &query.expect) {
+        let found = look(&open(directory)?, path.as_bytes(), query.expect.is_some());
+        let (passed, detail) = match (found, &query.expect) {
             (Err(error), _) => (false, error.to_string()),
             (Ok(_), None) => (true, "is there".to_owned()),
             (Ok(found), Some(expected)) => {
@@ -144,13 +150,17 @@ fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<
     answered(results, typing_errors)
 }
 
-/// The first line of a file; `None` if it is no file.
-fn first_line(root: &OwnedFd, path: &Path) -> std::io::Result<Option<String>> {
-    let place = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) != FileType::RegularFile {
+/// Makes sure that something is at `path`, which may be a link that leads nowhere. Gives the first
+/// line of a file, if that is asked for.
+fn look(root: &OwnedFd, path: &[u8], is_line_wanted: bool) -> std::io::Result<Option<String>> {
+    let Some(holder) = parent(path) else { return Ok(None) };
+    let holder = open_beneath(root, as_path(holder), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+    let stat = rustix::fs::statat(&holder, last_name(path), AtFlags::SYMLINK_NOFOLLOW)?;
+    if !is_line_wanted || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);
     }
-    let file = std::fs::File::from(open_beneath(root, path, OFlags::RDONLY, Mode::empty())?);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::openat(&holder, last_name(path), flags, Mode::empty())?);
     let mut line = Vec::new();
     std::io::BufReader::new(file.take(MAX_FIRST_LINE_BYTES)).read_until(b'\n', &mut line)?;
     Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))

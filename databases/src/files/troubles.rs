@@ -46,7 +46,8 @@ impl Troubles {
             format!("lacks {}, which cannot be read, as allow_unreadable permits: {names}", entries(count))
         };
         let changed = |count, names| {
-            format!("holds {} that changed each time it was read, and may mix old and new: {names}", entries(count))
+            let what = "that changed each time it was read, and may mix old and new, or end with zeros";
+            format!("holds {} {what}: {names}", entries(count))
         };
         let damaged = |count, names| {
             format!("holds {} with zeros for what cannot be read, as allow_unreadable permits: {names}", entries(count))

@@ -41,6 +41,8 @@ pub(super) struct Unpacked {
     pub(super) lists: u64,
     /// Names of files whose first name was not asked for. Its content comes with that.
     pub(super) lost_names: Trouble,
+    /// Names of files whose first name lies in a folder that lets us not in.
+    pub(super) closed_names: Trouble,
 }
 
 /// A folder that is being filled.
@@ -139,7 +141,13 @@ impl Unpacking<'_> {
                 let file = file.into();
                 return self.settle(&file, entry);
             }
-            EntryKind::SameAs { path } => return self.link(path, depth, name),
+            EntryKind::SameAs { path } => {
+                if !self.link(path, depth, name)? {
+                    self.unpacked.entries -= 1;
+                    self.unpacked.closed_names.add(|| format!("{} (as {})", shown(&entry.path), shown(path)));
+                }
+                return Ok(());
+            }
             EntryKind::CharacterDevice { .. } | EntryKind::BlockDevice { .. } if !self.wanted.special => {
                 self.unpacked.entries -= 1;
                 self.unpacked.devices += 1;
@@ -153,19 +161,26 @@ impl Unpacking<'_> {
         self.settle(&opened, entry)
     }
 
-    /// Another name of a file that was made before.
-    fn link(&self, path: &[u8], depth: usize, name: &OsStr) -> Result<()> {
+    /// Another name of a file that was made before. Whether its folder, which is complete, lets us
+    /// make one.
+    fn link(&self, path: &[u8], depth: usize, name: &OsStr) -> Result<bool> {
         let failed = || format!("cannot make it another name of {}", shown(path));
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let holder = open_beneath(&self.root, as_path(parent(path).unwrap_or_default()), flags, Mode::empty());
-        let holder = holder.context(Class::Source, failed)?;
-        let stat = rustix::fs::statat(&holder, last_name(path), AtFlags::SYMLINK_NOFOLLOW);
-        let stat = stat.context(Class::Source, failed)?;
+        let found = holder.and_then(|holder| {
+            let stat = rustix::fs::statat(&holder, last_name(path), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((holder, stat))
+        });
+        let (holder, stat) = match found {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => return Ok(false),
+            found => found.context(Class::Source, failed)?,
+        };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Error::integrity(format!("{}: that is no file", failed())));
         }
         let folder = &self.folders[depth].folder;
-        done(rustix::fs::linkat(&holder, last_name(path), folder, name, AtFlags::empty()), &failed())
+        done(rustix::fs::linkat(&holder, last_name(path), folder, name, AtFlags::empty()), &failed())?;
+        Ok(true)
     }
 
     /// Gives the folders beyond the first so many their properties, the innermost first.
@@ -269,6 +284,7 @@ fn hint_for(error: Errno) -> Option<&'static str> {
             Some("the file system does not take this name, size or value: restore onto one of the captured kind")
         }
         Errno::EXIST => Some("two names are one there: restore onto a file system that tells capital letters apart"),
+        Errno::XDEV => Some("drill on Linux 5.19 or later: before, Landlock lets no file have names in two folders"),
         Errno::ROFS => Some("restore onto a file system that can be written to"),
         _ => None,
     }
@@ -314,6 +330,7 @@ mod tests {
         let hint = |error: Errno| done::<()>(Err(error), "x").unwrap_err().hint_text().map(str::to_owned);
         assert!(hint(Errno::NOSPC).unwrap().starts_with("make room"));
         assert!(hint(Errno::PERM).unwrap().starts_with("restore as root"));
+        assert!(hint(Errno::XDEV).unwrap().contains("Linux 5.19"));
         assert_eq!(hint(Errno::IO), None);
         let set = set_attribute("/proc/self/status", b"user.x", b"1").unwrap_err();
         assert!(set.hint_text().is_some(), "{set:?}");

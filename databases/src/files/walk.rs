@@ -13,11 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::attributes::{attributes_of, attributes_of_unopened};
-use super::entry::{Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, problem_of_path};
+use super::entry::{
+    Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, held_attributes, problem_of_path,
+};
 use super::owners::OwnerNames;
 
 /// The names of all folders on the way, together.
@@ -51,7 +53,7 @@ pub(super) enum WalkStep {
         path: Vec<u8>,
         why: io::Error,
     },
-    /// Another file system is mounted here. Its folder was the step before, if it can be read.
+    /// Another file system is mounted here. Its folder was the step before, if it can be looked at.
     OtherFileSystem {
         path: Vec<u8>,
     },
@@ -118,6 +120,8 @@ struct Level {
     path_length: usize,
     /// The mode that it gets back when the walk leaves it.
     forced: Option<Mode>,
+    /// Bytes of attributes of it and of all folders on the way to it.
+    held_bytes: usize,
 }
 
 /// A file with several names, of which some were not met yet.
@@ -184,7 +188,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         if let Some(root) = self.root.take() {
             let stat = rustix::fs::fstat(&root)?;
             let entry = self.entry(Vec::new(), EntryKind::Folder, &stat, attributes_of(&root)?);
-            self.enter(root, 0, None)?;
+            self.enter(root, 0, None, self.held_bytes(&entry)?)?;
             return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
         }
         while let Some(level) = self.levels.last_mut() {
@@ -216,7 +220,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             match self.visit(&path, name) {
                 Ok(Some(step)) => return Ok(Some(step)),
                 Ok(None) => {}
-                Err(_) if self.is_mounted(name) => return Ok(Some(WalkStep::OtherFileSystem { path })),
+                Err(_) if self.is_mounted(name, told) => return Ok(Some(WalkStep::OtherFileSystem { path })),
                 Err(why) => return Ok(Some(WalkStep::Unreadable { path, why })),
             }
         }
@@ -237,11 +241,15 @@ impl<'a, R: WalkRules> Walk<'a, R> {
 
     /// Whether another file system is here that is not to be captured. The kernel tells so much
     /// even of a mount that lets us see nothing, or whose server is gone.
-    fn is_mounted(&self, name: &OsStr) -> bool {
+    fn is_mounted(&self, name: &OsStr, kind: FileType) -> bool {
         let Some(level) = self.levels.last().filter(|_| self.rules.one_file_system()) else { return false };
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        rustix::fs::statx(&level.folder, name, flags, StatxFlags::empty())
-            .is_ok_and(|stat| rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != self.device)
+        rustix::fs::statx(&level.folder, name, flags, StatxFlags::empty()).is_ok_and(|stat| {
+            // On overlayfs, what is no folder may be of another device without any mount.
+            let may_be = matches!(kind, FileType::Directory | FileType::Unknown)
+                || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+            may_be && rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != self.device
+        })
     }
 
     fn visit(&mut self, path: &[u8], name: &OsStr) -> io::Result<Option<WalkStep>> {
@@ -259,6 +267,18 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             let kind = FileType::from_raw_mode(stat.st_mode);
             if self.rules.leaves_out(path, kind == FileType::Directory) {
                 return Ok(None);
+            }
+            if stat.st_dev != self.device && self.is_mounted(name, kind) {
+                let other = WalkStep::OtherFileSystem { path: path.to_vec() };
+                if kind != FileType::Directory {
+                    return Ok(Some(other));
+                }
+                // It is not opened: a dead mount may keep whoever does waiting.
+                let attributes = attributes_of_unopened(folder, name)?;
+                let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes);
+                self.held_bytes(&entry)?;
+                self.pending = Some(other);
+                return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
             }
             match kind {
                 FileType::Directory | FileType::RegularFile => {
@@ -285,7 +305,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                     }
                     return match kind {
                         FileType::Directory => self.folder(path, opened, now, forced).map(Some),
-                        _ => self.file(path, opened, now).map(Some),
+                        _ => self.file(path, opened, now, forced).map(Some),
                     };
                 }
                 FileType::Socket => return Ok(Some(WalkStep::Socket { path: path.to_vec() })),
@@ -308,7 +328,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
     }
 
     /// Opens a file or a folder. Where its mode keeps us out of a tree of our own, tells the mode
-    /// that was changed for that.
+    /// that was changed for that. A folder must let us in as long as we are in it.
     fn open(&self, folder: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<(OwnedFd, Option<Mode>), Errno> {
         let mode = Mode::from_raw_mode(stat.st_mode & MODE_BITS);
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -323,36 +343,45 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             Err(Errno::PERM) => open(OFlags::empty()),
             opened => opened,
         }?;
-        // What is open stays open. A folder must let us in as long as we are in it.
-        if let Some(mode) = forced.filter(|_| !is_folder) {
-            rustix::fs::fchmod(&opened, mode)?;
-        }
         Ok((opened, forced))
     }
 
     fn folder(&mut self, path: &[u8], opened: OwnedFd, stat: Stat, forced: Option<Mode>) -> io::Result<WalkStep> {
         let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes_of(&opened)?);
+        let held_bytes = self.held_bytes(&entry)?;
         if self.rules.one_file_system() && stat.st_dev != self.device {
             self.pending = Some(WalkStep::OtherFileSystem { path: path.to_vec() });
         } else {
             self.path = path.to_vec();
-            self.enter(opened, path.len(), forced)?;
+            self.enter(opened, path.len(), forced, held_bytes)?;
         }
         Ok(WalkStep::Entry(Box::new(Found { entry, file: None, stat })))
     }
 
-    fn enter(&mut self, folder: OwnedFd, path_length: usize, forced: Option<Mode>) -> io::Result<()> {
-        if self.levels.len() == MAX_TREE_DEPTH {
+    /// Bytes of attributes that a restore holds while it is in this folder.
+    fn held_bytes(&self, folder: &Entry) -> io::Result<usize> {
+        let before = self.levels.last().map_or(0, |level| level.held_bytes);
+        held_attributes(before, &folder.attributes).map_err(io::Error::other)
+    }
+
+    fn enter(&mut self, folder: OwnedFd, path_length: usize, forced: Option<Mode>, held: usize) -> io::Result<()> {
+        // The root counts as none.
+        if self.levels.len() > MAX_TREE_DEPTH {
             return Err(io::Error::other("it lies deeper than 256 folders"));
         }
         let names = Names::of(folder.as_fd(), MAX_NAMES_BYTES - self.names_bytes)?;
         self.names_bytes += names.size();
-        self.levels.push(Level { folder, names, next: 0, path_length, forced });
+        self.levels.push(Level { folder, names, next: 0, path_length, forced, held_bytes: held });
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], opened: OwnedFd, stat: Stat) -> io::Result<WalkStep> {
-        let attributes = attributes_of(&opened)?;
+    fn file(&mut self, path: &[u8], opened: OwnedFd, stat: Stat, forced: Option<Mode>) -> io::Result<WalkStep> {
+        let attributes = attributes_of(&opened);
+        // What is open can be read further, but for its attributes.
+        if let Some(mode) = forced {
+            rustix::fs::fchmod(&opened, mode)?;
+        }
+        let attributes = attributes?;
         let kind = match self.other_name(path, &opened, &stat)? {
             Some(path) => EntryKind::SameAs { path },
             None => EntryKind::File { length: stat.st_size as u64 },

@@ -122,6 +122,7 @@ impl Drill<'_> {
         // Of a kind that this version does not know, as much is asked as of any.
         report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
+        report.warnings = facts.warnings.iter().take(MAX_TOLD).cloned().collect();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
         let mut server = None;
@@ -250,6 +251,7 @@ impl Drill<'_> {
             dataset: self.dataset.clone(),
             snapshot: None,
             skipped: Vec::new(),
+            warnings: Vec::new(),
             engine: None,
             started,
             finished: started,

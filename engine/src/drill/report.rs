@@ -32,6 +32,10 @@ pub struct DrillReport {
     /// report has digests of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// What the capture of the snapshot warned of: what was proved may lack data, or have zeros for
+    /// it. A published report has digests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The engine and the version of its throw-away server. Without such a server, the version of
     /// the captured one.
     pub engine: Option<String>,
@@ -106,7 +110,7 @@ impl DrillReport {
     pub fn for_publication(&self) -> Self {
         let mut published = self.clone();
         let class = self.error_class.unwrap_or(Class::Failed).as_str();
-        published.skipped.iter_mut().for_each(|name| *name = digest(name));
+        published.skipped.iter_mut().chain(&mut published.warnings).for_each(|text| *text = digest(text));
         published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
         for check in &mut published.checks {
             check.detail = digest(&check.detail);

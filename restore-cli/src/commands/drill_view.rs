@@ -48,7 +48,16 @@ impl fmt::Display for Drilled {
         for note in report.proof.iter().flat_map(|proof| &proof.notes).map(|note| escape::line(note)) {
             write!(f, "\n Note: {note}")?;
         }
-        Ok(())
+        for warning in &report.warnings {
+            write!(f, "\n Note: the snapshot warns: {}", escape::line(warning))?;
+        }
+        match report.warnings.len() as u64 {
+            0 => Ok(()),
+            count => {
+                let warnings = human::count(count, "warning");
+                write!(f, "\n\nThe snapshot has {warnings}: what was restored may lack what the notes above name")
+            }
+        }
     }
 }
 
@@ -145,6 +154,7 @@ mod tests {
             dataset: "shop".parse().unwrap(),
             snapshot: Some("20261123T183244123Z-9f2c81aa".parse().unwrap()),
             skipped: Vec::new(),
+            warnings: Vec::new(),
             engine: Some("postgres 15.14".to_owned()),
             started: "2026-11-23T20:00:00Z".parse().unwrap(),
             finished: "2026-11-23T20:01:00Z".parse().unwrap(),
@@ -198,6 +208,13 @@ mod tests {
         partial.report.skipped = vec!["crm".to_owned(), "old\none".to_owned()];
         let first = "Drill of shop: PROVED, PARTIAL: the snapshot lacks databases crm, old\\none\n";
         assert!(partial.to_string().starts_with(first), "{partial}");
+        let mut warned = drilled();
+        warned.report.warnings = vec!["lacks 1 entry: a".to_owned(), "holds b\nwith zeros".to_owned()];
+        let text = warned.to_string();
+        let notes =
+            "\n Note: the snapshot warns: lacks 1 entry: a\n Note: the snapshot warns: holds b\\nwith zeros\n\n";
+        assert!(text.contains(notes), "{text}");
+        assert!(text.lines().last().unwrap().starts_with("The snapshot has 2 warnings: "), "{text}");
         let mut failed = drilled();
         (failed.report.passed, failed.report.reached) = (false, Some(ProofLevel::Checked));
         failed.report.proof.as_mut().unwrap().differences.push("table items: 1 row is missing".to_owned());

@@ -212,7 +212,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let age = human::seconds((session.clock.now() - taken).as_seconds_f64());
     session.out.note(format!("snapshot {} of {}, data {age} old", manifest.snapshot, args.dataset));
 
+    let warnings = manifest.source.warnings.iter().map(|warning| format!("the snapshot warns: {warning}"));
     let Some(target) = target else {
+        warnings.for_each(|warning| session.out.warning(warning));
         let name = args.stdout.as_deref().unwrap_or_default();
         return session.cancellable("the restore", to_stdout(&streams, name)).await;
     };
@@ -242,6 +244,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         let warning = format!("the snapshot is PARTIAL: it lacks {}", human::databases(skipped));
         outcome.warnings.insert(0, warning);
     }
+    outcome.warnings.extend(warnings);
     let restored = Restored {
         dataset: args.dataset.clone(),
         snapshot: manifest.snapshot.clone(),

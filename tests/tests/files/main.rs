@@ -61,6 +61,7 @@ fn tree() -> TempDir {
     let list = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x07\0\xd2\x04\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
     attribute("etc/deep/2", "system.posix_acl_access", list);
     fs::set_permissions(at("etc/deep/3"), Permissions::from_mode(0o4755)).unwrap();
+    attribute("etc/none", "user.of", b"what lets nobody in");
     if is_root() {
         // What a mode closes, only root can capture and remove.
         fs::set_permissions(at("etc/none"), Permissions::from_mode(0o000)).unwrap();
@@ -77,6 +78,13 @@ fn tree() -> TempDir {
 
 /// A host whose dataset is this tree, and its replica.
 async fn host(tree: &Path, vault: &TempDir) -> BackupHost {
+    let more = "[dataset.drill]\nlevel = \"proved\"\n\
+        queries = [{ sql = \"etc/hostname\", expect = \"web1\" }, { sql = \"etc/dangling\" }, { sql = \"etc/none\" }]";
+    host_with(tree, vault, more).await
+}
+
+/// With these keys more.
+async fn host_with(tree: &Path, vault: &TempDir, more: &str) -> BackupHost {
     let replica = ReplicaConfig {
         name: name("r1"),
         region: "away".to_owned(),
@@ -85,11 +93,7 @@ async fn host(tree: &Path, vault: &TempDir) -> BackupHost {
         bandwidth: Bandwidth::default(),
     };
     fs::create_dir(vault.path().join("replica")).unwrap();
-    let source = format!(
-        "kind = \"files\"\npath = \"{}\"\nexclude = [\"*.tmp\"]\n[dataset.drill]\nlevel = \"proved\"\n\
-        queries = [{{ sql = \"etc/hostname\", expect = \"web1\" }}]",
-        tree.display()
-    );
+    let source = format!("kind = \"files\"\npath = \"{}\"\nexclude = [\"*.tmp\"]\n{more}", tree.display());
     let host = BackupHost::set_up(&[section(&replica)], &source).await;
     let keys = host.path().join("keys");
     fs::copy(keys.join(DRILL_HOST_FOLDER).join("drill-signer"), keys.join("drill-signer")).unwrap();
@@ -136,7 +140,39 @@ async fn a_tree_is_backed_up_once_and_proved() {
     let expected = walked(tree.path()).len() as u64 - 1;
     assert_eq!(report["proof"]["rows"].as_u64().unwrap(), expected, "{report:#}");
     let checks: Vec<&str> = report["checks"].as_array().unwrap().iter().filter_map(|it| it["check"].as_str()).collect();
-    assert_eq!(checks, ["entry_count", "etc/hostname"], "{report:#}");
+    assert_eq!(checks, ["entry_count", "etc/hostname", "etc/dangling", "etc/none"], "{report:#}");
+    assert_eq!(report.get("warnings"), None, "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_lacks_is_told_by_whoever_restores_or_proves_it() {
+    let (tree, place) = (scratch(), scratch());
+    // No archive holds a path of more than 3500 bytes.
+    fs::create_dir_all(tree.path().join(vec!["l".repeat(250); 14].join("/"))).unwrap();
+    fs::write(tree.path().join("kept"), "kept").unwrap();
+    let host = host_with(tree.path(), &place, "allow_unreadable = true").await;
+    let (backup, run) = host.once().await;
+    assert_eq!(backup.code(), Some(0), "{backup}");
+    let told = format!("the snapshot warns: {}", run["warnings"][0].as_str().unwrap());
+    assert!(told.starts_with("the snapshot warns: lacks 1 entry, which cannot be read"), "{told}");
+
+    let master = host.master().display().to_string();
+    let drill = host.lifeboat(&["-i", &master, "drill", "data"]).await;
+    assert!(drill.code() == Some(0) && drill.stdout.starts_with("Drill of data: PROVED\n"), "{drill}");
+    assert!(drill.stdout.contains(&format!("\n Note: {told}\n")), "{drill}");
+    let last = drill.stdout.trim_end().lines().last().unwrap();
+    assert!(last.starts_with("The snapshot has 1 warning: "), "{drill}");
+    let out = place.path().join("out").display().to_string();
+    let restore = host.lifeboat(&["-i", &master, "--json", "restore", "data", "--to-directory", &out]).await;
+    assert_eq!(restore.code(), Some(0), "{restore}");
+    let warnings = restore.json().unwrap()["warnings"].clone();
+    assert!(warnings.as_array().unwrap().contains(&told.clone().into()), "{warnings:#}");
+    let stream = host.lifeboat(&["-i", &master, "restore", "data", "--stdout", "tree"]).await;
+    assert!(
+        stream.code() == Some(0) && stream.stderr.contains("warning: the snapshot warns: lacks"),
+        "{}",
+        stream.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

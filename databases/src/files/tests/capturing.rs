@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lifeboat_base::settings::{Section, SettingsReader, Surroundings};
 use toml::de::DeTable;
 
+use super::super::compare::compare;
 use super::super::decode::ArchiveReader;
-use super::super::entry::{EntryKind, shown};
+use super::super::entry::{EntryKind, held_attributes, shown};
+use super::super::unpack::unpack;
 use super::*;
 
 /// The paths in an archive, and the content of the last member of each.
@@ -111,7 +113,7 @@ async fn only_the_configured_file_system_is_captured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_captured_fails_the_run_unless_it_is_allowed() {
     let place = TempDir::new().unwrap();
-    let deep = place.path().join(vec!["d"; 256].join("/"));
+    let deep = place.path().join(vec!["d"; 257].join("/"));
     fs::create_dir_all(&deep).unwrap();
     fs::create_dir_all(place.path().join(vec!["l".repeat(250); 14].join("/"))).unwrap();
     fs::write(place.path().join("z"), "kept").unwrap();
@@ -125,6 +127,24 @@ async fn what_cannot_be_captured_fails_the_run_unless_it_is_allowed() {
     let told = &kept.facts.warnings;
     assert!(told.len() == 2 && told[0].starts_with("lacks 2 entries") && told[1].ends_with(": socket"), "{told:?}");
     assert_eq!(paths(&kept).last().unwrap(), "z=kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_folders_in_each_other_are_captured_as_a_reader_takes() {
+    let (place, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::create_dir_all(place.path().join(vec!["d"; 256].join("/"))).unwrap();
+    let kept = captured(place.path()).await;
+    assert_eq!(paths(&kept).len(), 257);
+    unpack(&kept.bytes()[..], folder(out.path()), &TreeWanted::default()).unwrap();
+    let compared = compare(&kept.bytes()[..], folder(out.path()), &TreeWanted::default()).unwrap();
+    assert_eq!((compared.differences, compared.entries), (Vec::<String>::new(), 257));
+}
+
+#[test]
+fn a_walk_and_a_reader_hold_the_same_of_folders() {
+    let attributes = |bytes: usize| [(b"user.x".to_vec(), vec![0; bytes - 6])].into_iter().collect();
+    assert_eq!(held_attributes(0, &attributes(16 << 20)), Ok(16 << 20));
+    assert!(held_attributes(1, &attributes(16 << 20)).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

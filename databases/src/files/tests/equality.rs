@@ -132,10 +132,18 @@ async fn a_drill_proves_the_tree_and_removes_it() {
     };
     let mut drill = Box::new(FilesThrowAway::new(&context(scratch.path())).unwrap());
     drill.load(&kept).await.unwrap();
-    let queries = [query("docs/a.txt", Some("hello")), query("docs/dangling", None), query("docs/none", None)];
+    let queries = [
+        query("docs/a.txt", Some("hello")),
+        query("docs/dangling", None),
+        query("docs/", None),
+        query("/", None),
+        query("docs/none", None),
+        query("docs/link", Some("hello")),
+        query("docs/deep/up/a.txt", Some("hello")),
+    ];
     let checks = drill.check(&queries).await.unwrap();
     let passed: Vec<bool> = checks.iter().map(|check| check.passed).collect();
-    assert_eq!(passed, [true, true, true, false], "{checks:?}");
+    assert_eq!(passed, [true, true, true, true, true, false, false, false], "{checks:?}");
     assert!(drill.check(&[query("../x", None)]).await.is_err());
     let proof = drill.prove(&kept).await.unwrap();
     assert!(proof.is_equal() && proof.rows > 20 && !proof.notes.is_empty(), "{proof:?}");

@@ -28,6 +28,10 @@ fn link(path: &[u8], target: &[u8]) -> Entry {
     entry(path, EntryKind::Link { target: target.to_vec() })
 }
 
+fn owned(path: &[u8], user: &str) -> Entry {
+    Entry { ownership: FileOwner { user: user.to_owned(), ..FileOwner::default() }, ..file(path) }
+}
+
 fn same(path: &[u8], as_path: &[u8]) -> Entry {
     entry(path, EntryKind::SameAs { path: as_path.to_vec() })
 }
@@ -88,6 +92,7 @@ fn what_leads_out_of_the_tree_is_refused() {
         ("a root that is a link", vec![link(b"", b"/tmp")]),
         ("a long name", vec![root(), file(&[b'n'; 256])]),
         ("a NUL in a name", vec![root(), file(&[&[b'n'; 150][..], b"\0x"].concat())]),
+        ("a NUL in an owner's name", vec![root(), owned(b"a", "a name that stands in a record\0root")]),
         ("a NUL in a target", vec![root(), link(b"a", &[&[b'n'; 150][..], b"\0x"].concat())]),
     ];
     for (attack, entries) in attacks {
@@ -96,6 +101,23 @@ fn what_leads_out_of_the_tree_is_refused() {
     }
     // A file that changed while it was read comes again.
     assert_eq!(restored(&archive(&[root(), file(b"a"), file(b"a")])).unwrap(), ["a"]);
+    // What a restore holds of the folders that it is in.
+    let large = |depth: usize, bytes: usize| {
+        let mut folder = folder(vec!["d"; depth].join("/").as_bytes());
+        folder.attributes.insert(b"user.x".to_vec(), vec![b'x'; bytes - 6]);
+        folder
+    };
+    let reader = |folders: Vec<Entry>| {
+        let bytes = archive(&folders);
+        let mut reader = ArchiveReader::new(&bytes[..]);
+        std::iter::from_fn(|| reader.next().transpose()).collect::<Result<Vec<_>>>()
+    };
+    let full: Vec<Entry> = (0..32).map(|depth| large(depth, 512 << 10)).collect();
+    assert!(reader(full.clone()).is_ok());
+    let beside = [full.clone(), vec![entry(b"e", EntryKind::Folder)]].concat();
+    assert!(reader(beside).is_ok());
+    let refused = reader([full, vec![large(32, 7)]].concat()).unwrap_err();
+    assert!(refused.class() == Class::Integrity && refused.message().contains("16 MiB"), "{refused:?}");
     let mut deep: Vec<Entry> = (0..=256).map(|depth| folder(vec!["d"; depth].join("/").as_bytes())).collect();
     assert!(restored(&archive(&deep)).is_ok());
     deep.push(folder(vec!["d"; 257].join("/").as_bytes()));

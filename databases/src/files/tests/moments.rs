@@ -128,6 +128,75 @@ fn patterns_are_asked_before_anything_is_looked_at() {
     assert!(walk.next().unwrap().is_none(), "the socket was looked at first");
 }
 
+/// Rules that leave out all but this.
+struct Alone(&'static [u8]);
+
+impl WalkRules for Alone {
+    fn leaves_out(&self, path: &[u8], _: bool) -> bool {
+        path != self.0
+    }
+
+    fn one_file_system(&self) -> bool {
+        true
+    }
+
+    fn opens_by_force(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn of_another_file_system_the_folder_alone_is_captured() {
+    let rules = Alone(b"proc");
+    let mut walk = Walk::new(folder(Path::new("/")), &rules, OwnerNames::default()).unwrap();
+    assert!(matches!(walk.next().unwrap(), Some(WalkStep::Entry(_))));
+    let Some(WalkStep::Entry(found)) = walk.next().unwrap() else { panic!("no folder") };
+    assert_eq!((found.entry.path, found.entry.kind), (b"proc".to_vec(), EntryKind::Folder));
+    let Some(WalkStep::OtherFileSystem { path }) = walk.next().unwrap() else { panic!("nothing is mounted") };
+    assert_eq!(path, b"proc");
+    assert!(walk.next().unwrap().is_none());
+}
+
+/// A mount, until the test ends.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn at(place: &'a Path, words: &[&str]) -> Self {
+        let mount = Command::new("mount").args(words).arg(place).status().unwrap();
+        assert!(mount.success(), "mount {words:?}");
+        Self(place)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_mounted_from_another_device_is_left_out() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (place, memory, disk) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = |name: &str| place.path().join(name);
+    fs::create_dir(at("folder")).unwrap();
+    ["far", "near"].map(|name| fs::write(at(name), "").unwrap());
+    let _memory = Mounted::at(memory.path(), &["-t", "tmpfs", "tmpfs"]);
+    let (far, near) = (memory.path().join("far"), disk.path().join("near"));
+    [&far, &near].map(|path| fs::write(path, "content").unwrap());
+    let (far_place, near_place, folder_place) = (at("far"), at("near"), at("folder"));
+    let _far = Mounted::at(&far_place, &["--bind", far.to_str().unwrap()]);
+    let _near = Mounted::at(&near_place, &["--bind", near.to_str().unwrap()]);
+    let _folder = Mounted::at(&folder_place, &["-t", "tmpfs", "tmpfs"]);
+    fs::write(at("folder/hidden"), "").unwrap();
+    let kept = captured(place.path()).await;
+    let found: Vec<_> = entries(&kept).into_iter().map(|entry| String::from_utf8(entry.path).unwrap()).collect();
+    assert_eq!(found, ["", "folder", "near"]);
+    assert!(kept.facts.warnings[0].starts_with("lacks what is mounted below it, at far, folder: "), "{:?}", kept.facts);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_a_lease_is_waited_for() {
     let place = TempDir::new().unwrap();
@@ -151,35 +220,74 @@ async fn a_file_with_a_lease_is_waited_for() {
     assert!(python.wait().unwrap().success(), "the lease was not asked for");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_fails_while_it_is_read_is_told() {
-    let place = TempDir::new().unwrap();
-    fs::write(place.path().join("a"), "0123456789").unwrap();
-    let (kept, config) = (Kept::of(Vec::new()), FilesConfig::of(place.path()));
+/// What a capture makes of the file `a`, whose content is read from this one.
+async fn captured_from(config: FilesConfig, file: File) -> (Kept, Capture) {
+    let kept = Kept::of(Vec::new());
     let out = Archive::of(StreamSink::open(&kept, TREE_STREAM).unwrap(), CancellationToken::new());
-    let mut allowing = config.clone();
-    allowing.allow_unreadable = true;
     let capture = tokio::task::spawn_blocking(move || {
         let root = folder(&config.path);
         let mut walk = Walk::new(root, &config, OwnerNames::default()).unwrap();
         walk.next().unwrap();
-        let Some(WalkStep::Entry(found)) = walk.next().unwrap() else { panic!("no entry") };
-        // Nothing can be read of a file that is open to be written alone.
-        let file = File::options().write(true).open(config.path.join("a")).unwrap();
+        let Some(WalkStep::Entry(mut found)) = walk.next().unwrap() else { panic!("no entry") };
+        found.stat = rustix::fs::fstat(&file).unwrap();
+        found.entry.kind = EntryKind::File { length: found.stat.st_size as u64 };
         let mut capture = Capture::new(config.clone(), out);
         capture.entry(Found { file: Some(file), ..*found }, &walk).unwrap();
         capture
-    })
-    .await
-    .unwrap();
+    });
+    let capture = capture.await.unwrap();
+    (kept, capture)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_fails_while_it_is_read_is_told() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "0123456789").unwrap();
+    let config = FilesConfig::of(place.path());
+    let allowing = FilesConfig { allow_unreadable: true, ..config.clone() };
+    // Nothing can be read of a file that is open to be written alone.
+    let file = || File::options().write(true).open(&path).unwrap();
+    let (kept, capture) = captured_from(config, file()).await;
     let refused = capture.judge(2).unwrap_err();
     assert!(refused.message().contains("holds what cannot be read: a ("), "{refused:?}");
     assert!(capture.troubles.warnings()[0].starts_with("holds 1 entry with zeros"));
     assert_eq!(kept.bytes().last_chunk::<512>(), Some(&[0; 512]));
 
-    let out = Archive::of(StreamSink::open(&kept, TREE_STREAM).unwrap(), CancellationToken::new());
-    let mut capture = Capture::new(allowing, out);
-    capture.troubles.unreadable.add(|| "a".to_owned());
+    // Zeros alone are no snapshot.
+    let (_, capture) = captured_from(allowing, file()).await;
     let refused = capture.judge(5).unwrap_err();
-    assert!(refused.class() == Class::Source && refused.message().contains("but folders: a"), "{refused:?}");
+    assert!(refused.class() == Class::Source && refused.message().contains("but folders: a ("), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_ends_before_its_size_is_damaged() {
+    let place = TempDir::new().unwrap();
+    fs::write(place.path().join("a"), "").unwrap();
+    // The kernel says of it that it has 4096 bytes, and gives fewer.
+    let file = File::open("/sys/devices/system/cpu/online").unwrap();
+    let given = fs::read("/sys/devices/system/cpu/online").unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4096);
+    let (kept, capture) = captured_from(FilesConfig::of(place.path()), file).await;
+    let bytes = kept.bytes();
+    assert!(bytes[bytes.len() - 4096..].starts_with(&given), "what could be read is lost");
+    let refused = capture.judge(2).unwrap_err();
+    assert!(refused.message().contains("a (it ends before the size"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_becomes_shorter_is_read_again() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "0123456789").unwrap();
+    // The first write is the root, the second the member.
+    let hook = move |writes| {
+        if writes == 2 {
+            fs::write(&path, "0123").unwrap();
+        }
+    };
+    let kept = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.unwrap();
+    assert_eq!(kept.facts.warnings, Vec::<String>::new());
+    let lengths: Vec<_> = entries(&kept).into_iter().skip(1).map(|entry| entry.kind).collect();
+    assert_eq!(lengths, [10, 4].map(|length| EntryKind::File { length }));
 }

@@ -28,6 +28,33 @@ async fn a_program_runs_as_its_owner_only_if_it_goes_back_to_him() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_a_closed_folder_loses_its_other_names_alone() {
+    let (tree, place) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = |name: &str| tree.path().join(name);
+    fs::create_dir(at("closed")).unwrap();
+    fs::write(at("closed/a"), "a").unwrap();
+    fs::hard_link(at("closed/a"), at("other")).unwrap();
+    fs::write(at("z"), "z").unwrap();
+    if !everything().owners {
+        return;
+    }
+    chmod(&at("closed"), 0o600);
+    let kept = captured(tree.path()).await;
+    std::os::unix::fs::chown(place.path(), Some(1234), Some(1234)).unwrap();
+    let root = folder(place.path());
+    let unpacked = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(1234);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        unpack(&kept.bytes()[..], root, &TreeWanted::default()).unwrap()
+    });
+    let unpacked = unpacked.join().unwrap();
+    assert_eq!((unpacked.entries, unpacked.closed_names.count), (4, 1));
+    let told = unpacked.closed_names.tell(|_, names| names).unwrap();
+    assert_eq!(told, "other (as closed/a)");
+    assert!(place.path().join("z").exists() && !place.path().join("other").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_of_the_directory_do_not_pass_to_what_is_restored() {
     let kept = captured(awkward().path()).await;
     let place = TempDir::new().unwrap();
