@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             let text = lines::given(request)?;
             if line::is_of::<VetoRequestLine>(&text) {
                 let request: VetoRequestLine = line::read(&text)?;
-                session.out.note(told_of_veto(&request.0));
+                session.out.asked_about(told_of_veto(&request.0));
                 session.confirm(*yes, "Sign this veto?".to_owned()).await?;
                 return session.out.result(&OneLine { line: folder.sign_veto(&request)? });
             }

@@ -39,7 +39,9 @@ async fn a_vetoed_mark_is_never_carried_out_until_the_root_takes_the_right_back(
     let strange = vault.signed("eve", request.stdout.trim()).await;
     let refused = vault.lifeboat("db1", &["veto", "install", &strange]).await;
     assert!(!refused.status.success() && refused.stderr.contains("would count for nothing"), "{refused}");
-    let signed = vault.sign("bob", request.stdout.trim()).await;
+    let folder = vault.path("bob").display().to_string();
+    let sign = ["--quiet", "owner", "sign", "--yes", "--directory", &folder, request.stdout.trim()];
+    let signed = vault.plain(&sign).await;
     assert!(signed.status.success() && signed.stderr.contains("we are sued"), "{signed}");
     let installed = vault.lifeboat("db1", &["veto", "install", signed.stdout.trim()]).await;
     assert!(installed.status.success(), "{installed}");
