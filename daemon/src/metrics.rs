@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::log::WaitingMarks;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::keep::scrub;
@@ -411,6 +412,23 @@ fn looks(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "How many things the warden's last look at a dataset could not do.",
         &["dataset"],
         of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.failed.len() as f64)).collect(),
+    )?;
+    let waiting = |of: fn(&WaitingMarks) -> f64| {
+        of_warden()
+            .map(move |(dataset, word)| (vec![dataset.as_str()], word.waiting.as_ref().map_or(0.0, of)))
+            .collect()
+    };
+    page.gauge(
+        "lifeboat_oldest_waiting_mark_timestamp_seconds",
+        "When the warden first saw the mark that waits the longest, though its content may have changed since. 0: none waits.",
+        &["dataset"],
+        waiting(|waiting| timestamp(Some(waiting.since))),
+    )?;
+    page.gauge(
+        "lifeboat_mark_delay_seconds",
+        "How long the warden lets each mark wait at least. 0: none waits.",
+        &["dataset"],
+        waiting(|waiting| waiting.delay as f64),
     )
 }
 

@@ -48,6 +48,7 @@ fn warden(since: DateTime<Utc>) -> WardenTells {
         failed: vec!["replica ireland is left alone".to_owned()],
         refused: BTreeMap::from([(first, "last 2 of 2".to_owned())]),
         vetoed: BTreeMap::from([(second, BTreeSet::from([name("bob")]))]),
+        waiting: Some(WaitingMarks { dataset: name("shop"), marks: 2, until: since, since, delay: 604_800 }),
         ..WardenWord::default()
     };
     let datasets = BTreeMap::from([(name("shop"), word), (name("wiki"), WardenWord::default())]);
@@ -127,6 +128,10 @@ fn every_series_exists_from_the_start() {
         "lifeboat_refused_marks{dataset=\"wiki\"} 0\n",
         "lifeboat_warden_failed{dataset=\"shop\"} 1\n",
         "lifeboat_warden_failed{dataset=\"wiki\"} 0\n",
+        "lifeboat_oldest_waiting_mark_timestamp_seconds{dataset=\"shop\"} 1795459880\n",
+        "lifeboat_oldest_waiting_mark_timestamp_seconds{dataset=\"wiki\"} 0\n",
+        "lifeboat_mark_delay_seconds{dataset=\"shop\"} 604800\n",
+        "lifeboat_mark_delay_seconds{dataset=\"wiki\"} 0\n",
         "lifeboat_vetoed_marks{dataset=\"shop\"} 1\n",
         "lifeboat_vetoed_marks{dataset=\"wiki\"} 0\n",
         concat!("lifeboat_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),

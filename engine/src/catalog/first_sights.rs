@@ -68,6 +68,8 @@ struct SeenMark {
     blake3: Digest,
     /// When it first saw this content of it.
     seen: DateTime<Utc>,
+    /// When it first saw a mark of this id.
+    named: DateTime<Utc>,
     /// Who vetoed it.
     vetoed: BTreeSet<Name>,
     /// Whatever it has named, as far as that is there.
@@ -173,6 +175,7 @@ impl FirstSights {
             let new = || SeenMark {
                 blake3: mark.hash,
                 seen: now,
+                named: now,
                 vetoed: BTreeSet::new(),
                 snapshots: BTreeSet::new(),
                 packs: BTreeSet::new(),
@@ -242,9 +245,14 @@ impl FirstSights {
         &self.let_go
     }
 
-    /// When a mark was first seen.
+    /// When this content of a mark was first seen.
     pub(crate) fn mark_seen(&self, mark: &SnapshotId) -> Option<DateTime<Utc>> {
         self.marks.get(mark).map(|known| known.seen)
+    }
+
+    /// When a mark of this id was first seen, whatever it contained.
+    pub(crate) fn mark_named(&self, mark: &SnapshotId) -> Option<DateTime<Utc>> {
+        self.marks.get(mark).map(|known| known.named)
     }
 
     /// Whether this list of a snapshot was seen first.
@@ -325,7 +333,7 @@ mod tests {
         assert!(see(&mut first, &[mark("empty", &[])], &none, at(5)).is_empty());
         assert_eq!(first.mark_seen(&id(9)), Some(at(0)));
         assert_eq!(see(&mut first, &[mark("full", &[1])], &none, at(6)), [id(9)]);
-        assert_eq!(first.mark_seen(&id(9)), Some(at(6)));
+        assert_eq!((first.mark_seen(&id(9)), first.mark_named(&id(9))), (Some(at(6)), Some(at(0))));
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub struct WardenReport {
     pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
     /// The marks that wait, and until when at least.
     pub waiting: BTreeMap<SnapshotId, DateTime<Utc>>,
+    /// Since when this warden sees the oldest of those, though its content may have changed.
+    pub waiting_since: Option<DateTime<Utc>>,
+    /// How long it lets each mark wait at least, in seconds.
+    pub delay: u64,
     /// What was done.
     pub outcome: PruneOutcome,
 }
@@ -85,6 +89,8 @@ pub async fn tend(prune: &Prune<'_>) -> Result<WardenReport> {
         carried_out: plan.due.clone(),
         refused: refused(prune, &view, &plan),
         waiting: plan.waits.clone(),
+        waiting_since: prune.waiting_since(&view, &plan),
+        delay: prune.least_wait().num_seconds().unsigned_abs(),
         vetoed: view.vetoed().clone(),
         outcome: PruneOutcome::default(),
     };

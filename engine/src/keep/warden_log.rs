@@ -20,6 +20,8 @@ use crate::witness::NewestRecords;
 
 /// A warden looks every hour. One that has not for so long is late.
 const LATEST_WARDEN_LOOK: TimeDelta = TimeDelta::hours(3);
+/// A mark that waits longer than twice its time, and this, is late.
+const LATE_MARK_SECONDS: u64 = 2 * 24 * 3600;
 
 /// What a warden tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +154,14 @@ impl WardenWord {
         self.looked.is_none_or(|looked| now - looked > LATEST_WARDEN_LOOK)
     }
 
+    /// Since when the oldest mark waits, if that is much longer than it must.
+    #[must_use]
+    pub fn waits_long(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let WaitingMarks { since, delay, .. } = self.waiting.as_ref()?;
+        let longest = delay.saturating_mul(2).saturating_add(LATE_MARK_SECONDS);
+        u64::try_from((now - *since).num_seconds()).is_ok_and(|waits| waits > longest).then_some(*since)
+    }
+
     /// When it looked last.
     #[must_use]
     pub fn last_look(&self) -> String {
@@ -178,7 +188,9 @@ pub fn deletion_line(word: Option<&WardenWord>, seen: &Vetoes, now: DateTime<Utc
     }
     if let Some(WaitingMarks { marks: count, until, .. }) = waiting {
         let wait = if *count == 1 { "waits" } else { "wait" };
-        told.push(format!("{} {wait} until {} or later", marks(*count), second(*until)));
+        let long = word.and_then(|word| word.waits_long(now));
+        let long = long.map_or(String::new(), |since| format!(", one of them SINCE {}", second(since)));
+        told.push(format!("{} {wait} until {} or later{long}", marks(*count), second(*until)));
     }
     if let Some(because) = failed.first() {
         told.push(format!("the warden FAILED: {}", escape::line(because)));
@@ -224,7 +236,13 @@ mod tests {
         let (dataset, mark) = (name("shop"), SnapshotId::new(at(0), 7));
         WardenLook {
             looked: vec![name("shop"), name("wiki")],
-            waiting: vec![WaitingMarks { dataset: dataset.clone(), marks: 2, until: at(90) }],
+            waiting: vec![WaitingMarks {
+                dataset: dataset.clone(),
+                marks: 2,
+                until: at(90),
+                since: at(0),
+                delay: 24 * 3600,
+            }],
             refused: vec![RefusedMark { dataset: dataset.clone(), mark: mark.clone(), because: "it\nis".to_owned() }],
             vetoed: vec![VetoedMark { dataset, mark, by: vec![name("bob")] }],
             failed: Vec::new(),
@@ -250,6 +268,18 @@ mod tests {
              2 marks wait until 1970-01-01T01:30:00Z or later; the warden FAILED: a list is lost"
         );
         assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_mark_that_waits_far_beyond_its_time_is_told() {
+        let word = heard(&[(10, whole())]);
+        let days = |count: i64| at(count * 24 * 60);
+        assert_eq!(word.waits_long(days(4)), None);
+        let late = days(4) + TimeDelta::seconds(1);
+        assert_eq!(word.waits_long(late), Some(at(0)));
+        let line = deletion_line(Some(&word), &Vetoes::new(), late).unwrap_or_default();
+        assert!(line.contains("or later, one of them SINCE 1970-01-01T00:00:00Z; "), "{line}");
+        assert_eq!(WardenWord::default().waits_long(late), None);
     }
 
     #[test]

@@ -42,9 +42,9 @@ impl WardenLooks {
         };
         for report in &self.datasets {
             let dataset = &report.dataset;
-            if let Some(until) = report.waiting.values().min() {
-                let (marks, until) = (report.waiting.len() as u64, *until);
-                look.waiting.push(WaitingMarks { dataset: dataset.clone(), marks, until });
+            if let (Some(until), Some(since)) = (report.waiting.values().min(), report.waiting_since) {
+                let (marks, until, delay) = (report.waiting.len() as u64, *until, report.delay);
+                look.waiting.push(WaitingMarks { dataset: dataset.clone(), marks, until, since, delay });
             }
             let most = share(MAX_REFUSED_MARKS, names.len());
             for (at, (mark, because)) in report.refused.iter().take(most).enumerate() {
@@ -115,6 +115,8 @@ mod tests {
             refused: (0..refused).map(|number| (id(number), because.to_owned())).collect(),
             vetoed: (0..refused).map(|number| (id(number), Clone::clone(&vetoed_by))).collect(),
             waiting: BTreeMap::new(),
+            waiting_since: None,
+            delay: 0,
             outcome: PruneOutcome::default(),
         })
     }

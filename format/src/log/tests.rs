@@ -77,7 +77,10 @@ fn what_a_warden_found_is_bounded_and_comes_back() -> Result<()> {
         let mut changed = good();
         changed["event"] = json!({
             "what": "warden", "looked": ["shop"],
-            "waiting": [{ "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z" }],
+            "waiting": [{
+                "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z",
+                "since": "2026-11-22T09:00:00Z", "delay": 604800,
+            }],
             "refused": [{ "dataset": "shop", "mark": mark, "because": "it is the newest" }],
             "vetoed": [{ "dataset": "shop", "mark": mark, "by": ["ann", "bob"] }],
             "failed": [{ "dataset": "wiki", "because": "a list is lost" }],
@@ -107,6 +110,9 @@ fn what_a_warden_found_is_bounded_and_comes_back() -> Result<()> {
         assert!(parse(&event(&|event| drop(event.as_object_mut().and_then(|event| event.remove(list))))).is_err());
     }
     assert!(parse(&event(&|event| event["locks"][1]["since"] = Value::Null)).is_err());
+    for field in ["until", "since", "delay"] {
+        assert!(parse(&event(&|event| event["waiting"][0][field] = Value::Null)).is_err(), "{field}");
+    }
     assert!(parse(&event(&|event| event["vetoed"][0]["by"] = json!(vec!["ann"; MAX_VETOING_PEOPLE + 1]))).is_err());
     assert!(parse(&event(&|event| event["failed"][0]["because"] = json!("x".repeat(1025)))).is_err());
     Ok(())

@@ -55,6 +55,12 @@ pub struct WaitingMarks {
     /// When the first of them is due.
     #[serde(with = "utc")]
     pub until: DateTime<Utc>,
+    /// Since when the warden sees the oldest of them, though its content may have changed.
+    #[serde(with = "utc")]
+    pub since: DateTime<Utc>,
+    /// How long it lets each wait at least, in seconds.
+    #[serde(deserialize_with = "strict::number")]
+    pub delay: u64,
 }
 
 /// A mark that a warden does not carry out as it stands.

@@ -195,6 +195,8 @@ async fn a_mark_whose_content_was_exchanged_is_doubted_and_waits_anew() {
     at(&mut vault, "+7m");
     let seen = look(&vault).await;
     assert_eq!(counts(&seen), [0, 0, 1], "{seen}");
+    let since = &seen["waiting_since"];
+    assert!(since.is_string(), "{seen}");
 
     at(&mut vault, "+10m");
     hand.put_signed(&signer, &key, &full);
@@ -204,6 +206,10 @@ async fn a_mark_whose_content_was_exchanged_is_doubted_and_waits_anew() {
     nothing_is_lost(&vault, &all).await;
     let waits = look(&vault).await;
     assert_eq!(counts(&waits), [0, 0, 1], "{waits}");
+    // Its log tells everybody how long that mark waits already.
+    assert_eq!(&waits["waiting_since"], since, "{waits}");
+    let shown = vault.lifeboat("db1", &["--json", "audit", "show", "--log", "wardens/warden1"]).await.to_string();
+    assert!(shown.contains(&format!("\"since\": {since}")), "{shown}");
     nothing_is_lost(&vault, &all).await;
     at(&mut vault, "+12m");
     let swept = look(&vault).await;

@@ -22,7 +22,7 @@ use lifeboat_format::record::MarkRecord;
 
 use super::memory::Memory;
 use super::view::View;
-use super::{Prune, Verdict};
+use super::{Prune, PrunePlan, Verdict};
 use crate::catalog::first_sights::{FirstSights, LetGo};
 use crate::catalog::records::FoundRecord;
 use crate::keep::retention::Told;
@@ -37,7 +37,7 @@ pub(super) struct MarkTimes<'v> {
     first: Option<&'v FirstSights>,
     /// Since when its rules let snapshots go.
     let_go: LetGo,
-    grace: TimeDelta,
+    wait: TimeDelta,
     delay: TimeDelta,
     now: DateTime<Utc>,
 }
@@ -68,8 +68,8 @@ impl Prune<'_> {
         }
         let marks = view.marks.iter().map(|mark| &mark.id);
         let stored = marks.filter_map(|mark| Some((mark, *stored.get(mark)?))).collect();
-        let (grace, delay) = (length(self.dataset.retention.grace), self.keys.trust.least_delay());
-        MarkTimes { ordered, stored, first: view.first.as_ref(), let_go, grace, delay, now }
+        let (wait, delay) = (self.least_wait(), self.keys.trust.least_delay());
+        MarkTimes { ordered, stored, first: view.first.as_ref(), let_go, wait, delay, now }
     }
 
     /// Remembers since when the rules of this warden let those of `verdicts` go that nothing keeps.
@@ -85,6 +85,17 @@ impl Prune<'_> {
             first.write(self.state, &self.dataset.name)?;
         }
         Ok(let_go)
+    }
+
+    /// How long a mark waits at least.
+    pub(in crate::keep) fn least_wait(&self) -> TimeDelta {
+        length(self.dataset.retention.grace).max(self.keys.trust.least_delay())
+    }
+
+    /// Since when this warden sees the oldest of the marks that wait, whatever it contained.
+    pub(in crate::keep) fn waiting_since(&self, view: &View, plan: &PrunePlan) -> Option<DateTime<Utc>> {
+        let first = view.first.as_ref()?;
+        plan.waits.keys().filter_map(|mark| first.mark_named(mark)).min()
     }
 
     /// Adds the floor to the reasons why snapshots stay. Of two times of a snapshot, the later one
@@ -111,7 +122,7 @@ impl MarkTimes<'_> {
         let sighted = self.first.map(|first| first.mark_seen(&mark.id).unwrap_or(self.now));
         let marked = sighted.map_or(self.marked_at(mark), |sighted| sighted.max(self.marked_at(mark)));
         let let_go = mark.body.snapshots.iter().filter_map(|marked| self.let_go.get(&marked.snapshot).copied());
-        let due = after(let_go.fold(marked, DateTime::max), self.grace.max(self.delay));
+        let due = after(let_go.fold(marked, DateTime::max), self.wait);
         match self.stored.get(&mark.id).filter(|_| self.delay > TimeDelta::zero()) {
             Some(stored) => due.max(after(*stored, self.delay)),
             None => due,
@@ -120,7 +131,7 @@ impl MarkTimes<'_> {
 
     /// As [`Self::due`], of a mark that would be written now.
     pub(super) fn due_if_marked_now(&self) -> DateTime<Utc> {
-        after(self.now, self.grace.max(self.delay))
+        after(self.now, self.wait)
     }
 }
 

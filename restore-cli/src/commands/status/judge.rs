@@ -3,7 +3,7 @@
 //! Absence is no good news: a region that did not answer has nothing that could be restored, and a
 //! daemon that is silent backs nothing up.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::PastDrill;
 use lifeboat_engine::format::id::Name;
@@ -268,6 +268,10 @@ fn of_warden(name: &Name, word: &WardenWord, now: DateTime<Utc>, found: &mut Fou
     }
     if let Some(because) = word.failed.first() {
         found.warning(format!("the warden's last look did not do all: {because}"), LOG);
+    }
+    if let Some(since) = word.waits_long(now) {
+        let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        found.warning(format!("the warden has let a mark wait since {since}, much longer than it must"), LOG);
     }
     if let Some((mark, because)) = word.refused.first_key_value() {
         let count = human::count(word.refused.len() as u64, "mark");

@@ -175,7 +175,8 @@ fn what_the_warden_did_not_do_needs_attention_and_what_waits_does_not() {
         after(|facts| drop(facts.deletion.insert(name("shop"), DatasetDeletion { warden, ..Default::default() }))).0
     };
     let (mark, looked) = ("20261123T180000000Z-9f2c81aa", "2026-11-23T19:00:00Z");
-    let waiting = json!({ "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z" });
+    let waits = |since: &str| json!({ "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z", "since": since, "delay": 604_800 });
+    let waiting = waits("2026-11-22T09:00:00Z");
     let good =
         json!({ "looked": looked, "failed": [], "waiting": waiting, "refused": {}, "vetoed": { mark: ["ann"] } });
     assert_eq!(told(good.clone()), Vec::<String>::new());
@@ -190,6 +191,10 @@ fn what_the_warden_did_not_do_needs_attention_and_what_waits_does_not() {
     assert_eq!(
         with("failed", json!(["a list is lost"])),
         ["Warning the warden's last look did not do all: a list is lost"]
+    );
+    assert_eq!(
+        with("waiting", waits("2026-11-01T09:00:00Z")),
+        ["Warning the warden has let a mark wait since 2026-11-01T09:00:00Z, much longer than it must"]
     );
     let refused = format!("Warning the warden refuses 1 mark of backup hosts, such as {mark}: last 2 of 2");
     assert_eq!(with("refused", json!({ mark: "last 2 of 2" })), [refused]);
