@@ -151,7 +151,7 @@ impl CheckedRoot {
         for (dataset, word) in self.warden_tells.iter().filter(|(_, word)| word.is_late(now)) {
             let name = self.warden.as_ref().map_or("?", Name::as_str);
             weak.push(format!(
-                "warden {name} has {} at dataset {dataset}, so nothing of it is deleted and no lock extended: on that machine, see that its configuration has the dataset, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
+                "warden {name} has {} at dataset {dataset}, so nothing of it is deleted, and its locks may run out: on that machine, see that its configuration has the dataset, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
                 word.last_look()
             ));
         }

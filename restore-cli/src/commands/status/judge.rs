@@ -263,7 +263,7 @@ fn of_daemon(name: &Name, standing: &DatasetStanding, found: &mut Found) {
 fn of_warden(name: &Name, word: &WardenWord, now: DateTime<Utc>, found: &mut Found) {
     const LOG: &str = "on the warden, read `journalctl -u lifeboat-warden`";
     if word.is_late(now) {
-        let what = format!("the warden has {}, so nothing is deleted and no lock extended", word.last_look());
+        let what = format!("the warden has {}, so nothing is deleted, and locks may run out", word.last_look());
         found.critical(what, LOG);
     }
     if let Some(because) = word.failed.first() {

@@ -185,7 +185,7 @@ fn what_the_warden_did_not_do_needs_attention_and_what_waits_does_not() {
         word[field] = value;
         told(word)
     };
-    let never = "Critical the warden has never looked, so nothing is deleted and no lock extended";
+    let never = "Critical the warden has never looked, so nothing is deleted, and locks may run out";
     assert_eq!(with("looked", json!(null)), [never]);
     assert!(with("looked", json!("2026-11-23T16:59:59Z"))[0].contains("not looked since 2026-11-23T16:59:59Z"));
     assert_eq!(
