@@ -100,5 +100,5 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	install -m 0644 systemd/tmpfiles.conf '$(libdir)/tmpfiles.d/lifeboat.conf'
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
 	install -m 0644 config/minimal.toml config/drill-host.toml config/warden.toml '$(sharedir)/lifeboat'
-	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json '$(sharedir)/lifeboat'
+	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json config/drill-report.schema.json '$(sharedir)/lifeboat'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

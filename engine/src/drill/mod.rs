@@ -8,6 +8,7 @@
 //! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
 //!   drill is cancelled.
 
+mod evidence;
 mod history;
 mod publish;
 mod report;
@@ -23,6 +24,7 @@ use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
+pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};
 pub use self::publish::{Published, publish};
 pub use self::report::{DrillReport, Phase};

@@ -51,6 +51,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
         ],
         "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
+        "report" => &[
+            ("What the newest drill proved, and how drills went before", "lifeboat report shop"),
+            ("As a page for people and auditors", "lifeboat report shop --html shop.html"),
+        ],
         "prune" => &[
             ("What would go?", "lifeboat prune shop --dry-run"),
             ("Let it go without a question", "lifeboat prune shop --yes"),

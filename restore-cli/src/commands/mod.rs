@@ -24,6 +24,7 @@ pub(crate) mod prune;
 pub(crate) mod remove_dataset;
 pub(crate) mod repair;
 mod repair_clock;
+pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod root;
 mod root_found;
