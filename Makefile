@@ -77,7 +77,7 @@ dist: ## .deb, .rpm, lists of what is linked in, and checksums, into target/dist
 	@scripts/setup --dist
 	scripts/dist
 
-install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12
+install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12 and 13
 	@scripts/setup --dist
 	lintian --fail-on error,warning target/dist/*.deb
 	$(CARGO) test --locked --workspace --test install -- --ignored --nocapture --test-threads=1
