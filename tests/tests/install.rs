@@ -1,5 +1,5 @@
-//! The packages of `make dist`, in freshly made machines of Debian 12 and 13, and the README's block
-//! there.
+//! The packages of `make dist`, in freshly made machines of Debian 12 and 13, and the README's
+//! block there.
 //!
 //! What this cannot show: the machines are chroots without systemd, so no unit is started. A first
 //! backup and a drill run as the units' users, with what the units would hand over.
