@@ -42,7 +42,7 @@ fn with_shown_defaults(text: &str) -> (String, usize) {
 fn every_example_parses() {
     let names: Vec<String> =
         examples().iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
-    assert_eq!(names, ["drill-host.toml", "lifeboat.toml", "minimal.toml"]);
+    assert_eq!(names, ["drill-host.toml", "lifeboat.toml", "minimal.toml", "warden.toml"]);
     for name in names {
         parse(&text(&name), &name);
     }
@@ -127,6 +127,14 @@ fn no_example_lets_a_backup_go_when_the_next_one_is_made() {
             assert_eq!(dataset.retention.coarser_than(interval), None, "{name}: {}", dataset.name);
         }
     }
+}
+
+#[test]
+fn the_warden_believes_an_owner_and_keeps_what_its_own_rules_say() {
+    let config = parse(&text("warden.toml"), "warden.toml");
+    assert_eq!((config.keys.owners.len(), config.datasets.len()), (1, 1));
+    assert_eq!(config.state_directory, Path::new("/var/lib/lifeboat-warden"));
+    assert!(!config.datasets[0].retention.keeps_everything() && config.datasets[0].schedule.is_none());
 }
 
 #[test]

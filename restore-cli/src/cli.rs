@@ -7,7 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, pause, prune,
     remove_dataset, repair, report, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify,
-    witness,
+    veto, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Root(root::Args),
     Audit(audit::Args),
     Witness(witness::Args),
+    Veto(veto::Args),
     Check(check::Args),
     Kit(kit::Args),
     Runs(runs::Args),

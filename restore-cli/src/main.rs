@@ -7,6 +7,7 @@ mod access;
 mod as_unit;
 mod cli;
 mod commands;
+mod deletion;
 mod exit;
 mod flags;
 mod given_replica;

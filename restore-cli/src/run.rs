@@ -114,6 +114,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Owner(args) => commands::owner::run(&args, session).await,
         Command::Root(args) => commands::root::run(&args, session).await,
         Command::Audit(args) => commands::audit::run(&args, session).await,
+        Command::Veto(args) => commands::veto::run(&args, session).await,
         Command::Witness(args) => commands::witness::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Kit(args) => commands::kit::run(&args, session).await,

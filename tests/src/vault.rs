@@ -382,6 +382,7 @@ fn keys_config(directory: PathBuf, master_recipients: Vec<String>) -> KeysConfig
         host_bundle: SecretRef::file(directory.join("host-keys")),
         drill_identity: SecretRef::file(directory.join("drill-identity")),
         drill_signer: SecretRef::file(directory.join("drill-signer")),
+        warden_signer: SecretRef::file(directory.join("warden-signer")),
         directory,
         owners: Vec::new(),
         owner_threshold: 1,

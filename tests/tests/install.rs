@@ -205,7 +205,7 @@ fn install_upgrade_and_purge(suite: &str) {
     let machine = Machine::new(suite, "purged");
     let both = [package("lifeboat"), package("lifeboatd")];
     machine.install(&both, &[]);
-    for user in ["lifeboat", "lifeboat-drill", "lifeboat-worker"] {
+    for user in ["lifeboat", "lifeboat-drill", "lifeboat-warden", "lifeboat-worker"] {
         machine.sh(&format!("getent passwd {user}"));
     }
     assert_eq!(machine.sh("stat -c '%a %U' /etc/lifeboat/keys /etc/lifeboat/keys/credentials"), "700 root\n700 root\n");

@@ -16,6 +16,7 @@ pub(crate) const HOST_KEY: &str = "credential:host.key";
 pub(crate) const HOST_BUNDLE: &str = "credential:host-keys";
 pub(crate) const DRILL_IDENTITY: &str = "credential:drill-identity";
 pub(crate) const DRILL_SIGNER: &str = "credential:drill-signer";
+pub(crate) const WARDEN_SIGNER: &str = "credential:warden-signer";
 pub(crate) const MEMORY_BYTES: u64 = 192 << 20;
 pub(crate) const RUNS: usize = 2;
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10 * 60);

@@ -166,16 +166,19 @@ pub struct KeysConfig {
     pub drill_identity: SecretRef,
     /// The key (`drill-signer`) with which the drill host signs its reports.
     pub drill_signer: SecretRef,
+    /// The key (`warden-signer`) with which a warden signs what it deletes.
+    pub warden_signer: SecretRef,
 }
 
 impl KeysConfig {
     /// Whether the keys on this host let it back up, or tell nothing, as before `init`. A drill
-    /// host has a drill identity, and no key of a backup host.
+    /// host has a drill identity, a warden its signer, and neither a key of a backup host.
     #[must_use]
     pub fn may_back_up(&self) -> bool {
         let host_keys = self.host_key.path().exists() || self.host_bundle.path().exists();
         // The witness of a drill host is given the signer alone.
-        host_keys || !(self.drill_identity.path().exists() || self.drill_signer.path().exists())
+        let others = [&self.drill_identity, &self.drill_signer, &self.warden_signer];
+        host_keys || !others.iter().any(|key| key.path().exists())
     }
 }
 

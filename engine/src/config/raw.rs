@@ -57,6 +57,7 @@ pub(crate) struct RawKeys {
     pub host_bundle: Option<Text>,
     pub drill_identity: Option<Text>,
     pub drill_signer: Option<Text>,
+    pub warden_signer: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

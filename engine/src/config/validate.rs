@@ -138,6 +138,7 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
         host_bundle: v.key_or(raw.host_bundle.as_ref(), defaults::HOST_BUNDLE),
         drill_identity: v.key_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
         drill_signer: v.key_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
+        warden_signer: v.key_or(raw.warden_signer.as_ref(), defaults::WARDEN_SIGNER),
     }
 }
 

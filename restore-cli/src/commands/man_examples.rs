@@ -106,6 +106,11 @@ pub(super) fn of(command: &str) -> &'static [Example] {
         "root show" => &[("Who is believed?", "lifeboat root show")],
         "audit show" => &[("Who restored what?", "lifeboat audit show --dataset shop")],
         "audit verify" => &[("Did somebody cut a log?", "lifeboat audit verify")],
+        "veto show" => &[("What is marked?", "lifeboat veto show shop")],
+        "veto request" => {
+            &[("Forbid that a mark is carried out", "lifeboat veto request shop 20261123T183244123Z-9f2c81aa")]
+        }
+        "veto install" => &[("What an owner or approver signed", "lifeboat veto install @veto.line")],
         "witness" => &[("Record what is there, by this host's clock", "lifeboat witness")],
         "check" => &[("Does everything answer, with the rights it needs?", "lifeboat check")],
         "kit" => &[("A sheet for the safe", "lifeboat kit")],

@@ -36,4 +36,5 @@ pub(crate) mod takeover;
 pub(crate) mod trigger;
 pub(crate) mod undelete;
 pub(crate) mod verify;
+pub(crate) mod veto;
 pub(crate) mod witness;
