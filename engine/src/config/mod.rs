@@ -26,7 +26,7 @@ pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 use lifeboat_store::SharedReplica;
 
 pub use self::drill::{DrillConfig, ReplicaChoice, SnapshotChoice};
-pub use self::recovery::PlaceInRecovery;
+pub use self::recovery::{MAX_RESTORES_AT_ONCE, PlaceInRecovery};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 

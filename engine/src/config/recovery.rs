@@ -10,8 +10,9 @@ use super::fields::name;
 use super::raw::{RawPlaceInRecovery, RawRecovery};
 use super::{Dataset, defaults};
 
-/// More restores at once share one machine's memory, and gain nothing.
-const MAX_RESTORES_AT_ONCE: usize = 64;
+/// So many datasets are restored at once at most: each needs a worker, and `lifeboat-worker.socket`
+/// lets in no more.
+pub const MAX_RESTORES_AT_ONCE: usize = 4;
 
 /// The place of a dataset in the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +124,7 @@ mod tests {
     fn an_order_that_cannot_be_kept_is_refused() {
         for (recovery, of, said) in [
             ("at_once = 0", ["", "", ""], "at_once = 0 is not possible"),
-            ("at_once = 65", ["", "", ""], "at_once = 65 is not possible"),
+            ("at_once = 5", ["", "", ""], "at_once = 5 is not possible"),
             ("", ["after = [\"x\"]", "", ""], "dataset a is to be restored after x, which is no [[dataset]]"),
             ("", ["after = [\"a\"]", "", ""], "wait for each other in a recovery: a"),
             ("", ["after = [\"c\"]", "after = [\"a\"]", "after = [\"b\"]"], "a recovery: a, b, c"),

@@ -84,7 +84,9 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let Some(_lock) = state.try_lock_drills()? else {
-        return Err(Error::failed("another `lifeboat drill --due` is running").hint("wait until it ends"));
+        return Err(
+            Error::failed("another `lifeboat drill --due` or a rehearsal is running").hint("wait until it ends")
+        );
     };
     let (due, waiting) = Box::pin(find(args, &config, session)).await?;
     let (mut told, mut worst) = (DueDrills { drills: Vec::new(), waiting }, None::<Error>);

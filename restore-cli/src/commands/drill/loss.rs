@@ -9,7 +9,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::Error;
-use lifeboat_engine::config::{Config, Objectives, ProofLevel};
+use lifeboat_engine::config::{Config, MAX_RESTORES_AT_ONCE, Objectives, ProofLevel};
 use lifeboat_engine::drill::{RecoveryOrder, RecoveryStep, critical_path};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use serde::Serialize;
@@ -37,11 +37,15 @@ pub(super) struct RegionLoss {
     pub(super) at_once: usize,
     /// In the order in which they are restored.
     pub(super) datasets: Vec<RecoveredDataset>,
+    /// Datasets that were left out: nobody asked for them, or this host may not drill them.
+    pub(super) not_rehearsed: Vec<Name>,
+    /// Why there may be more datasets than are known here.
+    pub(super) gaps: Vec<String>,
     /// Age of the oldest data at the loss. `None` if not all could be restored.
     pub(super) rpo_seconds: Option<f64>,
     /// From the loss until all is restored. `None` if not all could be.
     pub(super) rto_seconds: Option<f64>,
-    /// The datasets that the whole waits for, first to last.
+    /// The datasets that the whole waits for, first to last. Empty if not all could be restored.
     pub(super) critical_path: Vec<Name>,
     /// What would shorten it.
     pub(super) shorter: Vec<String>,
@@ -54,7 +58,10 @@ pub(super) struct RecoveredDataset {
     pub(super) restored: bool,
     pub(super) reached: Option<ProofLevel>,
     pub(super) snapshot: Option<SnapshotId>,
-    /// The signed report of its drill.
+    /// How many databases its snapshot lacks, and of how much its capture warned.
+    pub(super) skipped: usize,
+    pub(super) warnings: usize,
+    /// The signed report of its drill in the vault. `None`: it is in no replica.
     pub(super) drill: Option<SnapshotId>,
     /// Age of its data at the loss.
     pub(super) rpo_seconds: Option<f64>,
@@ -68,7 +75,10 @@ pub(super) struct RecoveredDataset {
     pub(super) rto_objective_seconds: Option<f64>,
     /// `rpo`, `rto`, both or none.
     pub(super) objectives_missed: Vec<&'static str>,
+    /// What its drill found; may quote the database.
     pub(super) error: Option<String>,
+    /// The kind of that error.
+    pub(super) error_class: Option<&'static str>,
 }
 
 /// What became of one dataset.
@@ -85,34 +95,39 @@ impl Tried {
 
 /// What it comes to.
 pub(super) fn told(
-    region: &str,
-    replicas_lost: Vec<Name>,
     lost: &LostRegion,
     (config, order): (&Config, &RecoveryOrder),
+    (not_rehearsed, gaps): (Vec<Name>, Vec<String>),
     tried: &BTreeMap<Name, Tried>,
-    (started, finished): (DateTime<Utc>, DateTime<Utc>),
+    finished: DateTime<Utc>,
 ) -> RegionLoss {
     let report = |dataset: &Name| tried.get(dataset)?.drilled.as_ref().map(|drilled| &drilled.report);
     let took = order.datasets().filter_map(|dataset| Some((dataset.clone(), report(dataset)?.rto_seconds?)));
     let seconds: BTreeMap<Name, f64> = took.collect();
     let steps = order.steps(&seconds);
+    // Where one fails, nobody knows when those after it would begin.
+    let all = order.datasets().all(|dataset| tried.get(dataset).is_some_and(Tried::is_restored));
     let datasets: Vec<RecoveredDataset> =
-        steps.iter().map(|step| recovered(step, config, tried.get(&step.dataset), started)).collect();
-    let all = datasets.iter().all(|dataset| dataset.restored);
-    let worst =
-        |of: fn(&RecoveredDataset) -> Option<f64>| all.then(|| datasets.iter().filter_map(of).fold(0.0, f64::max));
+        steps.iter().map(|step| recovered(step, all, config, tried.get(&step.dataset), lost.at)).collect();
+    let worst = |of: fn(&RecoveredDataset) -> Option<f64>| {
+        let all = all.then(|| datasets.iter().map(of).collect::<Option<Vec<f64>>>()).flatten();
+        all.map(|all| all.into_iter().fold(0.0, f64::max))
+    };
+    let path = if all { critical_path(&steps) } else { Vec::new() };
     let mut told = RegionLoss {
-        region: region.to_owned(),
-        replicas_lost,
+        region: lost.region.clone(),
+        replicas_lost: lost.lost.clone(),
         replicas_left: lost.left.clone(),
-        started,
+        started: lost.at,
         finished,
         verdict: String::new(),
         at_once: order.at_once(),
         rpo_seconds: worst(|dataset| dataset.rpo_seconds),
         rto_seconds: worst(|dataset| dataset.rto_seconds),
-        critical_path: critical_path(&steps).into_iter().map(|step| step.dataset.clone()).collect(),
+        critical_path: path.into_iter().map(|step| step.dataset.clone()).collect(),
         shorter: Vec::new(),
+        not_rehearsed,
+        gaps,
         datasets,
     };
     told.shorter = shorter(&told, order, &seconds);
@@ -120,7 +135,16 @@ pub(super) fn told(
     told
 }
 
-fn recovered(step: &RecoveryStep, config: &Config, tried: Option<&Tried>, lost_at: DateTime<Utc>) -> RecoveredDataset {
+fn recovered(
+    step: &RecoveryStep,
+    all: bool,
+    config: &Config,
+    tried: Option<&Tried>,
+    lost_at: DateTime<Utc>,
+) -> RecoveredDataset {
+    let published = |drilled: &&Drilled| drilled.published.as_ref().is_some_and(|of| !of.replicas.is_empty());
+    let drilled = tried.and_then(|tried| tried.drilled.as_ref());
+    let error = tried.and_then(|tried| tried.error.as_ref());
     let report = tried.and_then(|tried| tried.drilled.as_ref()).map(|drilled| &drilled.report);
     let Objectives { rpo, rto } = config.dataset(&step.dataset).map(|dataset| dataset.objectives).unwrap_or_default();
     let restored = tried.is_some_and(Tried::is_restored);
@@ -134,15 +158,18 @@ fn recovered(step: &RecoveryStep, config: &Config, tried: Option<&Tried>, lost_a
         restored,
         reached: report.and_then(|report| report.reached),
         snapshot: report.and_then(|report| report.snapshot.clone()),
-        drill: report.map(|report| report.drill.clone()),
+        skipped: report.map_or(0, |report| report.skipped.len()),
+        warnings: report.map_or(0, |report| report.warnings.len()),
+        drill: drilled.filter(published).map(|drilled| drilled.report.drill.clone()),
         rpo_seconds: age,
         rpo_objective_seconds: rpo.map(|rpo| rpo.as_secs_f64()),
         restore_seconds: report.and_then(|report| report.rto_seconds),
-        begins_after_seconds: restored.then_some(step.began),
-        rto_seconds: restored.then_some(step.ended),
+        begins_after_seconds: all.then_some(step.began),
+        rto_seconds: all.then_some(step.ended),
         rto_objective_seconds: rto.map(|rto| rto.as_secs_f64()),
         objectives_missed: Vec::new(),
-        error: tried.and_then(|tried| tried.error.as_ref()).map(Error::chain),
+        error: error.map(Error::chain),
+        error_class: error.map(|error| error.class().as_str()),
     };
     let misses = |actual: Option<f64>, objective: Option<f64>| {
         objective.is_some_and(|objective| actual.is_none_or(|actual| actual > objective))
@@ -150,7 +177,7 @@ fn recovered(step: &RecoveryStep, config: &Config, tried: Option<&Tried>, lost_a
     if misses(told.rpo_seconds, told.rpo_objective_seconds) {
         told.objectives_missed.push("rpo");
     }
-    if misses(told.rto_seconds, told.rto_objective_seconds) {
+    if all && misses(told.rto_seconds, told.rto_objective_seconds) {
         told.objectives_missed.push("rto");
     }
     told
@@ -162,7 +189,7 @@ fn shorter(told: &RegionLoss, order: &RecoveryOrder, seconds: &BTreeMap<Name, f6
     let mut advice = Vec::new();
     let more = order.at_once() + 1;
     let with_more = order.total_with(more, seconds);
-    if with_more < WORTH_IT * total {
+    if more <= MAX_RESTORES_AT_ONCE && with_more < WORTH_IT * total {
         advice.push(format!(
             "[recovery] at_once = {more}: all would be restored after {} instead of {}, if the line and the machine carry it",
             human::seconds(with_more),
@@ -185,6 +212,7 @@ fn shorter(told: &RegionLoss, order: &RecoveryOrder, seconds: &BTreeMap<Name, f6
             (dataset.begins_after_seconds, dataset.restore_seconds, dataset.rto_objective_seconds)
             && alone <= objective
             && begins > 0.0
+            && order.before(&dataset.dataset).next().is_none()
         {
             advice.push(format!(
                 "a lower [dataset.recovery] priority for {}: it waits {}, and alone meets its objective",
@@ -198,37 +226,62 @@ fn shorter(told: &RegionLoss, order: &RecoveryOrder, seconds: &BTreeMap<Name, f6
 
 impl RegionLoss {
     fn in_words(&self) -> String {
-        let count = self.datasets.len();
-        let names = |which: &dyn Fn(&RecoveredDataset) -> bool| -> Vec<&str> {
-            self.datasets.iter().filter(|dataset| which(dataset)).map(|dataset| dataset.dataset.as_str()).collect()
-        };
-        let failed = names(&|dataset| !dataset.restored);
-        if !failed.is_empty() {
-            return format!(
-                "If region {} were lost now, {} of {} could NOT be restored: {}.",
-                self.region,
+        let region = &self.region;
+        let count = human::count(self.datasets.len() as u64, "dataset");
+        let failed = self.names(|dataset| !dataset.restored);
+        let mut words = match failed.as_slice() {
+            [] => {
+                let seconds = |seconds: Option<f64>| seconds.map_or("an unknown time".to_owned(), human::seconds);
+                let left: Vec<&str> = self.replicas_left.iter().map(Name::as_str).collect();
+                let all = if self.is_whole() { "all of " } else { "" };
+                format!(
+                    "If region {region} were lost now, {all}{count} could be restored from {}: the last after {}, with data at most {} old. {} of {} were proved equal.",
+                    left.join(", "),
+                    seconds(self.rto_seconds),
+                    seconds(self.rpo_seconds),
+                    self.names(|dataset| dataset.reached == Some(ProofLevel::Proved)).len(),
+                    self.datasets.len(),
+                )
+            }
+            failed => format!(
+                "If region {region} were lost now, {} of {count} could NOT be restored: {}.",
                 failed.len(),
-                human::count(count as u64, "dataset"),
                 failed.join(", ")
-            );
-        }
-        let proved = names(&|dataset| dataset.reached == Some(ProofLevel::Proved)).len();
-        let seconds = |seconds: Option<f64>| seconds.map_or("not known".to_owned(), human::seconds);
-        let mut words = format!(
-            "If region {} were lost now, all of {} could be restored from {}: the last after {}, with data at most {} old. {proved} of {count} were proved equal.",
-            self.region,
-            human::count(count as u64, "dataset"),
-            self.replicas_left.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
-            seconds(self.rto_seconds),
-            seconds(self.rpo_seconds),
-        );
-        let missed = names(&|dataset| !dataset.objectives_missed.is_empty());
-        if !missed.is_empty() {
-            words.push_str(&format!(" Objectives would be MISSED by: {}.", missed.join(", ")));
-        } else if self.datasets.iter().any(RecoveredDataset::has_objective) {
+            ),
+        };
+        let mut also = |what: &str, names: &[&str]| {
+            if !names.is_empty() {
+                words.push_str(&format!(" {what}: {}.", names.join(", ")));
+            }
+        };
+        also("Only fetched, as the kind allows no more", &self.names(|of| of.reached == Some(ProofLevel::Fetched)));
+        also("PARTIAL, as the snapshot lacks something", &self.names(|dataset| !dataset.is_whole()));
+        also("Objectives would be MISSED by", &self.names(|dataset| !dataset.objectives_missed.is_empty()));
+        also("NOT rehearsed", &self.not_rehearsed.iter().map(Name::as_str).collect::<Vec<_>>());
+        also("There may be more datasets", &self.gaps.iter().map(String::as_str).collect::<Vec<_>>());
+        if failed.is_empty() && self.datasets.iter().any(RecoveredDataset::has_objective) && !self.is_missed() {
             words.push_str(" All objectives would be met.");
         }
         words
+    }
+
+    fn names(&self, which: impl Fn(&RecoveredDataset) -> bool) -> Vec<&str> {
+        self.datasets.iter().filter(|dataset| which(dataset)).map(|dataset| dataset.dataset.as_str()).collect()
+    }
+
+    /// Whether every dataset was rehearsed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.not_rehearsed.is_empty() && self.gaps.is_empty()
+    }
+
+    /// Whether an objective would be missed.
+    pub(super) fn is_missed(&self) -> bool {
+        self.datasets.iter().any(|dataset| !dataset.objectives_missed.is_empty())
+    }
+
+    /// Whether every drill passed.
+    pub(super) fn is_restored(&self) -> bool {
+        self.datasets.iter().all(|dataset| dataset.restored)
     }
 }
 
@@ -237,8 +290,22 @@ impl RecoveredDataset {
         self.rpo_objective_seconds.or(self.rto_objective_seconds).is_some()
     }
 
+    /// Whether its snapshot has all that it should have.
+    pub(super) fn is_whole(&self) -> bool {
+        self.skipped == 0 && self.warnings == 0
+    }
+
     /// What became of it, in few words.
     pub(super) fn result(&self) -> String {
+        let partial = match (self.skipped as u64, self.warnings as u64) {
+            (0, 0) => String::new(),
+            (0, warnings) => format!(", PARTIAL: {}", human::count(warnings, "warning")),
+            (skipped, _) => format!(", PARTIAL: lacks {}", human::count(skipped, "database")),
+        };
+        self.outcome() + &partial
+    }
+
+    fn outcome(&self) -> String {
         let reached = self.reached.map_or("nothing", ProofLevel::as_str);
         match (self.restored, self.objectives_missed.as_slice()) {
             (false, _) => format!("NOT RESTORED, reached {reached}"),

@@ -10,15 +10,17 @@ use crate::human;
 
 pub(super) fn page(told: &RegionLoss, now: DateTime<Utc>) -> String {
     let title = format!("The loss of region {}, rehearsed on {}", told.region, told.started.format("%-d %B %Y"));
-    let is_missed = told.datasets.iter().any(|dataset| !dataset.objectives_missed.is_empty());
-    let (news, words) = match (told.rto_seconds, is_missed) {
-        (None, _) => (News::Bad, "Not everything can be restored"),
-        (Some(_), true) => (News::Late, "Everything can be restored, but not within the objectives"),
-        (Some(_), false) => (News::Good, "Everything can be restored"),
+    let partial = told.datasets.iter().any(|dataset| !dataset.is_whole());
+    let all = if told.is_whole() { "Everything" } else { "What was rehearsed" };
+    let (news, words) = match (told.is_restored(), told.is_missed(), partial || !told.is_whole()) {
+        (false, ..) => (News::Bad, "Not everything can be restored".to_owned()),
+        (true, true, _) => (News::Late, format!("{all} can be restored, but not within the objectives")),
+        (true, false, true) => (News::Late, format!("{all} can be restored, as far as it was captured")),
+        (true, false, false) => (News::Good, "Everything can be restored".to_owned()),
     };
     let names = |names: &[Name]| names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
     let main = html! {
-        (html::banner(news, words, &told.verdict))
+        (html::banner(news, &words, &told.verdict))
         section { h2 { "Datasets" } (datasets(told)) }
         section { h2 { "Order" } (order(told)) }
         @if !told.shorter.is_empty() {
@@ -27,10 +29,10 @@ pub(super) fn page(told: &RegionLoss, now: DateTime<Utc>) -> String {
         section {
             h2 { "How this was found out" }
             p {
-                "At " (human::time(told.started)) ", replicas " (names(&told.replicas_lost)) " counted as gone. Every dataset was restored from "
-                (names(&told.replicas_left)) " into a throw-away database and drilled; this ended at " (human::time(told.finished))
-                ". The times above are those of the restores alone, which were measured, in the order of the configuration, "
-                (told.at_once) " at once. Each drill has a signed report in the vault:"
+                "At " (human::time(told.started)) ", replicas " (names(&told.replicas_lost)) " counted as gone, and " (names(&told.replicas_left))
+                " were left. From there, each dataset was drilled: restored into a throw-away database, or fetched where its kind allows no more. This ended at "
+                (human::time(told.finished)) ". The times above are those of the restores alone, which were measured, in the order of the configuration, "
+                (told.at_once) " at once. The signed reports of the drills:"
             }
             ul {
                 @for dataset in &told.datasets {
@@ -38,7 +40,7 @@ pub(super) fn page(told: &RegionLoss, now: DateTime<Utc>) -> String {
                         (dataset.dataset) ": "
                         @match &dataset.drill {
                             Some(drill) => code { "lifeboat report " (dataset.dataset) " --drill " (drill) },
-                            None => "none",
+                            None => "not in the vault",
                         }
                     }
                 }
@@ -69,7 +71,7 @@ fn datasets(told: &RegionLoss) -> Markup {
                         th scope="row" { (dataset.dataset) }
                         td class=(if good { "good" } else { "bad" }) {
                             (dataset.result())
-                            @if let Some(error) = &dataset.error { ": " (error) }
+                            @if let Some(class) = dataset.error_class.filter(|_| !dataset.restored) { ": " (class) ", told where it was drilled" }
                         }
                         td .number { (seconds(dataset.rto_seconds)) }
                         td .number { (seconds(dataset.rto_objective_seconds)) }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use chrono::{DateTime, Utc};
 use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
@@ -10,8 +11,14 @@ use lifeboat_engine::{Error, Result};
 /// A region that counts as gone.
 pub(super) struct LostRegion {
     pub(super) region: String,
+    /// The moment of the loss.
+    pub(super) at: DateTime<Utc>,
+    /// The replicas that are lost with it.
+    pub(super) lost: Vec<Name>,
     /// The replicas elsewhere.
     pub(super) left: Vec<Name>,
+    /// Held by whoever writes into the log.
+    pub(super) recording: tokio::sync::Mutex<()>,
 }
 
 impl LostRegion {
@@ -19,7 +26,7 @@ impl LostRegion {
     ///
     /// # Errors
     /// It has none, nothing is left, or what is left is reached by an address of the region.
-    pub(super) async fn of(region: &str, config: &Config) -> Result<(Self, Vec<Name>)> {
+    pub(super) async fn of(region: &str, at: DateTime<Utc>, config: &Config) -> Result<Self> {
         let (lost, left): (Vec<&ReplicaConfig>, Vec<&ReplicaConfig>) =
             config.replicas.iter().partition(|replica| replica.region == region);
         if lost.is_empty() {
@@ -47,7 +54,8 @@ impl LostRegion {
             }
         }
         let names = |replicas: &[&ReplicaConfig]| replicas.iter().map(|replica| replica.name.clone()).collect();
-        Ok((Self { region: region.to_owned(), left: names(&left) }, names(&lost)))
+        let (lost, left) = (names(&lost), names(&left));
+        Ok(Self { region: region.to_owned(), at, lost, left, recording: tokio::sync::Mutex::new(()) })
     }
 }
 

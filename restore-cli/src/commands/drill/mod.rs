@@ -44,9 +44,9 @@ pub(crate) struct Args {
     due: bool,
     /// Rehearse the loss of a region: restore everything as if its replicas were gone, in the order
     /// of [recovery] and [dataset.recovery], and tell what that would have meant
-    #[arg(long, value_name = "REGION", conflicts_with_all = ["dataset", "due", "snapshot", "at", "textfile"])]
+    #[arg(long, value_name = "REGION", conflicts_with_all = ["dataset", "due", "snapshot", "at", "level", "textfile"])]
     region_loss: Option<String>,
-    /// With --region-loss: only these datasets
+    /// With --region-loss: only these datasets, and those that they come after
     #[arg(long, value_name = "DATASET", value_delimiter = ',', requires = "region_loss")]
     datasets: Vec<Name>,
     /// With --region-loss: also write one page of HTML that needs nothing else

@@ -134,7 +134,7 @@ impl Plan {
             user: recording::user(),
             unrecorded,
         };
-        args.recording.record(session, &self.place, &reader, Shorter::Refuse, event).await?;
+        self.record(drill, &reader, event).await?;
         let scratch = session.scratch()?;
         let run = Drill {
             environment: &session.tools,
@@ -160,6 +160,22 @@ impl Plan {
                 Ok((drilled, error.or(Some(lost))))
             }
         }
+    }
+
+    /// Writes into the log what this drill is about to decrypt.
+    async fn record(
+        &self,
+        drill: &OneDrill<'_>,
+        reader: &VaultReader,
+        event: impl FnOnce(bool) -> LogEvent,
+    ) -> Result<()> {
+        let (recording, session) = (&drill.args.recording, drill.session);
+        let Some(lost) = drill.without else {
+            return recording.record(session, &self.place, reader, Shorter::Refuse, event).await;
+        };
+        // Those that drill beside it wait here for as long as it takes, and not for the log's lock.
+        let _one_by_one = lost.recording.lock().await;
+        recording.record(session, &self.place, reader, Shorter::Tell, event).await
     }
 
     /// Records that this drill begins, and what it chose.
@@ -211,7 +227,10 @@ impl Plan {
         };
         let now = session.clock.now();
         let choice = self.settings.snapshot;
-        let selector = if is_asked || choice == SnapshotChoice::Newest {
+        let selector = if let Some(lost) = drill.without {
+            // What came later would not be there.
+            Selector::At(lost.at)
+        } else if is_asked || choice == SnapshotChoice::Newest {
             drill.args.selection.selector(now)
         } else {
             let order = |kept: &[_]| snapshots_in_order(choice, kept, &traces);

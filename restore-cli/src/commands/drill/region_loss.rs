@@ -31,13 +31,14 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
         return Err(Error::usage("a rehearsal reads every replica outside the region").hint("leave --replica out"));
     }
     let config = session.configuration()?;
-    let (lost, replicas_lost) = LostRegion::of(region, &config).await?;
+    let lost = LostRegion::of(region, session.clock.now(), &config).await?;
+    let (report, page) = (place_for(args.report.as_deref())?, place_for(args.html.as_deref())?);
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let Some(_lock) = state.try_lock_drills()? else {
         return Err(Error::failed("scheduled drills or another rehearsal are running").hint("wait until they end"));
     };
-    let started = session.clock.now();
-    let order = order(args, &config, &lost, session).await?;
+    let Rehearsed { order, left_out, gaps } = order(args, &config, &lost, session).await?;
+    gaps.iter().for_each(|gap| session.out.warning(gap));
     session.out.note(format!(
         "restoring {} as if region {region} were gone: {} at once, from {}",
         human::count(order.datasets().count() as u64, "dataset"),
@@ -45,62 +46,98 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
         lost.left.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
     ));
     let tried = Box::pin(restore_all(args, session, &lost, &order)).await;
-    let told = told(region, replicas_lost, &lost, (&config, &order), &tried, (started, session.clock.now()));
-    if let Some(file) = &args.report {
-        keep(file, &told, &config)?;
+    if session.cancel.is_cancelled() {
+        return Err(Error::failed("the rehearsal was cancelled: what it did not come to is not known"));
     }
-    if let Some(file) = &args.html {
-        replace_file(&absolute(file)?, loss_page::page(&told, session.clock.now()).as_bytes())?;
-    }
+    let told = told(&lost, (&config, &order), (left_out, gaps), &tried, session.clock.now());
     let shown = session.out.result(&told);
-    let missed = told.datasets.iter().any(|dataset| !dataset.objectives_missed.is_empty());
+    let written = report
+        .map_or(Ok(()), |file| keep(&file, &told, &config))
+        .and(page.map_or(Ok(()), |file| replace_file(&file, loss_page::page(&told, session.clock.now()).as_bytes())));
+    let is_restored = told.is_restored();
     let worst = tried.into_values().fold(None, |worst, tried| worse(worst, tried.error));
-    match worst {
-        Some(worst) if worst.class() != Class::ObjectiveMissed => {
-            let what = format!("not everything can be restored without region {region}");
+    let found = match worst.filter(|worst| worst.class() != Class::ObjectiveMissed) {
+        Some(worst) => {
+            let what = match is_restored {
+                true => format!("everything can be restored without region {region}, but not all of it was told"),
+                false => format!("not everything can be restored without region {region}"),
+            };
             Err(Error::new(worst.class(), what).because(worst.chain()).hint("what each drill found is told above"))
         }
-        _ if missed => {
-            Err(Error::new(Class::ObjectiveMissed, format!("without region {region}, objectives are missed"))
-                .hint("the end of the report says what would shorten it"))
-        }
-        _ => shown,
-    }
+        None => Ok(()),
+    };
+    let missed = match told.is_missed() {
+        true => Err(Error::new(Class::ObjectiveMissed, format!("without region {region}, objectives are missed"))
+            .hint("the end of the report says what would shorten it")),
+        false => Ok(()),
+    };
+    found.and(written).and(missed).and(shown)
 }
 
-fn absolute(file: &Path) -> Result<PathBuf> {
-    std::path::absolute(file).context(Class::Storage, || format!("cannot make the path {} absolute", file.display()))
+/// The absolute path of a file that will be written. Hours later would be too late to find out that
+/// it cannot be.
+fn place_for(file: Option<&Path>) -> Result<Option<PathBuf>> {
+    let Some(file) = file else { return Ok(None) };
+    let cannot = || format!("cannot write {}", file.display());
+    let file = std::path::absolute(file).context(Class::Usage, cannot)?;
+    let folder = file.parent().unwrap_or(&file);
+    tempfile::tempfile_in(folder).context(Class::Usage, cannot)?;
+    Ok(Some(file))
 }
 
 /// Writes the report as JSON, signed if this host has a drill signer.
 fn keep(file: &Path, told: &RegionLoss, config: &Config) -> Result<()> {
     let json = serde_json::to_vec_pretty(told).map_err(|error| Error::failed("cannot write JSON").because(error))?;
     let comment = format!("lifeboat rehearsal of the loss of region {} at {}", told.region, told.started.to_rfc3339());
-    write_signed(&absolute(file)?, &json, &comment, access::drill_signer(config)?.as_ref())
+    write_signed(file, &json, &comment, access::drill_signer(config)?.as_ref())
 }
 
-/// Everything that this host may drill, in the order of the configuration.
-async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Session) -> Result<RecoveryOrder> {
-    let reader = session.reader(&session.place()?.narrowed(&lost.left), Need::Manifests).await?;
+/// What is rehearsed, and what is not.
+struct Rehearsed {
+    order: RecoveryOrder,
+    left_out: Vec<Name>,
+    gaps: Vec<String>,
+}
+
+/// Everything that this host may drill, in the order of the configuration. Names are listed in all
+/// regions, the lost one included, as they are before the loss: what was never stored elsewhere
+/// must not be overlooked.
+async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Session) -> Result<Rehearsed> {
+    let reader = session.reader(&session.place()?, Need::Manifests).await?;
+    let gone = lost.lost.iter().filter(|name| reader.unreachable().contains_key(*name));
+    let gaps = gone.map(|name| format!("replica {name} does not answer, so what it alone has is not known")).collect();
     let signer = access::drill_signer(config)?.map(|signer| signer.public());
     let known = session.cancellable("listing the vault", reader.datasets()).await?;
-    let mut steps: BTreeMap<Name, _> =
+    let mut steps: BTreeMap<Name, PlaceInRecovery> =
         config.datasets.iter().map(|dataset| (dataset.name.clone(), dataset.recovery.clone())).collect();
+    let mut left_out = Vec::new();
     for dataset in known {
-        if !steps.contains_key(&dataset) && is_granted(&reader, signer.as_ref(), &dataset) {
-            steps.insert(dataset, PlaceInRecovery::default());
+        if steps.contains_key(&dataset) {
+            continue;
+        }
+        match is_granted(&reader, signer.as_ref(), &dataset) {
+            true => drop(steps.insert(dataset, PlaceInRecovery::default())),
+            false => left_out.push(dataset),
         }
     }
     if !args.datasets.is_empty() {
-        if let Some(unknown) = args.datasets.iter().find(|name| !steps.contains_key(*name)) {
-            return Err(Error::usage(format!("neither the vault nor the configuration has a dataset {unknown}")));
+        let mut wanted: BTreeSet<Name> = BTreeSet::new();
+        let mut asked: Vec<Name> = args.datasets.clone();
+        while let Some(name) = asked.pop() {
+            let Some(place) = steps.get(&name) else {
+                return Err(Error::usage(format!("neither the vault nor the configuration has a dataset {name}")));
+            };
+            asked.extend(place.after.iter().filter(|other| !wanted.contains(*other)).cloned());
+            wanted.insert(name);
         }
-        steps.retain(|name, _| args.datasets.contains(name));
+        left_out.extend(steps.keys().filter(|name| !wanted.contains(*name)).cloned());
+        steps.retain(|name, _| wanted.contains(name));
     }
     if steps.is_empty() {
         return Err(Error::usage("there is no dataset to restore").hint("back up first"));
     }
-    Ok(RecoveryOrder::new(steps, config.recovery_at_once))
+    left_out.sort();
+    Ok(Rehearsed { order: RecoveryOrder::new(steps, config.recovery_at_once), left_out, gaps })
 }
 
 async fn restore_all(
@@ -112,7 +149,7 @@ async fn restore_all(
     let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
     let (mut tried, mut running) = (BTreeMap::<Name, Tried>::new(), FuturesUnordered::new());
     loop {
-        while let Some(next) = order.next(&begun, &ended).cloned() {
+        while let Some(next) = order.next(&begun, &ended).filter(|_| !session.cancel.is_cancelled()).cloned() {
             begun.insert(next.clone());
             let failed = order.before(&next).find(|other| tried.get(*other).is_some_and(|tried| !tried.is_restored()));
             if let Some(other) = failed {

@@ -6,7 +6,7 @@
 use chrono::TimeDelta;
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::{DrillReport, PastDrill};
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 
 use crate::human;
 
@@ -50,15 +50,15 @@ impl Summary<'_> {
         let mut verdict = match report.reached.filter(|_| report.passed) {
             Some(reached) => format!("On {day}, dataset {dataset} was {}.", achieved(reached, &from)),
             None => {
-                let as_far = report.reached.map_or("Not all of it was fetched".to_owned(), |reached| {
-                    format!("It was {}", achieved(reached, &from))
-                });
+                let as_far = report
+                    .reached
+                    .map_or("It reached no level".to_owned(), |reached| format!("It was {}", achieved(reached, &from)));
                 let required = report.required.as_str();
                 format!("On {day}, the drill of dataset {dataset} FAILED. {as_far}; level {required} is required.")
             }
         };
         match report.objectives_missed().as_slice() {
-            [] if report.passed && has_objective(report) => verdict.push_str(" All objectives were met."),
+            [] if report.passed && all_met(report) => verdict.push_str(" All objectives were met."),
             [] => {}
             missed => verdict.push_str(&format!(" The objective was MISSED: {}.", missed.join(" and ").to_uppercase())),
         }
@@ -102,6 +102,10 @@ impl Summary<'_> {
         let is_loaded = |drill: &DrillReport| drill.reached >= Some(ProofLevel::Loaded);
         let mut good: Vec<&DrillReport> = self.past.iter().map(|drill| &drill.report).collect();
         good.retain(|drill| drill.passed && drill.rto_seconds.is_some_and(|seconds| seconds > 0.0));
+        // A plan may drill old snapshots later than new ones: what grows is the data.
+        let taken = |drill: &DrillReport| drill.snapshot.as_ref().map(SnapshotId::time);
+        good.retain(|drill| taken(drill).is_some());
+        good.sort_by_key(|drill| std::cmp::Reverse(taken(drill)));
         if let Some(newest) = good.first().copied() {
             good.retain(|drill| is_loaded(drill) == is_loaded(newest));
         }
@@ -118,7 +122,8 @@ impl Summary<'_> {
             human::bytes(newest.restored_bytes),
             human::seconds(newest.restored_bytes as f64 / slowest)
         )];
-        let days = (newest.started - oldest.started).as_seconds_f64() / TimeDelta::days(1).as_seconds_f64();
+        let (Some(last), Some(first)) = (taken(newest), taken(oldest)) else { return told };
+        let days = (last - first).as_seconds_f64() / TimeDelta::days(1).as_seconds_f64();
         let growth = newest.restored_bytes as f64 - oldest.restored_bytes as f64;
         if days < 1.0 || growth <= 0.0 {
             return told;
@@ -130,7 +135,7 @@ impl Summary<'_> {
             told.push(match until {
                 ..0.0 => "at that rate, the objective for the time to restore is missed now".to_owned(),
                 0.0..FORECAST_DAYS => {
-                    let when = newest.started + TimeDelta::days(until as i64);
+                    let when = last + TimeDelta::days(until as i64);
                     format!(
                         "if it goes on so, the time to restore misses its objective about {}",
                         when.format("%-d %B %Y")
@@ -166,8 +171,12 @@ fn achieved(level: ProofLevel, from: &str) -> String {
     }
 }
 
-fn has_objective(report: &DrillReport) -> bool {
-    report.rto_objective_seconds.or(report.rpo_objective_seconds).is_some()
+/// Whether there are objectives, and what they are about was measured. None was missed.
+fn all_met(report: &DrillReport) -> bool {
+    let pairs =
+        [(report.rto_seconds, report.rto_objective_seconds), (report.rpo_seconds, report.rpo_objective_seconds)];
+    pairs.iter().any(|(_, objective)| objective.is_some())
+        && pairs.iter().all(|(actual, objective)| objective.is_none() || actual.is_some())
 }
 
 pub(super) fn names(names: &[Name]) -> String {
@@ -185,7 +194,7 @@ mod tests {
             drill: format!("202611{day:02}T200000000Z-9f2c81ac").parse().unwrap(),
             vault: "v".to_owned(),
             dataset: "shop".parse().unwrap(),
-            snapshot: None,
+            snapshot: Some(format!("202611{day:02}T190000000Z-9f2c81ac").parse().unwrap()),
             skipped: Vec::new(),
             warnings: Vec::new(),
             chosen: None,
@@ -227,7 +236,7 @@ mod tests {
         );
         assert!(!checked.contains("equal") && !checked.contains("met"), "{checked}");
         let nothing = verdict(None);
-        assert!(nothing.contains("FAILED. Not all of it was fetched; level proved is required."), "{nothing}");
+        assert!(nothing.contains("FAILED. It reached no level; level proved is required."), "{nothing}");
         let past = [drill(23, Some(ProofLevel::Proved), 1 << 20, 300.0)];
         let late = Summary { report: &past[0].report, past: &past };
         assert_eq!(late.standing(), DrillStanding::ObjectiveMissed);
