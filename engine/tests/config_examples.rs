@@ -99,7 +99,7 @@ fn the_annotated_example_means_what_it_says() {
     let [shop, wiki, uploads, www] = config.datasets.as_slice() else { panic!("four datasets") };
     assert_eq!(www.drill.level, Some(ProofLevel::Proved));
     assert_eq!(shop.objectives.rpo, Some(Duration::from_secs(2 * 3600)));
-    assert_eq!((shop.drill.level, shop.drill.queries.len()), (Some(ProofLevel::Proved), 2));
+    assert_eq!((shop.drill.level, shop.drill.queries.len()), (Some(ProofLevel::Proved), 4));
     assert_eq!((shop.retention.hourly, shop.retention.grace), (48, Duration::from_secs((48 * 60 + 10) * 60)));
     assert_eq!((shop.recovery.priority, wiki.recovery.priority, config.recovery_at_once), (10, 100, 1));
     assert_eq!(wiki.schedule.as_ref().unwrap().time_zone().name(), "Europe/Berlin");

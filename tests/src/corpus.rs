@@ -96,6 +96,7 @@ async fn vault() -> TestVault {
         dataset: &name(DATASET),
         selector: Selector::Latest,
         settings: &settings,
+        past: &[],
         objectives: Objectives::default(),
         jobs: 1,
         environment: &tools::environment(),

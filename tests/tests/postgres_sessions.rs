@@ -110,6 +110,7 @@ async fn a_database_that_is_frozen_is_restored_and_proved() {
         database: Some("ro".to_owned()),
         sql: "SELECT count(*) FROM t".to_owned(),
         expect: Some("1".to_owned()),
+        ..DrillQuery::default()
     };
     assert_proved(&server, &[query]).await;
 }

@@ -103,13 +103,20 @@ async fn prove_and_sabotage(streams: &MemoryStreams) {
             database: Some("shop".to_owned()),
             sql: "SELECT count(*) FROM plain".to_owned(),
             expect: Some("3000".to_owned()),
+            ..DrillQuery::default()
         },
         DrillQuery {
             database: Some("shop".to_owned()),
             sql: "SELECT count(*) FROM plain".to_owned(),
             expect: Some("3001".to_owned()),
+            ..DrillQuery::default()
         },
-        DrillQuery { database: Some("shop".to_owned()), sql: "DELETE FROM plain".to_owned(), expect: None },
+        DrillQuery {
+            database: Some("shop".to_owned()),
+            sql: "DELETE FROM plain".to_owned(),
+            expect: None,
+            ..DrillQuery::default()
+        },
     ];
     let checks = server.check(&queries).await.unwrap();
     let passed: Vec<bool> = checks.iter().map(|check| check.passed).collect();
@@ -267,7 +274,12 @@ async fn sqlite_is_proved_by_content_and_each_sabotage_is_found() {
     let scratch = TempDir::new().unwrap();
     let mut file = start(&streams.facts, &context(&scratch)).await.unwrap().unwrap();
     file.load(&streams).await.unwrap();
-    let query = DrillQuery { database: None, sql: "SELECT count(*) FROM a".to_owned(), expect: Some("3".to_owned()) };
+    let query = DrillQuery {
+        database: None,
+        sql: "SELECT count(*) FROM a".to_owned(),
+        expect: Some("3".to_owned()),
+        ..DrillQuery::default()
+    };
     assert!(file.check(&[query]).await.unwrap().iter().all(|check| check.passed));
     let proof = file.prove(&streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);

@@ -12,7 +12,8 @@
 //!   own verdict: a reply is bounded, its texts are never published, and a load counts only after
 //!   the broker itself has read every stream to its checked end.
 //! - **The end**: if either side ends, however it ends, the other sees the end of the socket. The
-//!   worker then stops what it started and removes its files.
+//!   worker then stops what it started and removes its files. A worker that is killed cannot, so
+//!   the broker kills what is left of its session. If both are killed, the next drill sweeps.
 //!
 //! A hostile snapshot that takes the worker over can make it lie about the verdict, and nothing
 //! else. Comparing in the broker would not change that, as the worker has seen everything that it
@@ -20,9 +21,11 @@
 
 mod broker;
 mod channel;
+mod leftovers;
 pub mod protocol;
 pub mod serve;
 
 pub use self::broker::place::{Guard, WorkerPlace};
 pub use self::broker::server::ServerByWorker;
 pub use self::broker::throw_away::throw_away;
+pub use self::leftovers::{DrillDirectory, Swept, sweep};

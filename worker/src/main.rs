@@ -40,6 +40,8 @@ fn run(arguments: &[String]) -> Result<()> {
         _ => return Err(Error::usage("lifeboat-worker takes nothing but --user UID:GID, or --version")),
     }
     let socket = serve::socket_of_stdin()?;
+    // What it starts is known by that, should this process be killed. systemd has done it already.
+    let _ = rustix::process::setsid();
     let Some(job) = serve::receive_job(&socket)? else { return Ok(()) };
     let own;
     let scratch: &Path = match &job.scratch {

@@ -137,13 +137,11 @@ fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<
             let said = format!("the drill's query `{}` is no path below the tree: {problem}", query.sql.escape_debug());
             typing_errors.push(Error::configuration(said).hint("correct it in [dataset.drill] queries"));
         }
-        let found = look(&open(directory)?, path.as_bytes(), query.expect.is_some());
-        let (passed, detail) = match (found, &query.expect) {
-            (Err(error), _) => (false, error.to_string()),
-            (Ok(_), None) => (true, "is there".to_owned()),
-            (Ok(found), Some(expected)) => {
-                (found.as_ref() == Some(expected), format!("expected {expected}, found {}", found.unwrap_or_default()))
-            }
+        let found = look(&open(directory)?, path.as_bytes(), query.wants_result());
+        let (passed, detail) = match found {
+            Err(error) => (false, error.to_string()),
+            Ok(_) if !query.wants_result() => (true, "is there".to_owned()),
+            Ok(found) => query.judge(found.as_deref()),
         };
         results.push(CheckResult { check: query.sql.clone(), passed, detail });
     }

@@ -1,9 +1,15 @@
 //! What a drill shows: how far it went, what it checked, and what it compared.
 
+mod expect;
 pub(crate) mod multiset;
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+pub use self::expect::Number;
 
 /// How far a drill went. Each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,16 +38,26 @@ impl ProofLevel {
     }
 }
 
-/// A query that the operator wants run in the restored database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A query that the operator wants run in the restored database. All that is set of what must be
+/// true of its result, the first column of the first row, must be true. If nothing is, it need only
+/// succeed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DrillQuery {
     /// The database to ask; `None` for the only one.
     pub database: Option<String>,
     /// The query: one SQL statement.
     pub sql: String,
-    /// What the first column of the first row must be, as text. `None` if the query need only
-    /// succeed.
+    /// What the result must be, as text.
     pub expect: Option<String>,
+    /// The result must be a number, and not less than this.
+    pub at_least: Option<Number>,
+    /// The result must be a number, and not more than this.
+    pub at_most: Option<Number>,
+    /// The result must be a time, at most this long before the snapshot was taken.
+    pub fresher_than: Option<Duration>,
+    /// When the snapshot was taken. The drill tells it; without it, nothing is fresh.
+    pub taken_at: Option<DateTime<Utc>>,
 }
 
 /// One check and what it found.

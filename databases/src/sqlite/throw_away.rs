@@ -138,13 +138,10 @@ fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
             let row = rows.next()?;
             row.map(|row| text_of(row.get_ref(0)?)).transpose()
         });
-        let (passed, detail) = match (answer, &wanted.expect) {
-            (Err(error), _) => (false, error.to_string()),
-            (Ok(_), None) => (true, "ran".to_owned()),
-            (Ok(found), Some(expected)) => {
-                let found = found.unwrap_or_default();
-                (found == *expected, format!("expected {expected}, found {found}"))
-            }
+        let (passed, detail) = match answer {
+            Err(error) => (false, error.to_string()),
+            Ok(_) if !wanted.wants_result() => (true, "ran".to_owned()),
+            Ok(found) => wanted.judge(Some(&found.unwrap_or_default())),
         };
         results.push(CheckResult { check: wanted.sql.clone(), passed, detail });
     }
@@ -246,7 +243,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("shop.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE orders (id INTEGER)").unwrap();
-        let query = |sql: &str| DrillQuery { database: None, sql: sql.to_owned(), expect: None };
+        let query = |sql: &str| DrillQuery { sql: sql.to_owned(), ..DrillQuery::default() };
         let (good, typed) = (query("SELECT count(*) FROM orders"), query("SELEC count(*) FROM orders"));
         let error = check(&path, &[good.clone(), typed.clone()]).unwrap_err();
         assert!(error.class() == Class::Configuration && error.message().contains("SELEC"), "{error}");

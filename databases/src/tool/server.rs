@@ -4,7 +4,8 @@
 //! If Lifeboat runs as root, the server runs as an unprivileged user, and the scratch directory
 //! becomes that user's. The server is a child of this process, in a process group of its own, with
 //! a minimal environment. [`ServerProcess::stop`] and dropping end it and remove its files. Only a
-//! SIGKILL of this process leaves it behind.
+//! SIGKILL of this process leaves it behind, in the session of this process: then whoever started
+//! that removes it.
 //!
 //! The log is read through the handle that it was made with, and only its end. So a server that
 //! puts something else in its place, or writes without end, gives no file away and takes no memory.

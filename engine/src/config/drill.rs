@@ -11,13 +11,14 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use lifeboat_base::settings::{SettingsReader, Text, units};
 use lifeboat_databases::Source;
-use lifeboat_databases::proof::{DrillQuery, ProofLevel};
+use lifeboat_databases::proof::{DrillQuery, Number, ProofLevel};
 use lifeboat_format::id::Name;
 use lifeboat_store::ReplicaConfig;
+use toml::Spanned;
 
 use super::defaults;
 use super::fields::time_zone;
-use super::raw::RawDrill;
+use super::raw::{RawDrill, RawQuery};
 use crate::schedule::Schedule;
 
 /// Takes the schedule of `[drill]` away from one dataset.
@@ -157,7 +158,7 @@ pub(super) fn of_dataset(
         refuse_level(v, told_at, told, &why, highest);
     }
     let span = |text: &Option<Text>| text.as_ref().map(Text::span);
-    let replica_at = span(&raw.replica).or_else(|| raw.outside.as_ref().map(toml::Spanned::span)).unwrap_or_default();
+    let replica_at = span(&raw.replica).or_else(|| raw.outside.as_ref().map(Spanned::span)).unwrap_or_default();
     let settings = DrillConfig { level: Some(level.unwrap_or(highest)), ..values(v, raw, of_all, replicas) };
     if settings.outside {
         let is_home = |replica: &&ReplicaConfig| replica.region == home_region;
@@ -194,7 +195,40 @@ fn values(v: &mut SettingsReader<'_>, raw: RawDrill, base: &DrillConfig, replica
             Some(directories) => directories.iter().map(|directory| v.path(directory)).collect(),
             None => base.server_directories.clone(),
         },
-        queries: raw.queries.into_iter().map(|query| query.into_inner().query()).collect(),
+        queries: raw.queries.into_iter().map(|query| validated(v, query)).collect(),
+    }
+}
+
+/// A query of which more is asked than one answer can be is refused.
+fn validated(v: &mut SettingsReader<'_>, raw: Spanned<RawQuery>) -> DrillQuery {
+    let (place, raw) = (raw.span(), raw.into_inner());
+    let is_number = raw.at_least.is_some() || raw.at_most.is_some();
+    if [raw.expect.is_some(), is_number, raw.fresher_than.is_some()].into_iter().filter(|set| *set).count() > 1 {
+        let remedy = "use `expect`, or `at_least` and `at_most`, or `fresher_than`";
+        v.findings.add(place.clone(), "this query has more than one kind of expectation", remedy);
+    }
+    let value = |number: Number| match number {
+        Number::Whole(number) => number as f64,
+        Number::Real(number) => number,
+    };
+    let bounds = (raw.at_least.map(value), raw.at_most.map(value));
+    if bounds.0.into_iter().chain(bounds.1).any(f64::is_nan) {
+        v.findings.add(place.clone(), "a bound of this query is no number", "use a number");
+    } else if matches!(bounds, (Some(least), Some(most)) if least > most) {
+        v.findings.add(
+            place,
+            "no result of this query can be at least `at_least` and at most `at_most`",
+            "correct one",
+        );
+    }
+    DrillQuery {
+        database: raw.database,
+        sql: raw.sql,
+        expect: raw.expect,
+        at_least: raw.at_least,
+        at_most: raw.at_most,
+        fresher_than: more_than_nothing(v, raw.fresher_than.as_ref(), units::duration),
+        taken_at: None,
     }
 }
 
@@ -262,7 +296,7 @@ fn more_than_nothing<T: Default + PartialEq>(
 ) -> Option<T> {
     let value = v.unit(text, parse)?;
     if value == T::default() {
-        v.findings.add(text?.span(), "with this limit, no drill can run", "raise it, or leave it out");
+        v.findings.add(text?.span(), "with this limit, no drill can succeed", "raise it, or leave it out");
         return None;
     }
     Some(value)
@@ -335,10 +369,17 @@ mod tests {
             ("schedule = \"never again\"", "", "has 2 fields"),
             ("", "schedule = \"0 4 31 2 *\"", "never fires"),
             ("time_zone = \"Mars\"", "", "is not a time zone"),
-            ("max_time = \"0s\"", "", "no drill can run"),
-            ("", "max_disk = \"0B\"", "no drill can run"),
+            ("max_time = \"0s\"", "", "no drill can succeed"),
+            ("", "max_disk = \"0B\"", "no drill can succeed"),
             ("max_disk = \"9 kilos\"", "", "is not a size"),
             ("queries = [{ sql = \"SELECT 1\" }]", "", "counts for every dataset"),
+            ("", "queries = [{ sql = \"x\", expect = \"1\", at_least = 1 }]", "more than one kind of expectation"),
+            ("", "queries = [{ sql = \"x\", at_most = 1, fresher_than = \"1h\" }]", "more than one kind"),
+            ("", "queries = [{ sql = \"x\", at_least = 2, at_most = 1.5 }]", "no result of this query"),
+            ("", "queries = [{ sql = \"x\", at_least = nan }]", "is no number"),
+            ("", "queries = [{ sql = \"x\", at_least = \"2\" }]", "expected a number"),
+            ("", "queries = [{ sql = \"x\", fresher_than = \"0s\" }]", "no drill can succeed"),
+            ("", "queries = [{ sql = \"x\", fresher_than = 2 }]", "invalid type: integer"),
             ("jitter = \"1m\"", "", "unknown key `jitter`"),
             ("", "outsid = true", "unknown key `outsid`"),
         ] {

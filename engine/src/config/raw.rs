@@ -4,7 +4,7 @@
 
 use lifeboat_base::settings::shape::{self, Shape};
 use lifeboat_base::settings::{Section, SettingsReader, Text, explain};
-use lifeboat_databases::proof::DrillQuery;
+use lifeboat_databases::proof::Number;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -229,12 +229,9 @@ pub(crate) struct RawQuery {
     pub database: Option<String>,
     pub sql: String,
     pub expect: Option<String>,
-}
-
-impl RawQuery {
-    pub(super) fn query(self) -> DrillQuery {
-        DrillQuery { database: self.database, sql: self.sql, expect: self.expect }
-    }
+    pub at_least: Option<Number>,
+    pub at_most: Option<Number>,
+    pub fresher_than: Option<Text>,
 }
 
 /// Parses the text. The source table of each `[[dataset]]` is taken out first, in order, because

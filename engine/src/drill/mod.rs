@@ -10,6 +10,7 @@
 
 mod choice;
 mod evidence;
+mod forecast;
 mod history;
 mod past;
 mod publish;
@@ -18,9 +19,10 @@ mod report;
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::{CheckResult, ProofLevel};
+use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{Database, ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -40,6 +42,7 @@ use crate::config::{DrillConfig, Objectives};
 use crate::restore::{Selector, SnapshotStreams, VaultReader};
 
 /// Everything a drill needs.
+#[derive(Clone)]
 pub struct Drill<'a> {
     /// The vault that the snapshot is read from.
     pub reader: &'a VaultReader,
@@ -50,6 +53,9 @@ pub struct Drill<'a> {
     /// The level to reach (`None`: the highest that the snapshot's kind allows), the queries, and
     /// where server binaries are.
     pub settings: &'a DrillConfig,
+    /// Reports of past drills of the dataset, newest first, from which it is told how long this one
+    /// will take.
+    pub past: &'a [DrillReport],
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
     /// How many connections load, check and compare the throw-away database at once.
@@ -72,11 +78,31 @@ pub struct Drill<'a> {
 const DRILL_STALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl Drill<'_> {
-    /// Runs the drill. A drill that fails gives a report, too.
+    /// Runs the drill. A drill that fails gives a report, too. One that is not done in time is
+    /// stopped and cleaned up, and has failed.
     ///
     /// The class of the error decides the exit code. If only an objective was missed, there is an
     /// error although the report says `passed`.
     pub async fn run(&self) -> (DrillReport, Option<Error>) {
+        let Some(limit) = self.settings.max_time else { return self.run_to_the_end().await };
+        let limited = Self { cancel: self.cancel.child_token(), ..self.clone() };
+        let mut running = std::pin::pin!(limited.run_to_the_end());
+        tokio::select! {
+            done = &mut running => return done,
+            () = tokio::time::sleep(limit) => limited.cancel.cancel(),
+        }
+        let (mut report, error) = running.await;
+        // It may have ended at that very moment, or somebody has cancelled it.
+        if error.is_none() || report.passed || self.cancel.is_cancelled() {
+            return (report, error);
+        }
+        let what = format!("the drill of dataset {} was stopped: max_time allows {limit:?}", self.dataset);
+        let late = Error::failed(what).hint("raise max_time in [drill] or [dataset.drill], or use a faster drill host");
+        (report.error, report.error_class) = (Some(late.chain()), Some(late.class()));
+        (report, Some(late))
+    }
+
+    async fn run_to_the_end(&self) -> (DrillReport, Option<Error>) {
         let mut report = self.empty_report();
         let began = self.clock.elapsed();
         // Not dropped when it is cancelled: a throw-away database must be stopped first.
@@ -133,6 +159,7 @@ impl Drill<'_> {
         report.warnings = facts.warnings.iter().take(MAX_TOLD).cloned().collect();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
+        forecast::check(self.settings, streams.manifest().length(), report.required, self.past)?;
         let mut server = None;
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
@@ -142,7 +169,7 @@ impl Drill<'_> {
             phase.stop(report);
         }
         let result = match &mut server {
-            Some(server) => self.use_server(server.as_mut(), &streams, report, began).await,
+            Some(server) => self.use_server(server.as_mut(), (&streams, taken), report, began).await,
             None => self.unless_cancelled(self.fetch_only(&streams, report, began)).await,
         };
         report.restored_bytes = streams.manifest().length().min(streams.delivered());
@@ -177,7 +204,7 @@ impl Drill<'_> {
     async fn use_server(
         &self,
         server: &mut dyn ThrowAway,
-        streams: &SnapshotStreams,
+        (streams, taken): (&SnapshotStreams, DateTime<Utc>),
         report: &mut DrillReport,
         began: std::time::Duration,
     ) -> Result<()> {
@@ -190,7 +217,7 @@ impl Drill<'_> {
 
         if report.required >= ProofLevel::Checked {
             let phase = Stopwatch::start(self, "check");
-            let checks = server.check(&self.settings.queries).await?;
+            let checks = server.check(&self.queries_of(taken)).await?;
             phase.stop(report);
             self.known_checks(streams).confirm(&checks)?;
             report.checks = checks;
@@ -219,6 +246,12 @@ impl Drill<'_> {
             report.reached = Some(ProofLevel::Proved);
         }
         Ok(())
+    }
+
+    /// The operator's queries of a snapshot that was taken then.
+    fn queries_of(&self, taken: DateTime<Utc>) -> Vec<DrillQuery> {
+        let of_then = |query: &DrillQuery| DrillQuery { taken_at: Some(taken), ..query.clone() };
+        self.settings.queries.iter().map(of_then).collect()
     }
 
     fn known_checks(&self, streams: &SnapshotStreams) -> KnownChecks {

@@ -203,6 +203,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             dataset: &name(DATASET),
             selector: Selector::Latest,
             settings: &DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
+            past: &[],
             objectives: Objectives::default(),
             jobs: 1,
             environment: &tools::environment(),

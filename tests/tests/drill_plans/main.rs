@@ -2,6 +2,8 @@
 //! replica, on the built programs and real databases, in vaults with a root.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod killed;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -196,4 +198,83 @@ async fn only_what_has_a_schedule_is_ever_due_and_a_section_has_the_last_word() 
     let (output, _) = drill_due(&vault, &[]).await;
     assert_eq!(output.code(), Some(3), "{output}");
     assert!(output.stderr.contains("the home region of the dataset is not known"), "{output}");
+}
+
+/// A drill of `shop` with these keys, three hours after the newest snapshot; its report.
+async fn drill_with(vault: &RootedVault, plain: &str, keys: &str) -> (Output, Value) {
+    let section = format!(
+        "\n[[dataset]]\nname = \"shop\"\nhome_region = \"r1\"\n[dataset.source]\nkind = \"sqlite\"\npath = \"/x\"\n[dataset.drill]\n{keys}\n"
+    );
+    std::fs::write(vault.config("drill1"), format!("{plain}{section}")).unwrap();
+    let output = vault.lifeboat("drill1", &["--json", "drill", "shop"]).await;
+    let report = output.json().unwrap_or_default();
+    (output, report)
+}
+
+#[tokio::test]
+async fn numbers_and_freshness_are_asked_of_what_was_restored() {
+    let mut vault = planned("").await;
+    vault.clock = Some("-235h".to_owned());
+    let plain = std::fs::read_to_string(vault.config("drill1")).unwrap();
+    let taken = snapshots(&vault, "shop").await.pop().unwrap();
+    // Its time: `20261123T183244123Z-…`.
+    let taken = chrono::NaiveDateTime::parse_from_str(&taken[..15], "%Y%m%dT%H%M%S").unwrap();
+    let ago = |minutes: i64| {
+        let time = taken - chrono::TimeDelta::minutes(minutes);
+        format!("SELECT '{}'", time.format("%Y-%m-%d %H:%M:%S"))
+    };
+    let count = "SELECT count(*) FROM items";
+    for (query, wanted, passes, said) in [
+        (count, "at_least = 4, at_most = 4", true, "expected at least 4 and at most 4, found 4"),
+        (count, "at_least = 5", false, "expected at least 5, found 4"),
+        (count, "at_most = 3.5", false, "expected at most 3.5, found 4"),
+        ("SELECT max(taken) FROM items", "at_least = 1", false, "found backup 2"),
+        // Five hours ago by now, and two when it was taken.
+        (&ago(119), "fresher_than = \"2h\"", true, "expected a time since "),
+        (&ago(121), "fresher_than = \"2h\"", false, "expected a time since "),
+        ("SELECT NULL", "fresher_than = \"2h\"", false, "found "),
+    ] {
+        let keys = format!("queries = [{{ sql = \"{query}\", {wanted} }}]");
+        let (output, report) = drill_with(&vault, &plain, &keys).await;
+        assert_eq!(output.code(), Some(if passes { 0 } else { 6 }), "{keys}: {output}");
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["check"] == query).unwrap_or_else(|| panic!("{report}"));
+        assert_eq!(check["passed"], passes, "{keys}: {check}");
+        assert!(check["detail"].as_str().unwrap().contains(said), "{keys}: {check}");
+    }
+}
+
+#[tokio::test]
+async fn a_drill_beyond_its_limits_is_refused_before_it_starts_or_stopped() {
+    let mut vault = planned("").await;
+    vault.clock = Some("-235h".to_owned());
+    let plain = std::fs::read_to_string(vault.config("drill1")).unwrap();
+    let (output, report) = drill_with(&vault, &plain, "max_disk = \"1KiB\"").await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    assert!(output.stderr.contains("max_disk allows 1024"), "{output}");
+    let phases = |report: &Value| -> Vec<String> {
+        let phases = report["phases"].as_array().unwrap_or_else(|| panic!("{report}"));
+        phases.iter().map(|phase| phase["phase"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((phases(&report), &report["passed"]), (vec!["select".to_owned()], &Value::Bool(false)), "{report}");
+    // No drill has passed, so nothing is forecast: a query that does not end is stopped in time.
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let keys = format!("max_time = \"3s\"\nqueries = [{{ sql = \"{endless}\" }}]");
+    let began = std::time::Instant::now();
+    let (output, report) = drill_with(&vault, &plain, &keys).await;
+    assert_eq!(output.code(), Some(1), "{output}");
+    assert!(output.stderr.contains("was stopped: max_time allows 3s"), "{output}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+    assert_eq!((&report["reached"], &report["passed"]), (&"loaded".into(), &Value::Bool(false)), "{report}");
+    // One that passed tells how long the next takes.
+    let (output, _) = drill_with(&vault, &plain, "max_time = \"5m\"\nmax_disk = \"1GiB\"").await;
+    assert!(output.status.success(), "{output}");
+    let slow =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000) SELECT count(*) FROM n";
+    let (output, _) = drill_with(&vault, &plain, &format!("queries = [{{ sql = \"{slow}\" }}]")).await;
+    assert!(output.status.success(), "{output}");
+    let (output, report) = drill_with(&vault, &plain, "max_time = \"1s\"").await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    assert!(output.stderr.contains("by past drills, this one would take"), "{output}");
+    assert_eq!(phases(&report), ["select"], "{report}");
 }

@@ -88,6 +88,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         dataset: &name(DATASET),
         selector: Selector::Latest,
         settings: &vault.config.datasets[0].drill,
+        past: &[],
         objectives: Objectives::default(),
         jobs: 1,
         environment: &tools::environment(),

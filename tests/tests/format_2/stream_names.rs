@@ -131,6 +131,7 @@ async fn a_drill_proves_them_equal() {
         database: Some(database.to_owned()),
         sql: "SELECT max(of) FROM \"its/own.name\"".to_owned(),
         expect: Some(database.to_owned()),
+        ..DrillQuery::default()
     };
     let settings = DrillConfig {
         level: Some(ProofLevel::Proved),
@@ -145,6 +146,7 @@ async fn a_drill_proves_them_equal() {
         dataset: &name(DATASET),
         selector: Selector::Latest,
         settings: &settings,
+        past: &[],
         objectives: Objectives::default(),
         jobs: 2,
         environment: &tools::environment(),

@@ -39,6 +39,7 @@ async fn loot(drill: &mut dyn ThrowAway) -> Option<String> {
         database: Some("shop".to_owned()),
         sql: "SELECT count(*) FROM t WHERE b LIKE '%CAN_RY%'".to_owned(),
         expect: Some("0".to_owned()),
+        ..DrillQuery::default()
     };
     let checks = drill.check(&[query]).await.ok()?;
     checks.into_iter().rfind(|check| !check.passed).map(|check| check.detail)

@@ -146,6 +146,7 @@ async fn queries_only_read_and_no_event_runs() {
         database: Some("shop".to_owned()),
         sql: sql.to_owned(),
         expect: expect.map(str::to_owned),
+        ..DrillQuery::default()
     };
     // An event of each second would have added rows by now.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;

@@ -141,7 +141,8 @@ async fn the_server_of_a_drill_loads_no_module_and_writes_no_file_elsewhere() {
         let refused = client.command(&words).await.unwrap_err();
         assert!(refused.contains("not allowed") || refused.contains("protected config"), "{command}: {refused}");
     }
-    let query = DrillQuery { database: None, sql: "EVAL 'return 1' 0".to_owned(), expect: None };
+    let query =
+        DrillQuery { database: None, sql: "EVAL 'return 1' 0".to_owned(), expect: None, ..DrillQuery::default() };
     let checks = drill.check(&[query]).await.unwrap();
     assert!(checks.last().is_some_and(|check| !check.passed), "{checks:?}");
     drill.stop().await.unwrap();

@@ -164,7 +164,7 @@ async fn sabotage(drill: &dyn ThrowAway, commands: &str) {
 }
 
 fn query(command: &str, expect: Option<&str>) -> DrillQuery {
-    DrillQuery { database: None, sql: command.to_owned(), expect: expect.map(str::to_owned) }
+    DrillQuery { database: None, sql: command.to_owned(), expect: expect.map(str::to_owned), ..DrillQuery::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

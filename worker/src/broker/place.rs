@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -23,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::queue::Queue;
 use crate::channel::{self, Receiver};
+use crate::leftovers::{self, ProcessKey};
 use crate::protocol::MAX_REPLY_BYTES;
 
 /// The name of the program.
@@ -130,7 +130,6 @@ fn start(program: &Path, scratch: &Path, short: ShortPath) -> Result<Connection>
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .current_dir("/")
-        .process_group(0)
         .spawn()
         .map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
@@ -139,6 +138,10 @@ fn start(program: &Path, scratch: &Path, short: ShortPath) -> Result<Connection>
         })?;
     drop(command);
     let process = Process::new(child, short);
+    if let Some(worker) = process.key {
+        // Before it gets a job, so before it starts anything.
+        leftovers::remember_worker(scratch, worker).context(Class::Storage, failed)?;
+    }
     Ok(Connection::new(UnixStream::from_std(ours).context(Class::Failed, failed)?, Some(process)))
 }
 
@@ -241,9 +244,10 @@ impl Drop for Connection {
 }
 
 /// A worker that was started here. When it is dropped, the worker has time to clean up, then it is
-/// killed.
+/// killed, and with it whatever is left of the session that it leads.
 struct Process {
     child: Child,
+    key: Option<ProcessKey>,
     said: Arc<Mutex<Vec<u8>>>,
     listening: Option<AbortOnDropHandle<()>>,
     _short: ShortPath,
@@ -252,9 +256,10 @@ struct Process {
 impl Process {
     fn new(mut child: Child, short: ShortPath) -> Self {
         let said = Arc::new(Mutex::new(Vec::new()));
+        let key = child.id().and_then(|id| ProcessKey::of(id.cast_signed()));
         let stderr = child.stderr.take();
         let listening = stderr.map(|stderr| AbortOnDropHandle::new(tokio::spawn(listen(stderr, Arc::clone(&said)))));
-        Self { child, said, listening, _short: short }
+        Self { child, key, said, listening, _short: short }
     }
 
     async fn last_words(&mut self) -> String {
@@ -277,12 +282,14 @@ impl Drop for Process {
         let step = Duration::from_millis(20);
         for _ in 0..END_GRACE.as_millis() / step.as_millis() {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+                break;
             }
             std::thread::sleep(step);
         }
-        if let Some(group) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process_group(group, Signal::KILL);
+        // One that was killed had no time to stop what it had started.
+        let killed = self.key.map_or(0, ProcessKey::kill_session);
+        if killed > 0 {
+            tracing::warn!(killed, "The worker left processes, which were killed");
         }
     }
 }

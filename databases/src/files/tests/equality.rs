@@ -128,7 +128,7 @@ async fn a_drill_proves_the_tree_and_removes_it() {
     let kept = captured(awkward().path()).await;
     let query = |sql: &str, expect: Option<&str>| {
         let expect = expect.map(str::to_owned);
-        DrillQuery { database: None, sql: sql.to_owned(), expect }
+        DrillQuery { database: None, sql: sql.to_owned(), expect, ..DrillQuery::default() }
     };
     let mut drill = Box::new(FilesThrowAway::new(&context(scratch.path())).unwrap());
     drill.load(&kept).await.unwrap();

@@ -193,13 +193,13 @@ impl MariaThrowAway {
         let database = self.database_for(wanted);
         let answer = self.read_only(&database, &wanted.sql).await?;
         let check = format!("{database}: {}", wanted.sql);
-        Ok(match (answer, &wanted.expect) {
-            (Err(error), _) => CheckResult { check, passed: false, detail: error.chain() },
-            (Ok(_), None) => CheckResult { check, passed: true, detail: "ran".to_owned() },
-            (Ok(answer), Some(expected)) => {
+        Ok(match answer {
+            Err(error) => CheckResult { check, passed: false, detail: error.chain() },
+            Ok(_) if !wanted.wants_result() => CheckResult { check, passed: true, detail: "ran".to_owned() },
+            Ok(answer) => {
                 let first = answer.first().and_then(|row| row.first()).map(String::as_str).unwrap_or_default();
-                let detail = format!("expected {expected}, found {first}");
-                CheckResult { check, passed: first == expected, detail }
+                let (passed, detail) = wanted.judge(Some(first));
+                CheckResult { check, passed, detail }
             }
         })
     }

@@ -10,8 +10,6 @@ use crate::redis::replies::RedisReply;
 
 /// What the server says to a typing error.
 const TYPING_ERRORS: [&str; 3] = ["ERR unknown command", "ERR unknown subcommand", "ERR wrong number of arguments"];
-/// So much of a value is told.
-const MAX_FOUND_CHARS: usize = 100;
 /// What it says to somebody who may not.
 const NOT_ALLOWED: &str = "NOPERM";
 
@@ -38,8 +36,8 @@ pub(super) async fn ask(
         return Ok((failed("no command".to_owned()), Some(typing_error("its quotation marks do not fit"))));
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(match (connection.ask_in(database, &words, cx).await?, &wanted.expect) {
-        (RedisReply::Refused(why), _) => {
+    Ok(match connection.ask_in(database, &words, cx).await? {
+        RedisReply::Refused(why) => {
             let odd = TYPING_ERRORS.iter().any(|begin| why.starts_with(begin)).then(|| typing_error(&why));
             let detail = match why.starts_with(NOT_ALLOWED) {
                 true => format!("a query may only read: {}", why.escape_debug()),
@@ -47,24 +45,22 @@ pub(super) async fn ask(
             };
             (failed(detail), odd)
         }
-        (RedisReply::Values(_), None) => (CheckResult { check, passed: true, detail: "ran".to_owned() }, None),
-        (RedisReply::Values(values), Some(expected)) => {
-            let (passed, found) = compared(&values, expected);
-            let detail = format!("expected {expected}, found {found} in database {database}");
-            (CheckResult { check, passed, detail }, None)
+        RedisReply::Values(_) if !wanted.wants_result() => {
+            (CheckResult { check, passed: true, detail: "ran".to_owned() }, None)
+        }
+        RedisReply::Values(values) => {
+            let (passed, told) = judged(&values, wanted);
+            (CheckResult { check, passed, detail: format!("{told} in database {database}") }, None)
         }
     })
 }
 
 /// Whether the first value is as expected, and what is told of it. A key that is missing has no
 /// value, and is not as one that is empty.
-fn compared(values: &[Vec<u8>], expected: &str) -> (bool, String) {
-    let Some(first) = values.first().map(|value| String::from_utf8_lossy(value)) else {
-        return (false, "nothing".to_owned());
-    };
-    let told: String = first.chars().take(MAX_FOUND_CHARS).collect();
-    let more = if told.len() < first.len() { "…" } else { "" };
-    (first == expected, format!("{}{more}", told.escape_debug()))
+fn judged(values: &[Vec<u8>], wanted: &DrillQuery) -> (bool, String) {
+    let first = values.first().map(|value| String::from_utf8_lossy(value));
+    let (passed, told) = wanted.judge(first.as_deref());
+    (passed, told.escape_debug().to_string())
 }
 
 /// The words of a command. A word with blanks stands in quotation marks of either kind; there is no
@@ -93,11 +89,14 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_not_empty_and_what_is_found_is_told_in_one_short_line() {
-        assert_eq!(compared(&[], ""), (false, "nothing".to_owned()));
-        assert_eq!(compared(&[Vec::new()], ""), (true, String::new()));
-        assert_eq!(compared(&[b"a\n\x1b[2J".to_vec()], "a"), (false, "a\\n\\u{1b}[2J".to_owned()));
-        let (passed, told) = compared(&[vec![b'x'; 1000]], &"x".repeat(1000));
-        assert_eq!((passed, told), (true, format!("{}…", "x".repeat(MAX_FOUND_CHARS))));
+        let judged = |values: &[Vec<u8>], expected: &str| {
+            judged(values, &DrillQuery { expect: Some(expected.to_owned()), ..DrillQuery::default() })
+        };
+        assert_eq!(judged(&[], ""), (false, "expected , found nothing".to_owned()));
+        assert_eq!(judged(&[Vec::new()], ""), (true, "expected , found ".to_owned()));
+        assert_eq!(judged(&[b"a\n\x1b[2J".to_vec()], "a"), (false, "expected a, found a\\n\\u{1b}[2J".to_owned()));
+        let (passed, told) = judged(&[vec![b'x'; 1000]], "x");
+        assert!(!passed && told.len() < 300 && told.ends_with('…'), "{told}");
     }
 
     #[test]

@@ -152,7 +152,11 @@ async fn find(
         Some(Scheduled { dataset: dataset.name.clone(), schedule })
     });
     let mut scheduled: Vec<Scheduled> = sections.collect();
-    let memory = |dataset: &Name| remembered(Some(&DrillMemory::of(&config.state_directory, dataset)), session);
+    let memory = |dataset: &Name| {
+        let (kept, mut traces) = remembered(Some(&DrillMemory::of(&config.state_directory, dataset)), session);
+        traces.extend(kept.iter().map(DrillTrace::of));
+        traces
+    };
     let seems_due = |one: &Scheduled| due_since(&one.schedule, now, &memory(&one.dataset)).is_some();
     // Most often this host itself drilled last, and nobody need be asked.
     let reader = match &config.drill.schedule {

@@ -18,7 +18,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lifeboat_engine::Result;
 use lifeboat_engine::config::{Config, ProofLevel};
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::worker::WorkerPlace;
+use lifeboat_engine::worker::{self, Swept, WorkerPlace};
 
 use self::one::OneDrill;
 use crate::as_unit::{self, UnitUser};
@@ -99,6 +99,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     {
         return as_unit::run_again(&place, &user, session).await;
     }
+    sweep(session);
     if let Some(region) = &args.region_loss {
         return region_loss::run(args, region, session).await;
     }
@@ -110,6 +111,19 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let (drilled, error) = drill.run().await;
     let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
     error.map_or(Ok(()), Err).and(shown)
+}
+
+/// Removes what drills left that were killed.
+fn sweep(session: &Session) {
+    let Swept { directories, processes, problems } = worker::sweep(&session.temporary);
+    if !directories.is_empty() {
+        let directories: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
+        session.out.note(format!(
+            "a drill was killed; what it left is removed: {}, processes: {processes}",
+            directories.join(", ")
+        ));
+    }
+    problems.iter().for_each(|problem| session.out.warning(problem));
 }
 
 /// The configuration of this machine, unless somebody drills with keys of his own.

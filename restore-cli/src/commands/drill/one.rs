@@ -20,6 +20,7 @@ use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::state::replace_file;
+use lifeboat_engine::worker::DrillDirectory;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::Args;
@@ -91,6 +92,8 @@ struct Choice {
     chosen: DrillChoice,
     /// The vault by the replicas that were chosen, if that is not all of them.
     narrow: Option<VaultReader>,
+    /// Reports of past drills, newest first, where the plan asks for them.
+    past: Vec<DrillReport>,
 }
 
 impl Plan {
@@ -126,7 +129,7 @@ impl Plan {
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         self.remember(drill, None, None)?;
         let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
-        let Choice { selector, chosen, narrow } = self.choose(drill, &reader).await?;
+        let Choice { selector, chosen, narrow, past } = self.choose(drill, &reader).await?;
         // What is recorded is what is drilled.
         let event = |unrecorded| LogEvent::Drill {
             dataset: drill.dataset.clone(),
@@ -135,7 +138,7 @@ impl Plan {
             unrecorded,
         };
         self.record(drill, &reader, event).await?;
-        let scratch = session.scratch()?;
+        let scratch = DrillDirectory::make(&session.temporary)?;
         let run = Drill {
             environment: &session.tools,
             worker,
@@ -143,9 +146,10 @@ impl Plan {
             dataset: drill.dataset,
             selector,
             settings: &self.settings,
+            past: &past,
             objectives: self.objectives,
             jobs: self.place.limits.cpu,
-            scratch: scratch.path().to_owned(),
+            scratch: scratch.work().to_owned(),
             clock: session.clock.clone(),
             cancel: session.cancel.clone(),
         };
@@ -210,7 +214,10 @@ impl Plan {
         };
         let rotates = (named.is_none() && self.settings.replica == ReplicaChoice::Rotate)
             || (!is_asked && self.settings.snapshot == SnapshotChoice::Rotate);
-        let traces = if rotates { self.traces(drill, reader).await? } else { Vec::new() };
+        let (past, traces) = match rotates || self.settings.max_time.is_some() {
+            true => self.past(drill, reader).await?,
+            false => (Vec::new(), Vec::new()),
+        };
         let read = match named {
             Some(_) => None,
             None => replicas_to_read(&self.settings, self.home.as_deref(), &self.place.replicas, &traces)?,
@@ -248,18 +255,21 @@ impl Plan {
             outside: named.is_none() && self.settings.outside,
             only,
         };
-        Ok(Choice { selector, chosen, narrow })
+        Ok(Choice { selector, chosen, narrow, past })
     }
 
-    /// What is known of past drills: from the vault, and from this host.
-    async fn traces(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<Vec<DrillTrace>> {
+    /// What is known of past drills, from the vault and from this host: reports, newest first, and
+    /// all traces.
+    async fn past(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<(Vec<DrillReport>, Vec<DrillTrace>)> {
         let session = drill.session;
         let past = history(reader, drill.dataset, MAX_PAST_DRILLS, session.clock.now());
         let past = session.cancellable("reading past drills", past).await?;
         past.gaps.iter().for_each(|gap| session.out.warning(gap));
-        let mut traces: Vec<DrillTrace> = past.drills.iter().map(|past| DrillTrace::of(&past.report)).collect();
-        traces.extend(remembered(self.memory.as_ref(), session));
-        Ok(traces)
+        let (kept, mut traces) = remembered(self.memory.as_ref(), session);
+        let mut reports: Vec<DrillReport> = past.drills.into_iter().map(|past| past.report).chain(kept).collect();
+        reports.sort_by_key(|report| std::cmp::Reverse(report.started));
+        traces.extend(reports.iter().map(DrillTrace::of));
+        Ok((reports, traces))
     }
 
     /// In the vault if it can be signed and written there, in a file if that was asked for or
@@ -296,16 +306,17 @@ impl Plan {
 /// A person named it.
 const ASKED: &str = "asked";
 
-/// The drills that this host remembers. What of them cannot be read is told.
-pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> Vec<DrillTrace> {
-    let Some(memory) = memory else { return Vec::new() };
+/// The reports that are kept on this host, and the attempts that it recorded. What of them cannot
+/// be read is told.
+pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> (Vec<DrillReport>, Vec<DrillTrace>) {
+    let Some(memory) = memory else { return (Vec::new(), Vec::new()) };
     let (reports, unread) = memory.kept();
     unread.iter().for_each(|unread| session.out.warning(unread));
     let attempts = memory.attempts().unwrap_or_else(|error| {
         session.out.warning(format!("what this host drilled is not known: {}", error.chain()));
         Vec::new()
     });
-    reports.iter().map(DrillTrace::of).chain(attempts).collect()
+    (reports, attempts)
 }
 
 /// The report for people, its signature beside it. It is no object of a vault: the trusted comment

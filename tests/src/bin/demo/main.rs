@@ -1,8 +1,8 @@
 //! The demonstration: a company's databases are backed up to two regions, one region is lost, the
 //! other restores all of them, and drills prove the restored ones equal. Everything is real:
-//! PostgreSQL, MariaDB, Redis, SQLite and a tree of files, two S3 servers with TLS, the two programs
-//! run as an operator runs them, on three "machines" that share no file: backup host, drill host,
-//! and the owner's safe.
+//! PostgreSQL, MariaDB, Redis, SQLite and a tree of files, two S3 servers with TLS, and the two
+//! programs, run as an operator runs them, on three "machines" that share no file: backup host,
+//! drill host, and the owner's safe.
 //!
 //! Exits 0 only if all is proved with one region dead; writes `target/demo/report.json` and
 //! `target/demo/region-loss.html`. Cleans up on failure, SIGINT and SIGTERM too.
