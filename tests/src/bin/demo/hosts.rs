@@ -156,17 +156,17 @@ owners = ["{owner}"]
     /// The drill's report, whatever it found.
     pub(crate) async fn drill(&self, stop: &CancellationToken) -> Result<Value> {
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
-        Self::told(run_until(lifeboat.args(["drill", DATASET, "--json"]), DEADLINE, stop).await?, stop)
+        Self::told(&run_until(lifeboat.args(["drill", DATASET, "--json"]), DEADLINE, stop).await?, stop)
     }
 
     /// What the loss of a region means for everything, whatever that is; written as a page, too.
     pub(crate) async fn rehearse(&self, region: &str, page: &Path, stop: &CancellationToken) -> Result<Value> {
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
         lifeboat.args(["drill", "--json", "--region-loss", region, "--html"]).arg(page);
-        Self::told(run_until(&mut lifeboat, DEADLINE, stop).await?, stop)
+        Self::told(&run_until(&mut lifeboat, DEADLINE, stop).await?, stop)
     }
 
-    fn told(output: Output, stop: &CancellationToken) -> Result<Value> {
+    fn told(output: &Output, stop: &CancellationToken) -> Result<Value> {
         if stop.is_cancelled() {
             return Err("interrupted".into());
         }
