@@ -77,7 +77,7 @@ dist: ## .deb, .rpm, lists of what is linked in, and checksums, into target/dist
 	@scripts/setup --dist
 	scripts/dist
 
-install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12
+install-test: ## as root, with what make dist packed: lint the packages, install, upgrade and purge them, and the first ten minutes, in fresh Debian 12 and 13
 	@scripts/setup --dist
 	lintian --fail-on error,warning target/dist/*.deb
 	$(CARGO) test --locked --workspace --test install -- --ignored --nocapture --test-threads=1
@@ -93,12 +93,12 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	'$(programs)/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
 	'$(programs)/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
 	'$(programs)/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
-	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill.service lifeboat-drill.timer lifeboat-witness.service lifeboat-witness.timer lifeboat-worker.socket lifeboat-worker@.service; do \
+	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill.service lifeboat-drill.timer lifeboat-warden.service lifeboat-warden.timer lifeboat-witness.service lifeboat-witness.timer lifeboat-worker.socket lifeboat-worker@.service; do \
 		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
 	done
 	install -m 0644 systemd/sysusers.conf '$(libdir)/sysusers.d/lifeboat.conf'
 	install -m 0644 systemd/tmpfiles.conf '$(libdir)/tmpfiles.d/lifeboat.conf'
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
-	install -m 0644 config/minimal.toml config/drill-host.toml '$(sharedir)/lifeboat'
-	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json '$(sharedir)/lifeboat'
+	install -m 0644 config/minimal.toml config/drill-host.toml config/warden.toml '$(sharedir)/lifeboat'
+	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json config/drill-report.schema.json '$(sharedir)/lifeboat'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

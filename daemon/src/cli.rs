@@ -93,6 +93,19 @@ pub(crate) enum Command {
     },
     /// Ask the running daemon for the state of every dataset and replica
     Status,
+    /// Look once at what backup hosts have marked, and delete what this machine agrees with;
+    /// extend locks. Only the warden of the root may; run it every hour
+    Warden {
+        /// Make the warden's signer, where the configuration says that it lies, and print the
+        /// public half, for `lifeboat root request set-warden`
+        #[arg(long)]
+        make_signer: bool,
+
+        /// Before the look, forget what was seen first of this dataset, because that is lost or
+        /// damaged: the look believes what it sees, and waits anew. Recorded in the warden's log
+        #[arg(long, value_name = "DATASET", conflicts_with = "make_signer")]
+        begin_anew: Option<Name>,
+    },
     /// Write the manual of this program
     Man {
         /// The directory of manuals, such as /usr/local/share/man; `man1` in it is created if

@@ -13,13 +13,14 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
+use lifeboat_engine::keep::warden_log::{WardenTells, WardenWord};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
 use crate::installation::Installation;
-use crate::metrics;
+use crate::metrics::{self, LastLooks};
 use crate::scheduler::Queued;
 use crate::status::{DatasetStatus, Ledger};
 
@@ -42,6 +43,10 @@ struct State {
     guards: BTreeMap<Name, DeletionLevel>,
     /// How the locks of each dataset stand.
     locks: BTreeMap<Name, LockStandings>,
+    /// When the witnesses of the root looked last.
+    witnesses: LastLooks,
+    /// What the warden of the root tells, if it has one.
+    warden: Option<WardenTells>,
     /// When the loop last turned.
     turned: Duration,
     stopping: bool,
@@ -74,6 +79,8 @@ pub(crate) struct Turn {
 /// The answer to `status`.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport {
+    #[serde(skip)]
+    pub now: DateTime<Utc>,
     pub version: &'static str,
     pub running: Vec<RunReported>,
     /// Starts that wait for a place, the first to start first.
@@ -141,6 +148,8 @@ pub(crate) struct DatasetReport {
     pub paused: Option<Pause>,
     /// Whether `last_success` lies in the future, so that it tells no age.
     pub newest_in_future: bool,
+    /// What the warden of the root tells of it, if there is one.
+    pub warden: Option<WardenWord>,
     #[serde(flatten)]
     pub status: DatasetStatus,
 }
@@ -157,6 +166,8 @@ impl Live {
             turn: Turn::default(),
             up: BTreeMap::new(),
             guards: BTreeMap::new(),
+            witnesses: LastLooks::new(),
+            warden: None,
             locks: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
@@ -214,6 +225,12 @@ impl Live {
         self.lock().locks.insert(dataset.clone(), standings);
     }
 
+    /// When the witnesses of the root looked last, and what its warden tells.
+    pub(crate) fn looked(&self, witnesses: LastLooks, warden: Option<WardenTells>) {
+        let mut state = self.lock();
+        (state.witnesses, state.warden) = (witnesses, warden);
+    }
+
     /// The daemon begins to stop.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
@@ -248,13 +265,14 @@ impl Live {
     /// As [`metrics::render`].
     pub(crate) fn metrics(&self) -> Result<String> {
         let now = self.clock.now();
-        let (installation, running, waiting, paused, up, guards, locks) = {
+        let (installation, running, waiting, paused, up, guards, locks, (witnesses, warden)) = {
             let state = self.lock();
             let backing_up = state.turn.running.iter().filter(|run| run.prunes_since.is_none());
             let running = backing_up.map(|run| run.dataset.clone()).collect();
             let (guards, locks) = (state.guards.clone(), state.locks.clone());
+            let looks = (state.witnesses.clone(), state.warden.clone());
             let (waiting, paused) = (state.turn.waiting(), state.turn.paused.clone());
-            (state.installation.clone(), running, waiting, paused, state.up(), guards, locks)
+            (state.installation.clone(), running, waiting, paused, state.up(), guards, locks, looks)
         };
         metrics::render(&metrics::Snapshot {
             config: &installation.config,
@@ -266,6 +284,8 @@ impl Live {
             up: &up,
             guards: &guards,
             locks: &locks,
+            witnesses: &witnesses,
+            warden: warden.as_ref(),
             now,
         })
     }
@@ -283,9 +303,11 @@ impl Live {
             let waits_since = state.turn.held.get(&name).copied();
             let waits_for = waits_since.map(|_| self.state_directory.holder(&name));
             let paused = state.turn.paused.get(&name).cloned();
-            (name, DatasetReport { next, due_since, waits_since, waits_for, paused, newest_in_future, status })
+            let warden = state.warden.as_ref().and_then(|warden| warden.datasets.get(&name)).cloned();
+            (name, DatasetReport { next, due_since, waits_since, waits_for, paused, newest_in_future, warden, status })
         });
         StatusReport {
+            now,
             version: env!("CARGO_PKG_VERSION"),
             running: state.turn.running.iter().map(|run| RunReported::of(run, now)).collect(),
             queue: state.turn.queue.clone(),

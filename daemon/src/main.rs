@@ -35,6 +35,7 @@ mod summary;
 mod tls;
 mod turn;
 mod upkeep;
+mod warden;
 mod words;
 
 #[cfg(test)]

@@ -11,14 +11,19 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::log::WaitingMarks;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::keep::scrub;
+use lifeboat_engine::keep::warden_log::{WardenTells, WardenWord};
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
+
+/// When each witness looked last.
+pub(crate) type LastLooks = BTreeMap<Name, Option<DateTime<Utc>>>;
 
 /// What a scrape shows.
 pub(crate) struct Snapshot<'a> {
@@ -37,6 +42,10 @@ pub(crate) struct Snapshot<'a> {
     pub guards: &'a BTreeMap<Name, DeletionLevel>,
     /// How the locks of each dataset stand.
     pub locks: &'a BTreeMap<Name, LockStandings>,
+    /// When the witnesses of the root looked last.
+    pub witnesses: &'a LastLooks,
+    /// What the warden of the root tells, if it has one.
+    pub warden: Option<&'a WardenTells>,
     pub now: DateTime<Utc>,
 }
 
@@ -44,6 +53,12 @@ impl Snapshot<'_> {
     /// A time that tells an age: none that lies in the future does.
     fn past(&self, time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
         time.filter(|time| !is_future(*time, self.now, &self.config.limits))
+    }
+
+    /// What the warden tells of a dataset, if there is one.
+    fn told(&self, dataset: &str) -> Option<&WardenWord> {
+        let mut all = self.warden.iter().flat_map(|warden| &warden.datasets);
+        all.find(|(name, _)| name.as_str() == dataset).map(|(_, word)| word)
     }
 }
 
@@ -211,6 +226,17 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
+        "lifeboat_vetoed_marks",
+        "Marks that somebody vetoed: what they name stays.",
+        &label,
+        datasets(snapshot)
+            .map(|(name, status)| {
+                let told = snapshot.told(name).map(|word| word.vetoed_with(&status.vetoed).len());
+                (vec![name], told.unwrap_or(status.vetoed.len()) as f64)
+            })
+            .collect(),
+    )?;
+    page.gauge(
         "lifeboat_log_failed",
         "1 if no replica took the record of the newest commit into this host's log.",
         &label,
@@ -331,13 +357,15 @@ fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         DeletionLevel::None => 0.0,
         DeletionLevel::Versions => 1.0,
         DeletionLevel::Lock => 2.0,
+        DeletionLevel::Warden => 3.0,
     };
     page.gauge(
         "lifeboat_replica_deletion_level",
-        "How far deletion is apart from this host, as tried once a day: -1 the store cannot tell, 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked.",
+        "How far deletion is apart from this host, as tried once a day: -1 the store cannot tell, 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked, 3 a warden alone deletes.",
         &["replica"],
         snapshot.guards.iter().map(|(name, found)| (vec![name.as_str()], level(found))).collect(),
     )?;
+    looks(page, snapshot)?;
     let (mut until, mut late) = (Vec::new(), Vec::new());
     for (dataset, standings) in snapshot.locks {
         for (replica, standing) in standings {
@@ -358,6 +386,49 @@ fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "1 if the locks of what snapshots need should have been extended by now.",
         &labels,
         late,
+    )
+}
+
+fn looks(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let of_warden = || snapshot.warden.iter().flat_map(|warden| &warden.datasets);
+    let witnesses = snapshot.witnesses.iter();
+    let witnesses = witnesses.map(|(name, last)| (vec!["witness", name.as_str(), ""], timestamp(*last)));
+    let name = snapshot.warden.map_or("", |warden| warden.name.as_str());
+    let warden = of_warden().map(|(dataset, word)| (vec!["warden", name, dataset.as_str()], timestamp(word.looked)));
+    page.gauge(
+        "lifeboat_last_look_timestamp_seconds",
+        "When each witness that the root names looked last, and its warden at each dataset, as their logs tell. 0: never, as far as the replicas show.",
+        &["role", "name", "dataset"],
+        witnesses.chain(warden).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_refused_marks",
+        "Marks of backup hosts that name what the warden keeps, as its last look tells.",
+        &["dataset"],
+        of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.refused.len() as f64)).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_warden_failed",
+        "How many things the warden's last look at a dataset could not do.",
+        &["dataset"],
+        of_warden().map(|(dataset, word)| (vec![dataset.as_str()], word.failed.len() as f64)).collect(),
+    )?;
+    let waiting = |of: fn(&WaitingMarks) -> f64| {
+        of_warden()
+            .map(move |(dataset, word)| (vec![dataset.as_str()], word.waiting.as_ref().map_or(0.0, of)))
+            .collect()
+    };
+    page.gauge(
+        "lifeboat_oldest_waiting_mark_timestamp_seconds",
+        "When the warden first saw the mark that waits the longest, though its content may have changed since. 0: none waits.",
+        &["dataset"],
+        waiting(|waiting| timestamp(Some(waiting.since))),
+    )?;
+    page.gauge(
+        "lifeboat_mark_delay_seconds",
+        "How long the warden lets each mark wait at least. 0: none waits.",
+        &["dataset"],
+        waiting(|waiting| waiting.delay as f64),
     )
 }
 

@@ -174,6 +174,7 @@ impl Runner {
         }
         self.ledger.update(&dataset.name, |status| {
             status.pruned_snapshots += outcome.snapshots;
+            status.vetoed = outcome.vetoed.clone();
             status.space = outcome.space;
         });
         Ok(Pruned::Done(outcome))

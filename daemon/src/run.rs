@@ -33,6 +33,7 @@ use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::tls::Certificates;
 use crate::turn::Ended;
+use crate::warden;
 
 /// The threads that one run may need: `limits.cpu` compress, and each of as many streams has two.
 const THREADS_OF_A_RUN: usize = 64;
@@ -86,12 +87,22 @@ fn execute(cli: Cli) -> Result<()> {
             (Some(_), Some(_)) => {
                 Err(Error::usage("--once and a command exclude each other").hint("leave one of them out"))
             }
+            (Some(Command::Warden { make_signer: true, .. }), None) => {
+                let signer = warden::make_signer(&config)?;
+                say(&if cli.json { json!({ "signer": signer }).to_string() } else { signer })
+            }
+            (Some(Command::Warden { begin_anew, .. }), None) => {
+                log::start(cli.log, cli.log_level, under_journald())?;
+                let looked = warden::look(&config, begin_anew.as_ref(), &clock, &cancelled_by_signals()?).await?;
+                say(&if cli.json { to_json(&looked)? } else { warden::line(&looked) })?;
+                warden::check(&looked)
+            }
             (Some(command), None) => {
                 let request = match command {
                     Command::Trigger { dataset } => Request::Trigger { dataset },
                     Command::Takeover { dataset } => Request::Takeover { dataset },
                     Command::Cancel { dataset } => Request::Cancel { dataset },
-                    Command::Status | Command::Man { .. } => Request::Status {},
+                    Command::Status | Command::Man { .. } | Command::Warden { .. } => Request::Status {},
                 };
                 let socket = &config.control_socket;
                 let (report, summary) = match &request {

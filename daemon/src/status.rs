@@ -8,7 +8,7 @@
 //! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in
 //!   memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ pub(crate) struct DatasetStatus {
     pub takeover_needed: bool,
     /// Why the last prune deleted nothing, or nothing in some replica, if so.
     pub deletion_stopped: Option<String>,
+    /// The marks that somebody vetoed, and who, as the last prune found.
+    pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
     /// Why the host's log does not tell of the newest commit, if it does not.
     pub unlogged: Option<String>,
     /// Snapshots that prune removed.

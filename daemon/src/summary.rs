@@ -1,6 +1,7 @@
 //! The status in words: a line for each thing that is so.
 
 use lifeboat_engine::base::escape;
+use lifeboat_engine::keep::warden_log::deletion_line;
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::without_name;
 
@@ -73,6 +74,9 @@ impl StatusReport {
             if let Some(why) = &status.deletion_stopped {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
+            if let Some(told) = deletion_line(dataset.warden.as_ref(), &status.vetoed, self.now) {
+                lines.push(format!("dataset {name}: deletion: {told}"));
+            }
             for anomaly in &status.anomalies {
                 let snapshot = anomaly.snapshot.as_ref().map_or("?", |snapshot| snapshot.as_str());
                 lines.push(format!(
@@ -141,6 +145,7 @@ mod tests {
         let status =
             DatasetStatus { last_success: newest, skipped: 2, error, deletion_stopped, ..DatasetStatus::default() };
         let report = StatusReport {
+            now: newest.unwrap(),
             version: "1",
             running: Vec::new(),
             queue: Vec::new(),
@@ -159,6 +164,7 @@ mod tests {
                     waits_for: Some("another run".to_owned()),
                     paused: None,
                     newest_in_future: false,
+                    warden: None,
                     status,
                 },
             )]),

@@ -42,7 +42,7 @@ fn with_shown_defaults(text: &str) -> (String, usize) {
 fn every_example_parses() {
     let names: Vec<String> =
         examples().iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
-    assert_eq!(names, ["drill-host.toml", "lifeboat.toml", "minimal.toml"]);
+    assert_eq!(names, ["drill-host.toml", "lifeboat.toml", "minimal.toml", "warden.toml"]);
     for name in names {
         parse(&text(&name), &name);
     }
@@ -101,6 +101,7 @@ fn the_annotated_example_means_what_it_says() {
     assert_eq!(shop.objectives.rpo, Some(Duration::from_secs(2 * 3600)));
     assert_eq!((shop.drill.level, shop.drill.queries.len()), (Some(ProofLevel::Proved), 4));
     assert_eq!((shop.retention.hourly, shop.retention.grace), (48, Duration::from_secs((48 * 60 + 10) * 60)));
+    assert_eq!((shop.recovery.priority, wiki.recovery.priority, config.recovery_at_once), (10, 100, 1));
     assert_eq!(wiki.schedule.as_ref().unwrap().time_zone().name(), "Europe/Berlin");
     assert_eq!(uploads.drill.level, Some(ProofLevel::Fetched));
     let command = format!("{:?}", uploads.source);
@@ -126,6 +127,14 @@ fn no_example_lets_a_backup_go_when_the_next_one_is_made() {
             assert_eq!(dataset.retention.coarser_than(interval), None, "{name}: {}", dataset.name);
         }
     }
+}
+
+#[test]
+fn the_warden_believes_an_owner_and_keeps_what_its_own_rules_say() {
+    let config = parse(&text("warden.toml"), "warden.toml");
+    assert_eq!((config.keys.owners.len(), config.datasets.len()), (1, 1));
+    assert_eq!(config.state_directory, Path::new("/var/lib/lifeboat-warden"));
+    assert!(!config.datasets[0].retention.keeps_everything() && config.datasets[0].schedule.is_none());
 }
 
 #[test]

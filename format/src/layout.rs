@@ -191,6 +191,24 @@ pub fn parse_manifest(dataset: &Name, key: &str) -> Option<SnapshotId> {
     key.strip_prefix(&snapshots(dataset))?.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()
 }
 
+/// Lists of what snapshots need lie below it.
+#[must_use]
+pub fn all_needs(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/needs/")
+}
+
+/// What a snapshot needs.
+#[must_use]
+pub fn needs(dataset: &Name, snapshot: &SnapshotId) -> String {
+    format!("{}{snapshot}.needs", all_needs(dataset))
+}
+
+/// The snapshot whose needs a key names.
+#[must_use]
+pub fn parse_needs(dataset: &Name, key: &str) -> Option<SnapshotId> {
+    key.strip_prefix(&all_needs(dataset))?.strip_suffix(".needs")?.parse().ok()
+}
+
 /// Drill reports lie below it.
 #[must_use]
 pub fn drills(dataset: &Name) -> String {
@@ -225,6 +243,26 @@ pub fn marks(dataset: &Name) -> String {
 #[must_use]
 pub fn mark(dataset: &Name, id: &SnapshotId) -> String {
     format!("{}{id}.json", marks(dataset))
+}
+
+/// Vetoes lie below it.
+#[must_use]
+pub fn vetoes(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/vetoes/")
+}
+
+/// Somebody's veto of a mark.
+#[must_use]
+pub fn veto(dataset: &Name, mark: &SnapshotId, name: &Name) -> String {
+    format!("{}{mark}.{name}.veto", vetoes(dataset))
+}
+
+/// The mark, and whose veto a key names.
+#[must_use]
+pub fn parse_veto(dataset: &Name, key: &str) -> Option<(SnapshotId, Name)> {
+    let (mark, name) = key.strip_prefix(&vetoes(dataset))?.strip_suffix(".veto")?.split_once('.')?;
+    let (mark, name) = (mark.parse().ok()?, name.parse().ok()?);
+    (veto(dataset, &mark, &name) == key).then_some((mark, name))
 }
 
 /// Acts lie below it.
@@ -307,6 +345,9 @@ mod tests {
         assert_eq!(parse_index(&shop, &index(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_json(&drills(&shop), &drill(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_act(&shop, &act(&shop, 7)), Some(7));
+        assert_eq!(parse_needs(&shop, &needs(&shop, &id)), Some(id.clone()));
+        assert_eq!(parse_veto(&shop, &veto(&shop, &id, &shop)), Some((id.clone(), shop.clone())));
+        assert_eq!(parse_veto(&shop, &veto(&shop, &id, &shop).replace("shop.veto", "Shop.veto")), None);
         assert_eq!(parse_act(&shop, "datasets/shop/order/07.act"), None);
         assert_eq!(parse_json(&marks(&shop), &mark(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_keyring_generation(&shop, &keyring_generation(&shop, 7)), Some(7));

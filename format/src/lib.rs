@@ -37,6 +37,7 @@ pub mod line;
 pub mod log;
 pub mod manifest;
 pub mod map;
+pub mod needs;
 pub mod pack;
 pub mod padding;
 pub mod planes;
@@ -48,6 +49,7 @@ pub mod stream_name;
 mod strict;
 mod utc;
 pub mod varint;
+pub mod veto;
 
 /// A version of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! where somebody remembers more. This module reads and writes the bytes; whoever has the
 //! signatures and the hashes checks them.
 
+mod warden;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,6 +15,10 @@ use lifeboat_base::{Error, Result};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::warden::{
+    FailedLook, LookedLock, MAX_FAILED_LOOKS, MAX_LOOKED_LOCKS, MAX_REFUSED_MARKS, MAX_VETOED_MARKS,
+    MAX_VETOING_PEOPLE, RefusedMark, VetoedMark, WaitingMarks, WardenLook,
+};
 use crate::id::{Digest, Name, SEQUENCE_END, SnapshotId};
 use crate::requirements::Requirements;
 use crate::signed_line;
@@ -31,7 +37,7 @@ pub const MAX_LOG_HEADS: usize = 1024;
 pub const MAX_LOG_ACTS: usize = 1024;
 /// No look of a witness names more snapshots.
 pub const MAX_SEEN_SNAPSHOTS: usize = 1024;
-/// No look of a witness is at more datasets.
+/// No look of a witness or of a warden is at more datasets.
 pub const MAX_LOOKED_DATASETS: usize = 1024;
 /// No text in a record is longer, in bytes.
 pub const MAX_LOG_TEXT_BYTES: usize = 1024;
@@ -46,11 +52,13 @@ pub enum LogKind {
     DrillHosts,
     /// An owner's.
     Owners,
+    /// A warden's.
+    Wardens,
 }
 
 impl LogKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Hosts, Self::DrillHosts, Self::Owners];
+    pub const ALL: [Self; 4] = [Self::Hosts, Self::DrillHosts, Self::Owners, Self::Wardens];
 
     /// As objects and people write it.
     #[must_use]
@@ -59,6 +67,7 @@ impl LogKind {
             Self::Hosts => "hosts",
             Self::DrillHosts => "drill-hosts",
             Self::Owners => "owners",
+            Self::Wardens => "wardens",
         }
     }
 }
@@ -89,7 +98,7 @@ impl FromStr for LogName {
         });
         parsed.ok_or_else(|| {
             Error::usage(format!("`{text}` names no log"))
-                .hint("write it as hosts/NAME, drill-hosts/NAME or owners/NAME; `lifeboat audit show` names them")
+                .hint("write it as hosts/NAME, drill-hosts/NAME, owners/NAME or wardens/NAME; `lifeboat audit show` names them")
         })
     }
 }
@@ -262,6 +271,8 @@ pub enum LogEvent {
         #[serde(deserialize_with = "bounded_objects::<MAX_SEEN_SNAPSHOTS, _, _>")]
         snapshots: Vec<SeenSnapshot>,
     },
+    /// A warden has looked at what is marked.
+    Warden(WardenLook),
     /// What a newer program writes.
     #[serde(other)]
     Unknown,

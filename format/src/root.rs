@@ -70,6 +70,9 @@ pub struct Root {
     /// Who deletes, apart from the backup hosts.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::some_object")]
     pub warden: Option<Principal>,
+    /// Who deleted before. What these say of what is gone still explains it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_objects::<MAX_OWNERS, _, _>")]
+    pub former_wardens: Vec<Principal>,
     /// Who may veto a deletion.
     #[serde(deserialize_with = "bounded_objects::<MAX_OWNERS, _, _>")]
     pub approvers: Vec<Principal>,
@@ -103,7 +106,7 @@ pub struct BackupHost {
     #[serde(with = "utc")]
     pub from: DateTime<Utc>,
     /// Until when it is trusted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_time", serialize_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "utc::optional")]
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -123,7 +126,7 @@ pub struct DrillHost {
     #[serde(with = "utc")]
     pub from: DateTime<Utc>,
     /// Until when it is trusted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_time", serialize_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "utc::optional")]
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -262,7 +265,8 @@ impl Root {
 
     /// All signers that it names.
     pub fn signers(&self) -> impl Iterator<Item = &String> {
-        let people = self.owners.iter().chain(&self.approvers).chain(&self.warden).map(|principal| &principal.signer);
+        let people = self.owners.iter().chain(&self.approvers).chain(&self.warden).chain(&self.former_wardens);
+        let people = people.map(|principal| &principal.signer);
         let hosts = self.hosts.iter().map(|host| &host.signer);
         people.chain(hosts).chain(self.drill_hosts.iter().map(|host| &host.signer))
     }
@@ -347,21 +351,9 @@ fn bounded_objects<'de, const MAX: usize, T: DeserializeOwned, D: Deserializer<'
     Ok(objects.into_iter().map(|Object(item)| item).collect())
 }
 
-/// For `#[serde(default, deserialize_with)]`: a time that may be missing, but never null.
-fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    utc::deserialize(deserializer).map(Some)
-}
-
 /// For `#[serde(default, deserialize_with)]`: a number that may be missing, but never null.
 fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     strict::number(deserializer).map(Some)
-}
-
-fn time<S: serde::Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => utc::serialize(time, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 #[cfg(test)]

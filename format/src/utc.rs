@@ -26,6 +26,22 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     time.ok_or_else(|| D::Error::custom(format!("{text:?} is not a time in UTC that ends with Z")))
 }
 
+/// For `#[serde(default, skip_serializing_if, with)]`: a time that may be missing, but never null.
+pub(crate) mod optional {
+    use super::{DateTime, Deserializer, Serializer, Utc};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+        super::deserialize(deserializer).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, pause, prune,
-    remove_dataset, repair, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify, witness,
+    remove_dataset, repair, report, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify,
+    veto, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Drill(drill::Args),
     Drills(drills::Args),
+    Report(report::Args),
     Prune(prune::Args),
     RemoveDataset(remove_dataset::Args),
     Repair(repair::Args),
@@ -42,6 +44,7 @@ pub(crate) enum Command {
     Root(root::Args),
     Audit(audit::Args),
     Witness(witness::Args),
+    Veto(veto::Args),
     Check(check::Args),
     Kit(kit::Args),
     Runs(runs::Args),

@@ -47,6 +47,8 @@ impl Recording {
 pub(crate) enum Shorter {
     /// Stop.
     Refuse,
+    /// Go on, and tell: a region counts as gone, and what it alone showed is missed.
+    Tell,
     /// Ask, unless it was accepted.
     Ask {
         /// `--accept-older`.
@@ -189,6 +191,10 @@ impl Shorter {
                 Err(Error::integrity("what replicas show is older than it was, so nothing would be proved")
                     .because(found)
                     .hint("run `lifeboat audit verify`, and find out who cut the log"))
+            }
+            Self::Tell => {
+                session.out.warning(format!("without the region, replicas show less than was seen: {found}"));
+                Ok(())
             }
             Self::Ask { expected: true, .. } | Self::Ask { accepted: true, .. } => {
                 session.out.warning(format!("what replicas show is older than it was: {found}"));

@@ -24,6 +24,8 @@ pub enum DeletionLevel {
     Versions,
     /// What is there is locked.
     Lock,
+    /// Its credentials delete nothing at all: a warden does.
+    Warden,
 }
 
 impl fmt::Display for DeletionLevel {
@@ -33,6 +35,7 @@ impl fmt::Display for DeletionLevel {
             Self::None => "none",
             Self::Versions => "versions",
             Self::Lock => "lock",
+            Self::Warden => "warden",
         })
     }
 }
@@ -107,6 +110,25 @@ impl Protection {
             _ => {}
         }
         all.versioned(probe)
+    }
+
+    /// The same, where the root names a warden, and these are the credentials of a backup host.
+    #[must_use]
+    pub fn under_warden(mut self, probe: &Probe) -> Self {
+        match (probe.can_delete, self.level) {
+            (Some(false), Some(DeletionLevel::Versions | DeletionLevel::Lock)) => self.at(
+                DeletionLevel::Warden,
+                "overwrite objects, which `lifeboat undelete` takes back, and mark what the warden then judges: he deletes nothing himself",
+            ),
+            (Some(true), Some(DeletionLevel::Versions | DeletionLevel::Lock)) => {
+                self.weak.push(
+                    "lets these credentials delete, though the root names a warden, who alone deletes: take s3:DeleteObject and s3:PutObjectRetention out of their policy"
+                        .to_owned(),
+                );
+                self
+            }
+            _ => self,
+        }
     }
 
     fn locked(mut self, lock: Lock, guards: &Guards) -> Self {

@@ -279,10 +279,18 @@ impl Hand {
     /// It cannot be written.
     #[must_use]
     pub fn commit_act(&self, signer: &Signer, number: u64, id: &SnapshotId, object: &[u8]) -> Vec<u8> {
-        let key = layout::manifest(&self.dataset, id);
+        self.act(ActKind::Commit, signer, number, id, object)
+    }
+
+    /// As [`Self::commit_act`], of an act of any kind.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    #[must_use]
+    pub fn act(&self, kind: ActKind, signer: &Signer, number: u64, id: &SnapshotId, object: &[u8]) -> Vec<u8> {
         let vault = self.keys.vault.clone();
-        let act = Act {
-            act: ActKind::Commit,
+        let mut act = Act {
+            act: kind,
             requires: Requirements::default(),
             vault: vault.clone(),
             dataset: self.dataset.clone(),
@@ -292,9 +300,10 @@ impl Hand {
             time: id.time(),
             id: id.clone(),
             blake3: Digest::of(object),
-            signature: signer.sign(object, &layout::trusted_comment(&vault, &key)).expect("a signature"),
+            signature: String::new(),
             sequence: None,
         };
+        act.signature = signer.sign(object, &layout::trusted_comment(&vault, &act.object())).expect("a signature");
         let line = act.to_line().expect("a line");
         let comment = layout::trusted_comment(&vault, &layout::act(&self.dataset, number));
         let signature = signer.sign(&line, &comment).expect("a signature");

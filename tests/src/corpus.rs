@@ -5,6 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use age::Identity;
+use chrono::{DateTime, Utc};
 use lifeboat_engine::base::secret::Secret;
 use lifeboat_engine::clock::{Clock, SharedClock};
 use lifeboat_engine::config::{Objectives, ProofLevel};
@@ -19,11 +20,15 @@ use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
 use lifeboat_format::id::{Digest, PackId, SnapshotId};
 use lifeboat_format::info::VaultInfo;
 use lifeboat_format::line::OwnerLine;
-use lifeboat_format::log::{LogEvent, LogHead, LogName, LogRecord};
+use lifeboat_format::log::{
+    FailedLook, LogEvent, LogHead, LogName, LogRecord, LookedLock, RefusedMark, VetoedMark, WaitingMarks, WardenLook,
+};
 use lifeboat_format::manifest::{Manifest, MapEntry, MapPlace};
 use lifeboat_format::map::StreamMap;
+use lifeboat_format::needs::{NeedsBefore, SnapshotNeeds};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_format::root::{Floors, Pattern};
+use lifeboat_format::veto::Veto;
 use lifeboat_format::{frames, layout, pack, varint};
 use tokio_util::sync::CancellationToken;
 
@@ -159,9 +164,9 @@ fn root_of(vault: &TestVault) -> Vec<u8> {
     good(good(root).to_json())
 }
 
-/// A record of a log, as a restore writes it.
-fn record_of(vault: &TestVault) -> Vec<u8> {
-    let [own, other]: [LogName; 2] = ["owners/ann", "hosts/db1"].map(|log| good(log.parse()));
+/// A record of a log.
+fn record_of(vault: &TestVault, own: &str, event: LogEvent) -> Vec<u8> {
+    let [own, other]: [LogName; 2] = [own, "hosts/db1"].map(|log| good(log.parse()));
     let head = LogHead { kind: other.kind, name: other.name, number: 3, blake3: Digest::of(b"3") };
     let record = LogRecord {
         requires: Requirements::default(),
@@ -171,22 +176,82 @@ fn record_of(vault: &TestVault) -> Vec<u8> {
         number: 2,
         previous: Some(Digest::of(b"1")),
         time: vault.clock.now(),
-        event: LogEvent::Restore {
-            dataset: name(DATASET),
-            snapshot: "latest".to_owned(),
-            target: "a directory".to_owned(),
-            user: "root (uid 0)".to_owned(),
-            unrecorded: false,
-        },
+        event,
         why: Some("the disk is broken".to_owned()),
         heads: vec![head],
         acts: Vec::new(),
     };
-    let mut stored = good(record.to_line());
-    let comment = layout::trusted_comment(&record.vault, &layout::log_record(&own, 2));
-    let signature = good(good(Signer::generate()).sign(&stored, &comment));
-    stored.extend_from_slice(signature.as_bytes());
-    stored
+    signed(good(record.to_line()), &record.vault, &layout::log_record(&own, 2))
+}
+
+/// A restore, as an owner records it.
+fn restored() -> LogEvent {
+    LogEvent::Restore {
+        dataset: name(DATASET),
+        snapshot: "latest".to_owned(),
+        target: "a directory".to_owned(),
+        user: "root (uid 0)".to_owned(),
+        unrecorded: false,
+    }
+}
+
+/// A look, as a warden records it.
+fn looked(now: DateTime<Utc>) -> LogEvent {
+    let (shop, mark, because) = (name(DATASET), SnapshotId::new(now, 7), "the newest of its day".to_owned());
+    LogEvent::Warden(WardenLook {
+        looked: vec![shop.clone()],
+        waiting: vec![WaitingMarks { dataset: shop.clone(), marks: 2, until: now, since: now, delay: 604_800 }],
+        refused: vec![RefusedMark { dataset: shop.clone(), mark: mark.clone(), because: because.clone() }],
+        vetoed: vec![VetoedMark { dataset: shop.clone(), mark, by: vec![name("ann")] }],
+        failed: vec![FailedLook { dataset: shop.clone(), because }],
+        locks: vec![LookedLock { dataset: shop, replica: name("r1"), period: 86_400, since: Some(now) }],
+    })
+}
+
+/// A veto of a mark.
+fn veto_of(vault: &TestVault) -> Vec<u8> {
+    let veto = Veto {
+        requires: Requirements::default(),
+        vault: vault.init.vault.clone(),
+        dataset: name(DATASET),
+        mark: SnapshotId::new(vault.clock.now(), 7),
+        blake3: Digest::of(b"a mark"),
+        principal: name("ann"),
+        time: vault.clock.now(),
+        why: "we are sued".to_owned(),
+    };
+    signed(good(veto.to_line()), &veto.vault, &layout::veto(&veto.dataset, &veto.mark, &veto.principal))
+}
+
+/// What a snapshot needs, as a host tells a warden.
+fn needs_of(manifest: &Manifest) -> Vec<u8> {
+    let mut packs: Vec<_> = manifest.packs.iter().map(|pack| (pack.id, pack.size)).collect();
+    packs.sort_unstable();
+    packs.dedup_by_key(|(id, _)| *id);
+    let (packs, sizes) = packs.into_iter().unzip();
+    let needs = SnapshotNeeds {
+        requires: Requirements::default(),
+        vault: manifest.vault.clone(),
+        dataset: manifest.dataset.clone(),
+        snapshot: manifest.snapshot.clone(),
+        manifest: Digest::of(b"a manifest"),
+        sequence: manifest.sequence,
+        previous: Some(NeedsBefore { snapshot: SnapshotId::new(manifest.started, 7), blake3: None }),
+        started: manifest.started,
+        finished: manifest.finished,
+        partial: false,
+        generations: manifest.generations().into_iter().collect(),
+        packs,
+        sizes,
+    };
+    signed(good(needs.to_line()), &needs.vault, &layout::needs(&needs.dataset, &needs.snapshot))
+}
+
+/// A line with its signature behind it, by nobody who is known.
+fn signed(mut line: Vec<u8>, vault: &str, key: &str) -> Vec<u8> {
+    let signature = good(good(Signer::generate()).sign(&line, &layout::trusted_comment(vault, key)));
+    line.extend_from_slice(signature.as_bytes());
+    line
 }
 
 /// What lies in the vault.
@@ -202,7 +267,12 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     seeds.add("keyring", "shop-1", secrets);
 
     seeds.add("root", "first", root_of(vault));
-    seeds.add("log", "restore", record_of(vault));
+    seeds.add("log", "restore", record_of(vault, "owners/ann", restored()));
+    seeds.add("log", "warden", record_of(vault, "wardens/warden1", looked(vault.clock.now())));
+    seeds.add("veto", "ann", veto_of(vault));
+    let id = SnapshotId::new(vault.clock.now(), 7);
+    seeds.add("layout", "needs", layout::needs(&shop, &id));
+    seeds.add("layout", "veto", layout::veto(&shop, &id, &name("ann")));
 
     let folders = [layout::drills(&shop), layout::prunes(&shop), layout::marks(&shop)];
     let mut ids = vec!["shop".to_owned(), "db1".to_owned()];
@@ -213,6 +283,7 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
             let told = good(VaultInfo::parse(&read(layout::VAULT), &name("r1"))).vault;
             let manifest = good(Manifest::parse(plaintext.clone(), &told, &shop, &snapshot));
             seeds.add("document", key, plaintext);
+            seeds.add("needs", key, needs_of(&manifest));
             add_manifest(key, &manifest, seeds);
             of_manifest(&snapshot, &manifest, seeds);
             ids.push(snapshot.to_string());

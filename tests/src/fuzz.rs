@@ -9,7 +9,7 @@ pub mod stored;
 pub type Drive = fn(&[u8]) -> bool;
 
 /// Every target.
-pub const TARGETS: [(&str, Drive); 17] = [
+pub const TARGETS: [(&str, Drive); 19] = [
     ("act", stored::act::drive),
     ("configuration", given::configuration::drive),
     ("document", stored::document::drive),
@@ -22,9 +22,11 @@ pub const TARGETS: [(&str, Drive); 17] = [
     ("log", stored::log::drive),
     ("manifest", stored::manifest::drive),
     ("map", stored::map::drive),
+    ("needs", stored::needs::drive),
     ("pack", stored::pack::drive),
     ("records", given::records::drive),
     ("root", stored::root::drive),
     ("signature", given::signature::drive),
     ("varint", stored::varint::drive),
+    ("veto", stored::veto::drive),
 ];

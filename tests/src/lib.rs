@@ -2,6 +2,7 @@
 
 pub mod bait;
 pub mod booted;
+pub mod browser;
 pub mod by_hand;
 pub mod checksum;
 pub mod corpus;

@@ -221,6 +221,20 @@ impl Region {
     /// If the CA file is gone.
     #[must_use]
     pub fn client(&self) -> Client {
+        self.client_of(ACCESS_KEY, SECRET_KEY)
+    }
+
+    /// As [`client`](Self::client), with the rights of
+    /// [`writer_credential_file`](Self::writer_credential_file).
+    ///
+    /// # Panics
+    /// If the CA file is gone.
+    #[must_use]
+    pub fn writer_client(&self) -> Client {
+        self.client_of(WRITER_ACCESS_KEY, WRITER_SECRET_KEY)
+    }
+
+    fn client_of(&self, access_key: &str, secret_key: &str) -> Client {
         let pem = fs::read(self.ca_file()).expect("the CA file");
         let context = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(pem)).build();
         let transport = aws_smithy_http_client::Builder::new()
@@ -235,7 +249,7 @@ impl Region {
             .force_path_style(true)
             .timeout_config(timeouts)
             .http_client(transport)
-            .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"));
+            .credentials_provider(Credentials::new(access_key, secret_key, None, None, "tests"));
         Client::from_conf(config.build())
     }
 

@@ -24,6 +24,12 @@ pub fn find(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("`{name}` is not installed: run `make setup`"))
 }
 
+/// Whether [`find`] would find it.
+#[must_use]
+pub fn is_there(name: &str) -> bool {
+    directories().iter().any(|directory| directory.join(name).is_file())
+}
+
 /// What client tools inherit of this process's environment, as the programs hand it in.
 #[must_use]
 pub fn environment() -> ToolEnvironment {

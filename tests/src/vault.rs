@@ -14,8 +14,8 @@ use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
-    Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig, ReplicaKind,
-    Retention, Secret, SecretRef,
+    Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, PlaceInRecovery, ProofLevel, ReplicaConfig,
+    ReplicaKind, Retention, Secret, SecretRef,
 };
 use lifeboat_engine::databases::command::CommandConfig;
 use lifeboat_engine::databases::command::{Command, CommandSource};
@@ -171,6 +171,7 @@ impl TestVault {
             limits: limits(),
             scrub_period: Duration::from_secs(30 * 86_400),
             drill: DrillConfig::default(),
+            recovery_at_once: 1,
             replicas: (1..=replicas)
                 .map(|n| ReplicaConfig {
                     name: name(&format!("r{n}")),
@@ -381,6 +382,7 @@ fn keys_config(directory: PathBuf, master_recipients: Vec<String>) -> KeysConfig
         host_bundle: SecretRef::file(directory.join("host-keys")),
         drill_identity: SecretRef::file(directory.join("drill-identity")),
         drill_signer: SecretRef::file(directory.join("drill-signer")),
+        warden_signer: SecretRef::file(directory.join("warden-signer")),
         directory,
         owners: Vec::new(),
         owner_threshold: 1,
@@ -428,5 +430,6 @@ fn dataset(text: &str) -> Dataset {
         takeover_after: Duration::from_secs(15 * 60),
         retry: Duration::from_secs(15 * 60),
         drill: DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
+        recovery: PlaceInRecovery::default(),
     }
 }

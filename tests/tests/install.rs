@@ -1,4 +1,5 @@
-//! The packages of `make dist`, in freshly made Debian 12 machines, and the README's block there.
+//! The packages of `make dist`, in freshly made machines of Debian 12 and 13, and the README's
+//! block there.
 //!
 //! What this cannot show: the machines are chroots without systemd, so no unit is started. A first
 //! backup and a drill run as the units' users, with what the units would hand over.
@@ -13,7 +14,10 @@ use lifeboat_tests::readme::Block;
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::tools;
 
-const SUITE: &str = "bookworm";
+/// The releases that packages are made for.
+const SUITES: [&str; 2] = ["bookworm", "trixie"];
+/// What starts and stops the cluster that the package made, of whatever version.
+const CLUSTER: &str = "pg_ctlcluster $(pg_lsclusters -h | cut -d' ' -f1,2)";
 /// What the README promises.
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 
@@ -21,17 +25,17 @@ const TEN_MINUTES: Duration = Duration::from_secs(600);
 struct Machine(PathBuf);
 
 impl Machine {
-    fn new(name: &str) -> Self {
+    fn new(suite: &str, name: &str) -> Self {
         let place = tools::workspace().join("target/install-test");
-        let base = place.join(SUITE);
+        let base = place.join(suite);
         if !base.join("etc/debian_version").exists() {
             std::fs::create_dir_all(&place).unwrap();
-            let made = place.join(format!(".{SUITE}"));
+            let made = place.join(format!(".{suite}"));
             let _ = std::fs::remove_dir_all(&made);
-            run(Command::new("debootstrap").args(["--variant=minbase", SUITE]).arg(&made));
+            run(Command::new("debootstrap").args(["--variant=minbase", suite]).arg(&made));
             std::fs::rename(&made, &base).unwrap();
         }
-        let root = place.join(name);
+        let root = place.join(format!("{suite}-{name}"));
         let machine = Self(root.clone());
         machine.unmount();
         if root.exists() {
@@ -91,7 +95,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = Command::new("chroot").arg(&self.0).args(["pg_ctlcluster", "15", "main", "stop"]).output();
+        let stop = format!("{CLUSTER} stop");
+        let _ = Command::new("chroot").arg(&self.0).args(["/bin/sh", "-c", &stop]).output();
         self.unmount();
     }
 }
@@ -193,10 +198,14 @@ fn later(machine: &Machine, name: &str) -> PathBuf {
 #[test]
 #[ignore = "needs root, a Debian mirror and the packages of `make dist`: run `make install-test`"]
 fn packages_install_upgrade_and_purge_and_never_take_keys_along() {
-    let machine = Machine::new("purged");
+    SUITES.into_iter().for_each(install_upgrade_and_purge);
+}
+
+fn install_upgrade_and_purge(suite: &str) {
+    let machine = Machine::new(suite, "purged");
     let both = [package("lifeboat"), package("lifeboatd")];
     machine.install(&both, &[]);
-    for user in ["lifeboat", "lifeboat-drill", "lifeboat-worker"] {
+    for user in ["lifeboat", "lifeboat-drill", "lifeboat-warden", "lifeboat-worker"] {
         machine.sh(&format!("getent passwd {user}"));
     }
     assert_eq!(machine.sh("stat -c '%a %U' /etc/lifeboat/keys /etc/lifeboat/keys/credentials"), "700 root\n700 root\n");
@@ -220,11 +229,17 @@ fn packages_install_upgrade_and_purge_and_never_take_keys_along() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, a Debian mirror and the packages of `make dist`: run `make install-test`"]
 async fn the_first_ten_minutes_end_protected_and_proved() {
+    for suite in SUITES {
+        first_ten_minutes(suite).await;
+    }
+}
+
+async fn first_ten_minutes(suite: &str) {
     let (near, far) = tokio::join!(Region::start("eu-near"), Region::start("eu-far"));
-    let (host, drill) = (Machine::new("host"), Machine::new("drill"));
+    let (host, drill) = (Machine::new(suite, "host"), Machine::new(suite, "drill"));
     host.install(&[package("lifeboat"), package("lifeboatd")], &["postgresql"]);
     drill.install(&[package("lifeboat")], &["postgresql"]);
-    host.sh("pg_ctlcluster 15 main start");
+    host.sh(&format!("{CLUSTER} start"));
     host.sh("cd / && su postgres -c \"psql -qc 'CREATE DATABASE orders' && psql -qd orders -c 'CREATE TABLE item AS SELECT 1 AS id'\"");
     let wiki = rusqlite::Connection::open(host.0.join("srv/wiki.db")).unwrap();
     wiki.execute_batch("CREATE TABLE page (text TEXT); INSERT INTO page VALUES ('kept');").unwrap();
@@ -279,7 +294,7 @@ async fn the_first_ten_minutes_end_protected_and_proved() {
         assert!(drill.lifeboat(&words).contains("PROVED"));
     }
     let status = drill.lifeboat(&block.take("status", &[], &[]));
-    println!("{status}\nafter {:?}", began.elapsed());
+    println!("{suite}: {status}\nafter {:?}", began.elapsed());
     assert_eq!(status.matches("protected, proved").count(), 2, "{status}");
     assert!(began.elapsed() < TEN_MINUTES);
     block.end();

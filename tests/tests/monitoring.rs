@@ -38,10 +38,14 @@ const METRICS: &[&str] = &[
     "lifeboat_drill_last_success_timestamp_seconds",
     "lifeboat_drill_recovery_point_age_seconds",
     "lifeboat_drill_restore_duration_seconds",
+    "lifeboat_last_look_timestamp_seconds",
     "lifeboat_lock_late",
     "lifeboat_locked_until_timestamp_seconds",
     "lifeboat_log_failed",
+    "lifeboat_mark_delay_seconds",
     "lifeboat_objective_seconds",
+    "lifeboat_oldest_waiting_mark_timestamp_seconds",
+    "lifeboat_refused_marks",
     "lifeboat_replica_deletion_level",
     "lifeboat_replica_last_complete_timestamp_seconds",
     "lifeboat_replica_up",
@@ -52,6 +56,8 @@ const METRICS: &[&str] = &[
     "lifeboat_scrub_oldest_check_timestamp_seconds",
     "lifeboat_scrub_repaired_objects_total",
     "lifeboat_takeover_needed",
+    "lifeboat_vetoed_marks",
+    "lifeboat_warden_failed",
 ];
 
 fn config() -> PathBuf {

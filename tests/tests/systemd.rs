@@ -10,14 +10,16 @@ use std::process::Command;
 use lifeboat_tests::programs;
 use tempfile::TempDir;
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "lifeboatd.service",
     "lifeboat-drill.service",
     "lifeboat-drill@.service",
+    "lifeboat-warden.service",
     "lifeboat-witness.service",
     "lifeboat-worker@.service",
 ];
-const OTHERS: [&str; 3] = ["lifeboat-drill.timer", "lifeboat-witness.timer", "lifeboat-worker.socket"];
+const OTHERS: [&str; 4] =
+    ["lifeboat-drill.timer", "lifeboat-warden.timer", "lifeboat-witness.timer", "lifeboat-worker.socket"];
 
 /// The units as `make install` installs them, with the built programs in the place of installed
 /// ones.

@@ -31,9 +31,28 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         up: &up,
         guards: &BTreeMap::from([(name("ireland"), DeletionLevel::Versions)]),
         locks: &BTreeMap::from([(name("shop"), BTreeMap::from([(name("ireland"), LockStanding::default())]))]),
+        witnesses: &BTreeMap::from([(name("drill1"), Some(since))]),
+        warden: Some(&warden(since)),
         now,
     })
     .unwrap()
+}
+
+/// One that refuses a mark of `shop`, and has never looked at `wiki`.
+fn warden(since: DateTime<Utc>) -> WardenTells {
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let [first, second] =
+        ["20261123T183244123Z-9f2c81aa", "20261123T183244123Z-9f2c81ab"].map(|id| id.parse().unwrap());
+    let word = WardenWord {
+        looked: Some(since),
+        failed: vec!["replica ireland is left alone".to_owned()],
+        refused: BTreeMap::from([(first, "last 2 of 2".to_owned())]),
+        vetoed: BTreeMap::from([(second, BTreeSet::from([name("bob")]))]),
+        waiting: Some(WaitingMarks { dataset: name("shop"), marks: 2, until: since, since, delay: 604_800 }),
+        ..WardenWord::default()
+    };
+    let datasets = BTreeMap::from([(name("shop"), word), (name("wiki"), WardenWord::default())]);
+    WardenTells { name: name("warden1"), datasets, unbelieved: 0 }
 }
 
 #[test]
@@ -102,6 +121,19 @@ fn every_series_exists_from_the_start() {
         "lifeboat_replica_deletion_level{replica=\"ireland\"} 1\n",
         "lifeboat_locked_until_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 0\n",
         "lifeboat_lock_late{dataset=\"shop\",replica=\"ireland\"} 1\n",
+        "lifeboat_last_look_timestamp_seconds{dataset=\"shop\",name=\"warden1\",role=\"warden\"} 1795459880\n",
+        "lifeboat_last_look_timestamp_seconds{dataset=\"wiki\",name=\"warden1\",role=\"warden\"} 0\n",
+        "lifeboat_last_look_timestamp_seconds{dataset=\"\",name=\"drill1\",role=\"witness\"} 1795459880\n",
+        "lifeboat_refused_marks{dataset=\"shop\"} 1\n",
+        "lifeboat_refused_marks{dataset=\"wiki\"} 0\n",
+        "lifeboat_warden_failed{dataset=\"shop\"} 1\n",
+        "lifeboat_warden_failed{dataset=\"wiki\"} 0\n",
+        "lifeboat_oldest_waiting_mark_timestamp_seconds{dataset=\"shop\"} 1795459880\n",
+        "lifeboat_oldest_waiting_mark_timestamp_seconds{dataset=\"wiki\"} 0\n",
+        "lifeboat_mark_delay_seconds{dataset=\"shop\"} 604800\n",
+        "lifeboat_mark_delay_seconds{dataset=\"wiki\"} 0\n",
+        "lifeboat_vetoed_marks{dataset=\"shop\"} 1\n",
+        "lifeboat_vetoed_marks{dataset=\"wiki\"} 0\n",
         concat!("lifeboat_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
     ] {
         assert!(page.contains(line), "{line}\n{page}");

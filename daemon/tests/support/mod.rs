@@ -1,11 +1,11 @@
 //! A backup host and its lifeboatd, for tests of the built program.
 #![allow(dead_code, reason = "each test uses some of it")]
 
-#[path = "../../src/sample.rs"]
-pub(crate) mod sample;
 #[path = "../../../tests/src/ports.rs"]
 #[allow(unreachable_pub, reason = "public where it belongs, among what all tests use")]
 mod ports;
+#[path = "../../src/sample.rs"]
+pub(crate) mod sample;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use lifeboat_base::Result;
 use lifeboat_base::clock::SharedClock;
-use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
@@ -19,6 +19,7 @@ use super::messages::Captured;
 use super::stand::Standing;
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::needs;
 use crate::catalog::numbers::Actor;
 use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::signed::{SignedObject, sign_encrypted};
@@ -125,7 +126,7 @@ impl Commit<'_> {
         Ok((act, targets))
     }
 
-    /// Writes index segments, their signatures, and the manifest.
+    /// Writes index segments, their signatures, what the snapshot needs, and the manifest.
     async fn store(
         &self,
         generation: u32,
@@ -150,6 +151,12 @@ impl Commit<'_> {
         let plaintext = manifest.to_plaintext()?;
         let signed =
             sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
+        if self.keys.only_marks() {
+            // Before the manifest: so a warden finds it wherever there is one.
+            let needs = needs::of_manifest(manifest, Digest::of(&signed.object));
+            let (key, list) = needs::sign_needs(&needs, &self.keys.signer)?;
+            targets = fleet.put_to(&targets, &key, &list, "the list of what the snapshot needs").await?;
+        }
         targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
         Ok((signed, targets))
     }
@@ -188,7 +195,6 @@ fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat_format::id::Digest;
 
     #[test]
     fn segments_hold_every_pack_once_and_only_the_last_is_last() {

@@ -9,7 +9,8 @@
 //! finish the commit of a snapshot that this one calls not committed. The snapshot is whole then.
 //!
 //! If another host took the number first, what it did decides: a mark that names no pack of this
-//! snapshot is stepped over, and anything else means that this run has seen too little.
+//! snapshot is stepped over, and so is a sweep of the warden. Anything else means that this run has
+//! seen too little.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -155,6 +156,9 @@ impl Decision<'_> {
                     return Err(Error::failed(format!("host {host} committed snapshot {id} of {dataset} meanwhile"))
                         .hint(again));
                 }
+                // It deletes packs that marks name. This run refers to none that it saw at its
+                // beginning, and looks here at all that came later.
+                ActKind::Sweep if self.reader.is_of_warden(found) => {}
                 ActKind::Sweep => {
                     return Err(
                         Error::failed(format!("host {host} deletes packs of {dataset}: sweep {id}")).hint(again)

@@ -184,6 +184,27 @@ impl Documents<'_> {
         Err(refused)
     }
 
+    /// The manifest as it is stored, from the cache, or else from the first of `replicas` that
+    /// returns it as a trusted signer signed it. It is not opened.
+    ///
+    /// # Errors
+    /// None does.
+    pub(super) async fn signed_manifest(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<StoredAs> {
+        let key = layout::manifest(self.dataset, snapshot);
+        let stored = |object: &Bytes| StoredAs { hash: Digest::of(object), bytes: object.len() as u64 };
+        if let Some((object, _turn)) = self.cached(&key).await? {
+            return Ok(stored(&object));
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
+                Ok((object, _turn)) => return Ok(stored(&object)),
+                Err(unfetched) => errors.push(unfetched.error),
+            }
+        }
+        Err(combine(format!("no replica returns {key} signed"), &errors))
+    }
+
     /// The object of an act, as a replica holds it beside no signature. It may be large, so it
     /// comes with the turn. `None`: it is longer than such an object can be, so nobody ordered it.
     ///
@@ -209,14 +230,14 @@ impl Documents<'_> {
 
     /// The head of a manifest that has no signature. Anybody may have written it, so it proves
     /// nothing: it can only be a reason to delete nothing.
-    pub(crate) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
+    pub(super) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>, _| Manifest::parse_head(plaintext, &vault, &dataset, &id);
         self.unsigned(replica, snapshot, parse).await
     }
 
     /// The packs that such a manifest names.
-    pub(crate) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
+    pub(super) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>, _| {
             let manifest = Manifest::parse(plaintext, &vault, &dataset, &id)?;
@@ -309,7 +330,7 @@ impl Documents<'_> {
     }
 
     /// How much may be held of one document.
-    fn held(&self) -> u64 {
+    pub(super) fn held(&self) -> u64 {
         held_of(self.memory)
     }
 
@@ -382,7 +403,7 @@ pub(crate) fn held_of(memory: u64) -> u64 {
     MIN_HELD_BYTES.max(memory / 2)
 }
 
-fn raise_memory(bytes: u64) -> String {
+pub(super) fn raise_memory(bytes: u64) -> String {
     format!("if it is really so long, set `limits.memory` to more than {} MiB", 2 * (bytes >> 20) + 2)
 }
 

@@ -42,6 +42,10 @@ pub(crate) struct Inventory {
     pub marks: BTreeSet<SnapshotId>,
     /// When the replica stored the signatures of these, by its own clock, as it listed them.
     pub marked: BTreeMap<SnapshotId, DateTime<Utc>>,
+    /// Lists of what snapshots need, each with its size and when the replica stored it.
+    pub needs: BTreeMap<SnapshotId, (u64, DateTime<Utc>)>,
+    /// Vetoes: the mark, and whose.
+    pub vetoes: BTreeSet<(SnapshotId, Name)>,
     /// The numbers of acts.
     pub acts: BTreeSet<u64>,
     /// Keys of manifests, index segments, marks and prune records that have no signature.
@@ -159,6 +163,8 @@ impl Inventory {
             prunes: BTreeSet::new(),
             marks: BTreeSet::new(),
             marked: BTreeMap::new(),
+            needs: BTreeMap::new(),
+            vetoes: BTreeSet::new(),
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             lone_signatures: BTreeSet::new(),
@@ -178,6 +184,10 @@ impl Inventory {
             let signed = || keys.contains_key(layout::signature(key).as_str());
             if let Some(number) = layout::parse_act(dataset, key) {
                 self.acts.insert(number);
+            } else if let Some(snapshot) = layout::parse_needs(dataset, key) {
+                self.needs.insert(snapshot, (object.size, object.modified));
+            } else if let Some(veto) = layout::parse_veto(dataset, key) {
+                self.vetoes.insert(veto);
             } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {
                 if let Some(signed) = keys.get(layout::signature(key).as_str()) {
                     self.written.insert(snapshot.clone(), object.modified.min(*signed));

@@ -159,8 +159,8 @@ impl<'a> OrderReader<'a> {
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = act::split(&stored).ok_or_else(damaged)?;
         let read = Act::of_line(line, self.vault, self.dataset, number, what);
-        let before = match self.trust.judge(self.vault, &key, line, signature) {
-            Ok(signature) => signature.before,
+        let (signer, before) = match self.trust.judge(self.vault, &key, line, signature) {
+            Ok(signature) => (signature.signer, signature.before),
             Err(error) => {
                 // Nobody can check a stranger's signature. But what is no act of this place is
                 // none.
@@ -175,7 +175,19 @@ impl<'a> OrderReader<'a> {
                 .because(error.chain())
                 .hint("use a newer version of Lifeboat here, too")
         })?;
+        if act.act != ActKind::Sweep && self.trust.only_sweeps(&signer) {
+            return Err(Error::keys(format!("{what} cannot be trusted")).because("a warden may sign sweeps alone"));
+        }
         Ok((FoundAct { act, stored }, before))
+    }
+
+    /// Whether the warden of the root signed an act.
+    pub(crate) fn is_of_warden(&self, found: &FoundAct) -> bool {
+        let key = layout::act(self.dataset, found.act.number);
+        act::split(&found.stored).is_some_and(|(line, signature)| {
+            let signed = self.trust.judge(self.vault, &key, line, signature);
+            signed.is_ok_and(|signature| self.trust.is_warden(&signature.signer))
+        })
     }
 
     /// The newest act that is believed, of all that replicas show. Names of newer ones that nobody

@@ -15,7 +15,7 @@ use lifeboat_store::SharedReplica;
 
 use super::inventory::Inventory;
 use super::order::FoundAct;
-use super::signed::{SignedObject, fetch_signed, sign_plain};
+use super::signed::{SignedObject, fetch_signed, fetch_signed_pair, sign_plain};
 use super::unbelieved::Unbelieved;
 use super::verdict::{Signed, combine_looks, is_verdict};
 use crate::keys::sign::Signer;
@@ -29,6 +29,8 @@ pub(crate) struct FoundRecord<B> {
     pub body: B,
     /// The hash of its object.
     pub hash: Digest,
+    /// Whether the warden of the root signed it.
+    pub by_warden: bool,
 }
 
 /// Where records are read, and whom to believe.
@@ -53,11 +55,17 @@ impl RecordReader<'_> {
         let mut errors = Vec::new();
         for replica in replicas {
             let read = async {
-                let json =
-                    fetch_signed(replica.as_ref(), &key, MAX_RECORD_BYTES as u64, self.vault, self.trust).await?;
+                let limit = MAX_RECORD_BYTES as u64;
+                let (json, signature) =
+                    fetch_signed_pair(replica.as_ref(), &key, limit, self.vault, self.trust).await?;
+                let by_warden = self.trust.warden().is_some()
+                    && self
+                        .trust
+                        .verify(self.vault, &key, &json, &signature)
+                        .is_ok_and(|key| self.trust.is_warden(&key));
                 let what = format!("replica {}: {key}", replica.name());
                 let (envelope, body) = record::read(&json, self.vault, self.dataset, &what)?;
-                Ok(FoundRecord { id: id.clone(), envelope, body, hash: Digest::of(&json) })
+                Ok(FoundRecord { id: id.clone(), envelope, body, hash: Digest::of(&json), by_warden })
             };
             match read.await {
                 Ok(record) => return Ok(record),

@@ -1,7 +1,11 @@
 //! What signed prune records say: which snapshots were removed on purpose, and what was settled.
 //!
 //! No record removes what a floor of the root still keeps, whoever signed it: a snapshot that a
-//! replica shows and that is younger stays, and comes back where it is missing.
+//! replica shows and that is younger stays, and comes back where it is missing. Where the root
+//! names a warden, nor does a record of anybody else remove what a replica shows. Where it once
+//! named one, nor does a record that is older than the root: somebody may have left it behind while
+//! nobody believed it. For the warden itself, it counts for nothing at all if it was written after
+//! the first look (`first_sights.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +17,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::PruneRecord;
 
 use super::documents::Documents;
+use super::first_sights::FirstSights;
 use super::inventory::Inventory;
 use super::records::{FoundRecord, RecordReader};
 use super::taken::SettledTimes;
@@ -39,24 +44,43 @@ impl PruneRecords {
 
 /// Reads every prune record that some replica shows.
 pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
+    prune_records_since(documents, inventories, None).await
+}
+
+/// As [`prune_records`], by a warden with these first sights; and whether every replica answers.
+pub(crate) async fn prune_records_since(
+    documents: &Documents<'_>,
+    inventories: &[Inventory],
+    first: Option<(&mut FirstSights, bool)>,
+) -> PruneRecords {
     let Documents { vault, dataset, keys, .. } = documents;
     let reader = RecordReader { vault, dataset, trust: &keys.trust };
-    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    let (mut found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    if let Some((first, all_answer)) = first {
+        first.leave_out(&mut found, all_answer);
+    }
     let mut snapshots = PrunedSnapshots::new();
     for removed in found.iter().flat_map(|record| &record.body.removed) {
         let hash = snapshots.entry(removed.snapshot.clone()).or_default();
         *hash = hash.or(removed.blake3);
     }
-    let kept = kept_by_floor(documents, inventories, &snapshots);
+    let since = keys.trust.hosts_remove_since();
+    let counts =
+        |record: &&FoundRecord<PruneRecord>| record.by_warden || since.is_some_and(|since| record.id.time() >= since);
+    let counting = found.iter().filter(counts).flat_map(|record| &record.body.removed);
+    let counting: BTreeSet<&SnapshotId> = counting.map(|removed| &removed.snapshot).collect();
+    let kept = kept(documents, inventories, &snapshots, |snapshot| counting.contains(snapshot));
     snapshots.retain(|snapshot, _| !kept.contains(snapshot));
     PruneRecords { snapshots, found, unreadable }
 }
 
-/// Those of `named` that some replica shows, and that the root keeps.
-fn kept_by_floor(
+/// Those of `named` that some replica shows, and that the root keeps, or that somebody removes
+/// whose word does not count.
+fn kept(
     Documents { dataset, keys, .. }: &Documents<'_>,
     inventories: &[Inventory],
     named: &PrunedSnapshots,
+    counts: impl Fn(&SnapshotId) -> bool,
 ) -> BTreeSet<SnapshotId> {
     let keeps_until = |snapshot: &SnapshotId| keys.trust.keeps_until(taken(snapshot, keys.trust.as_of(), inventories)?);
     let mut shown: BTreeSet<SnapshotId> =
@@ -68,6 +92,9 @@ fn kept_by_floor(
     for snapshot in named.keys().filter(|snapshot| shown.contains(*snapshot)) {
         if let Some(until) = keeps_until(snapshot) {
             tracing::warn!(%dataset, %snapshot, %until, "A prune record removes a snapshot that the root still keeps, so it stays");
+            kept.insert(snapshot.clone());
+        } else if !counts(snapshot) {
+            tracing::warn!(%dataset, %snapshot, "A prune record of a time with a warden, which it did not sign, removes a snapshot, so it stays");
             kept.insert(snapshot.clone());
         }
     }

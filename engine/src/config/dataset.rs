@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::fields::{hours, name, time_zone};
 use super::raw::{RawCompression, RawDataset};
-use super::{Dataset, DrillConfig, Objectives, Retention, defaults, drill};
+use super::{Dataset, DrillConfig, Objectives, Retention, defaults, drill, recovery};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 
@@ -67,6 +67,7 @@ pub(crate) fn validate(
     let compression = compression(v, raw.compression.as_ref());
     let source: Arc<dyn Source> = source?.into();
     let drill = drill::of_dataset(v, raw.drill, drill_of_all, (source.as_ref(), &home_region), replicas);
+    let recovery = recovery::place(v, &raw.recovery);
     Some(Dataset {
         name: name(v, &raw.name)?,
         home_region,
@@ -82,6 +83,7 @@ pub(crate) fn validate(
         hosts,
         takeover_after: v.unit(raw.takeover_after.as_ref(), units::duration).unwrap_or(defaults::TAKEOVER_AFTER),
         drill,
+        recovery,
     })
 }
 

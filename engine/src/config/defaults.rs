@@ -16,6 +16,7 @@ pub(crate) const HOST_KEY: &str = "credential:host.key";
 pub(crate) const HOST_BUNDLE: &str = "credential:host-keys";
 pub(crate) const DRILL_IDENTITY: &str = "credential:drill-identity";
 pub(crate) const DRILL_SIGNER: &str = "credential:drill-signer";
+pub(crate) const WARDEN_SIGNER: &str = "credential:warden-signer";
 pub(crate) const MEMORY_BYTES: u64 = 192 << 20;
 pub(crate) const RUNS: usize = 2;
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -38,3 +39,7 @@ pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 pub(crate) fn min_replicas(replicas: usize) -> usize {
     replicas.clamp(1, 2)
 }
+/// The place of a dataset in a recovery that names none.
+pub(super) const RECOVERY_PRIORITY: u16 = 100;
+/// So many datasets are restored at once.
+pub(super) const RESTORES_AT_ONCE: usize = 1;

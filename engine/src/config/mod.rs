@@ -26,6 +26,7 @@ pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 use lifeboat_store::SharedReplica;
 
 pub use self::drill::{DrillConfig, ReplicaChoice, SnapshotChoice};
+pub use self::recovery::{MAX_RESTORES_AT_ONCE, PlaceInRecovery};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
 
@@ -35,6 +36,7 @@ mod defaults;
 mod drill;
 mod fields;
 mod raw;
+mod recovery;
 mod replica;
 mod validate;
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub scrub_period: Duration,
     /// How datasets without a section are drilled.
     pub drill: DrillConfig,
+    /// So many datasets are restored at once when a region is lost.
+    pub recovery_at_once: usize,
     /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
     /// Places that hold records alone: acts and leases, and never data (`role = "records"`). They
@@ -162,16 +166,19 @@ pub struct KeysConfig {
     pub drill_identity: SecretRef,
     /// The key (`drill-signer`) with which the drill host signs its reports.
     pub drill_signer: SecretRef,
+    /// The key (`warden-signer`) with which a warden signs what it deletes.
+    pub warden_signer: SecretRef,
 }
 
 impl KeysConfig {
     /// Whether the keys on this host let it back up, or tell nothing, as before `init`. A drill
-    /// host has a drill identity, and no key of a backup host.
+    /// host has a drill identity, a warden its signer, and neither a key of a backup host.
     #[must_use]
     pub fn may_back_up(&self) -> bool {
         let host_keys = self.host_key.path().exists() || self.host_bundle.path().exists();
         // The witness of a drill host is given the signer alone.
-        host_keys || !(self.drill_identity.path().exists() || self.drill_signer.path().exists())
+        let others = [&self.drill_identity, &self.drill_signer, &self.warden_signer];
+        host_keys || !others.iter().any(|key| key.path().exists())
     }
 }
 
@@ -267,6 +274,8 @@ pub struct Dataset {
     pub takeover_after: Duration,
     /// What a drill must reach, and how.
     pub drill: DrillConfig,
+    /// When it is restored, if a region is lost.
+    pub recovery: PlaceInRecovery,
 }
 
 impl Dataset {
@@ -297,6 +306,7 @@ impl Dataset {
             hosts: Vec::new(),
             takeover_after: defaults::TAKEOVER_AFTER,
             drill: DrillConfig::default(),
+            recovery: PlaceInRecovery::default(),
         }
     }
 

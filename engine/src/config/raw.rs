@@ -31,6 +31,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub drill: RawDrill,
     #[serde(default)]
+    pub recovery: RawRecovery,
+    #[serde(default)]
     pub replica: Vec<Spanned<RawReplica>>,
     #[serde(default)]
     pub dataset: Vec<Spanned<RawDataset>>,
@@ -55,6 +57,7 @@ pub(crate) struct RawKeys {
     pub host_bundle: Option<Text>,
     pub drill_identity: Option<Text>,
     pub drill_signer: Option<Text>,
+    pub warden_signer: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]
@@ -152,6 +155,8 @@ pub(crate) struct RawDataset {
     pub objectives: RawObjectives,
     #[serde(default)]
     pub drill: RawDrill,
+    #[serde(default)]
+    pub recovery: RawPlaceInRecovery,
 }
 
 /// `"auto"`, or a zstd level.
@@ -202,6 +207,20 @@ pub(crate) struct RawDrill {
     pub outside: Option<Spanned<bool>>,
     pub max_time: Option<Text>,
     pub max_disk: Option<Text>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRecovery {
+    pub at_once: Option<Spanned<usize>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPlaceInRecovery {
+    pub priority: Option<u16>,
+    #[serde(default)]
+    pub after: Vec<Text>,
 }
 
 #[derive(Deserialize)]

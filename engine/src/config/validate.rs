@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::replica::PlaceRole;
-use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, drill, replica};
+use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, drill, recovery, replica};
 use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
@@ -50,6 +50,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
             dataset::validate(v, raw, source, places, limits.longest_run(), host.as_ref(), keys.may_back_up())
         })
         .collect();
+    recovery::order(v, &datasets);
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
     let min_replicas = match raw.min_replicas {
         Some(count) if *count.get_ref() == 0 || *count.get_ref() > replicas.len() => {
@@ -81,6 +82,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         limits,
         scrub_period,
         drill,
+        recovery_at_once: recovery::at_once(v, &raw.recovery),
         replicas,
         records,
         datasets,
@@ -136,6 +138,7 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
         host_bundle: v.key_or(raw.host_bundle.as_ref(), defaults::HOST_BUNDLE),
         drill_identity: v.key_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
         drill_signer: v.key_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
+        warden_signer: v.key_or(raw.warden_signer.as_ref(), defaults::WARDEN_SIGNER),
     }
 }
 

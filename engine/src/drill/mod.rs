@@ -9,10 +9,12 @@
 //!   drill is cancelled.
 
 mod choice;
+mod evidence;
 mod forecast;
 mod history;
 mod past;
 mod publish;
+mod recovery;
 mod report;
 
 use std::path::PathBuf;
@@ -28,9 +30,11 @@ use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
 pub use self::choice::{DrillTrace, due_since, replicas_to_read, snapshots_in_order};
+pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};
 pub use self::past::DrillMemory;
 pub use self::publish::{Published, publish};
+pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
 pub use self::report::{DrillChoice, DrillReport, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
 use crate::catalog::future::is_future;

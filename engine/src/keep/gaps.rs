@@ -16,6 +16,7 @@ use lifeboat_format::manifest::ManifestHead;
 use lifeboat_format::record::PruneRecord;
 
 use crate::catalog::documents::Documents;
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::order::Acts;
 use crate::catalog::outlines::{Outline, OutlineMap};
@@ -133,6 +134,8 @@ pub(crate) struct Witnesses<'a> {
     pub(crate) emptied: &'a [Name],
     /// An object from before the beginning of all that is known.
     pub(crate) before: Option<String>,
+    /// What this warden saw first; `None` on other machines.
+    pub(crate) first: Option<&'a FirstSights>,
 }
 
 impl Witnesses<'_> {
@@ -163,6 +166,9 @@ impl Witnesses<'_> {
             if found.act.act == ActKind::Commit && !self.has_passed(*number) && !is_known(snapshot) {
                 lost.entry(snapshot).or_insert_with(|| format!("act {number} committed it"));
             }
+        }
+        for snapshot in self.first.iter().flat_map(|first| first.snapshots()).filter(|snapshot| !is_known(snapshot)) {
+            lost.entry(snapshot).or_insert_with(|| "this warden has seen it, and removed it in no record".to_owned());
         }
         gaps.extend(lost.into_iter().map(|(snapshot, why)| Gap::Snapshot(snapshot.clone(), why)));
         let listed = self.inventories.iter().map(|inventory| (inventory.replica.name(), Some(&inventory.snapshots)));
@@ -280,7 +286,7 @@ pub(crate) async fn unfinished<'i>(
     documents: &Documents<'_>,
     inventories: &'i [Inventory],
     acts: &Acts,
-    pruned: &PrunedSnapshots,
+    (pruned, first): (&PrunedSnapshots, Option<&FirstSights>),
 ) -> (BTreeMap<SnapshotId, ManifestHead>, Vec<UnreadableHead<'i>>) {
     let (mut heads, mut unreadable, everywhere) = (BTreeMap::new(), Vec::new(), all_snapshots(inventories));
     for inventory in inventories {
@@ -295,7 +301,7 @@ pub(crate) async fn unfinished<'i>(
                 unreadable.push(UnreadableHead { inventory, snapshot, error: Error::integrity(more) });
                 break;
             }
-            match documents.unsigned_head(&inventory.replica, snapshot).await {
+            match documents.uncommitted_head(&inventory.replica, snapshot, first).await {
                 Ok(head) => drop(heads.insert(snapshot.clone(), head)),
                 Err(error) => unreadable.push(UnreadableHead { inventory, snapshot, error }),
             }

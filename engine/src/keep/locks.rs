@@ -4,8 +4,9 @@
 //!   locks for the whole period again what is needed. What is written later is locked for as long
 //!   from then on. So at any time half a period is left of each lock, less the time that a round
 //!   takes and is late.
-//! - **What is needed** is all but the packs, manifests and index segments that prune lets go. If
-//!   prune is stopped, all is needed: whoever stops prune must not end locks.
+//! - **What is needed** is all but the packs, snapshots and what goes with them that prune lets go
+//!   (`prune/going.rs`). If prune is stopped, all is needed: whoever stops prune must not end
+//!   locks.
 //! - **One that cannot be locked** is passed over. Then the round does not count, and begins anew.
 //!   Nor does it count while the replica lacks `vault.json`, or the newest act or manifest that
 //!   this host knows, or while a snapshot is lost everywhere: then somebody has deleted, and nobody
@@ -15,21 +16,21 @@
 //!   a round begins anew.
 //! - **Bounds**: one page of a listing, and sixteen objects at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_store::{Listing, Lock, LockMode, ObjectMeta, ReplicaError, SharedReplica};
 use serde::{Deserialize, Serialize};
 
 use super::gaps::Gap;
-use super::prune::Prune;
-use super::scrub::folders::{LOCK_PARTS, prefix};
+use super::prune::{Goes, Memory, Prune};
+use super::scrub::folders::{LOCK_PARTS, lock_prefix};
 use crate::config::{Config, ReplicaConfig, ReplicaKind};
 use crate::state::{self, replace_or_forget, seen};
 
@@ -70,6 +71,11 @@ impl LockStanding {
         Self { period, is_compliance, extended, ..Self::default() }
     }
 
+    /// As somebody else tells it: its period in seconds, and when the last whole round began.
+    pub(super) fn told(period: u64, last: Option<DateTime<Utc>>) -> Self {
+        Self { period, last, ..Self::default() }
+    }
+
     fn share(&self, numerator: u64, denominator: u64) -> TimeDelta {
         let seconds = (self.period / denominator).saturating_mul(numerator);
         TimeDelta::from_std(Duration::from_secs(seconds)).unwrap_or(TimeDelta::MAX)
@@ -99,11 +105,7 @@ pub type LockStandings = BTreeMap<Name, LockStanding>;
 /// What is not needed.
 #[derive(Default)]
 struct Going {
-    /// By replica.
-    packs: BTreeMap<Name, HashSet<PackId>>,
-    snapshots: BTreeSet<SnapshotId>,
-    /// The newest snapshot that stays.
-    newest: Option<SnapshotId>,
+    goes: Goes,
     /// What is missing everywhere and in no record, if something is.
     lost: Option<String>,
 }
@@ -112,10 +114,12 @@ impl Going {
     fn needs(&self, replica: &Name, dataset: &Name, key: &str) -> bool {
         let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
         if let Some(pack) = layout::parse_pack(dataset, object) {
-            return self.packs.get(replica).is_none_or(|packs| !packs.contains(&pack));
+            return self.goes.packs.get(replica).is_none_or(|packs| !packs.contains(&pack));
         }
-        let snapshot = layout::parse_manifest(dataset, object).or_else(|| layout::parse_index(dataset, object));
-        snapshot.is_none_or(|snapshot| !self.snapshots.contains(&snapshot))
+        let snapshot = layout::parse_manifest(dataset, object)
+            .or_else(|| layout::parse_index(dataset, object))
+            .or_else(|| layout::parse_needs(dataset, object));
+        snapshot.is_none_or(|snapshot| !self.goes.snapshots.contains(&snapshot))
     }
 }
 
@@ -124,6 +128,10 @@ impl Going {
 /// # Errors
 /// The state directory fails.
 pub fn standings(prune: &Prune<'_>) -> Result<LockStandings> {
+    if prune.keys.only_marks() {
+        // The warden extends them.
+        return Ok(LockStandings::new());
+    }
     let mut known = read(&prune.state.dataset(&prune.dataset.name)?).unwrap_or_default();
     let locked = prune.replicas.iter().filter_map(|replica| Some((replica.name().clone(), replica.lock()?)));
     Ok(locked
@@ -222,22 +230,12 @@ pub async fn extend(prune: &Prune<'_>, most_refused: u64) -> Result<LockStanding
 }
 
 async fn going(prune: &Prune<'_>) -> Going {
-    match prune.plan().await {
-        Ok(plan) => {
-            let going = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_some());
-            let snapshots = going.map(|verdict| verdict.snapshot.clone()).collect();
-            let stays = plan.verdicts.iter().rev().find(|verdict| verdict.goes_at.is_none());
-            let newest = stays.map(|verdict| verdict.snapshot.clone());
-            let mut going = Going { snapshots, newest, ..Going::default() };
-            for dead in plan.packs.iter().chain(&plan.waiting) {
-                let pack = layout::parse_pack(&plan.dataset, &dead.key);
-                going.packs.entry(dead.replica.clone()).or_default().extend(pack);
-            }
-            going
-        }
+    match prune.goes().await {
+        Ok(goes) => Going { goes, lost: None },
         Err(error) => {
             tracing::warn!(dataset = %prune.dataset.name, "Extending every lock, as it is not known what is needed: {}", error.chain());
-            let is_lost = prune.survey().await.map_or(true, |survey| !survey.gaps.iter().all(Gap::is_unread));
+            let is_lost =
+                prune.survey(Memory::Left).await.map_or(true, |survey| !survey.gaps.iter().all(Gap::is_unread));
             Going { lost: is_lost.then(|| error.chain()), ..Going::default() }
         }
     }
@@ -253,12 +251,13 @@ async fn round(
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
     let (before, mut first) = (standing.refused, None);
+    let has_warden = prune.keys.trust.warden().is_some();
     miss(prune, replica, going, &mut standing, &mut first).await?;
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
             lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
             miss(prune, replica, going, &mut standing, &mut first).await?;
-        } else if let Some(prefix) = prefix(dataset, part, true) {
+        } else if let Some(prefix) = lock_prefix(dataset, part, has_warden) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
                 let wanted = |object: &ObjectMeta| going.needs(name, dataset, &object.key);
@@ -301,7 +300,7 @@ async fn miss(
     let dataset = &prune.dataset.name;
     let act = Some(seen::read(prune.state, dataset)?).filter(|number| *number > 0);
     let act = act.map(|number| layout::act(dataset, number));
-    let manifest = going.newest.as_ref().map(|newest| layout::manifest(dataset, newest));
+    let manifest = going.goes.newest.as_ref().map(|newest| layout::manifest(dataset, newest));
     let mut missing = going.lost.clone();
     for key in [Some(layout::VAULT.to_owned()), act, manifest].into_iter().flatten() {
         if replica.head(&key).await?.is_none() {

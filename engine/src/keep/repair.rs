@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::catch_up::{ReplicaState, catch_up};
 use super::gaps::Gap;
-use super::prune::{Accept, Prune, View};
+use super::prune::{Accept, Memory, Prune, View};
 use super::put_back::put_back;
 use super::scrub::{Mended, Scrub};
 use crate::catalog::documents::Documents;
@@ -115,7 +115,7 @@ fn cancelled() -> Error {
 }
 
 async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
-    let survey = prune.survey().await?;
+    let survey = prune.survey(Memory::Written).await?;
     let (view, gaps) = (survey.view, survey.gaps);
     let told = |of: fn(&Gap) -> bool| gaps.iter().filter(move |gap| of(gap)).map(Gap::to_string);
     let doubts = survey.doubt.iter().map(Error::chain_and_hint).chain(told(Gap::is_unread));

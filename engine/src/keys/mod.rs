@@ -65,6 +65,8 @@ pub struct HostKeys {
     pub own_drill_recipient: Option<String>,
     /// Whose root tells that. `None`: the configuration lists signers.
     pub owners: Option<Owners>,
+    /// Whether these are the keys of a warden, which open nothing at all.
+    pub is_warden: bool,
 }
 
 /// The keys of one dataset on a backup host.
@@ -117,7 +119,41 @@ impl HostKeys {
             vault: bundle.vault.clone(),
             host_key,
             signer,
+            is_warden: false,
         })
+    }
+
+    /// The keys of a warden: its signer, and nothing that opens anything of the vault. Its caches
+    /// are sealed with a key that ends with the process.
+    ///
+    /// # Errors
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): there is no signer, or it cannot be used.
+    pub fn of_warden(config: &KeysConfig, owners: Owners, trust: Arc<Trust>) -> Result<Self> {
+        let place = &config.warden_signer;
+        let named =
+            |error: Error| error.within(format!("the warden's signer {} cannot be used", place.path().display()));
+        let signer = Signer::parse(&place.read()?).map_err(named)?;
+        let vault = trust.root().map(|root| root.vault.clone()).unwrap_or_default();
+        Ok(Self {
+            vault,
+            host_key: HostKey::generate(),
+            operations: age::x25519::Identity::generate(),
+            wrapped_operations: Bytes::new(),
+            others: BTreeMap::new(),
+            signer,
+            datasets: BTreeMap::new(),
+            trust,
+            own_drill_signer: None,
+            own_drill_recipient: None,
+            owners: Some(owners),
+            is_warden: true,
+        })
+    }
+
+    /// Whether a warden alone deletes, and these are the keys of another machine.
+    #[must_use]
+    pub fn only_marks(&self) -> bool {
+        !self.is_warden && self.trust.warden().is_some()
     }
 
     /// The keys of one dataset.
@@ -134,8 +170,10 @@ impl HostKeys {
     /// The keys with which this host reads manifests and index segments. They open no pack.
     #[must_use]
     pub fn reader(&self) -> ReaderKeys {
+        let own = (!self.is_warden).then_some(&self.operations);
         ReaderKeys {
-            identities: std::iter::once(&self.operations)
+            identities: own
+                .into_iter()
                 .chain(self.others.values())
                 .map(|identity| Arc::new(identity.clone()) as SharedIdentity)
                 .collect(),

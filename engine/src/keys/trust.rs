@@ -13,6 +13,7 @@
 
 mod floors;
 mod logs;
+mod vetoes;
 mod witnessed;
 
 use std::fmt;
@@ -22,7 +23,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::layout;
-use lifeboat_format::root::{Pattern, Root};
+use lifeboat_format::root::{Pattern, Principal, Root};
 
 pub(crate) use self::witnessed::SeenManifests;
 use super::sign::{self, SignerKey};
@@ -58,15 +59,27 @@ enum Role {
     /// A backup host, with its name if a root tells it.
     Host(Option<Name>),
     DrillHost,
-    /// Signs keyring objects, and roots.
+    /// Signs keyring objects, roots and vetoes.
     Owner,
+    /// Signs what sweeps write.
+    Warden,
+    /// Did so once. What it signed removes nothing that is there.
+    FormerWarden,
+    /// Signs vetoes.
+    Approver,
 }
 
 /// What the key of an object claims.
 enum Claim {
-    /// A snapshot or its place in the order.
+    /// A snapshot, or what it needs.
     Snapshot(Name),
-    /// What deletes, or keeps others from work: a mark, a prune record, a lease.
+    /// A place in the order.
+    Act(Name),
+    /// What was removed.
+    Removal(Name),
+    /// That a mark is not to be carried out.
+    Veto,
+    /// What asks for deletions, or keeps others from work: a mark, a lease.
     Deletion(Name),
     Drill(Name),
     /// The keys of a dataset.
@@ -128,9 +141,12 @@ impl Trust {
             let (datasets, until) = (host.datasets.clone(), passed(host.until));
             grants.push(Grant { signer: key(&host.signer)?, role: Role::DrillHost, datasets, until });
         }
-        for owner in &root.owners {
-            let datasets = vec![Pattern::all()];
-            grants.push(Grant { signer: key(&owner.signer)?, role: Role::Owner, datasets, until: None });
+        let owners = root.owners.iter().map(|owner| (owner, Role::Owner));
+        let approvers = root.approvers.iter().map(|approver| (approver, Role::Approver));
+        let warden = root.warden.iter().map(|warden| (warden, Role::Warden));
+        let former = root.former_wardens.iter().map(|warden| (warden, Role::FormerWarden));
+        for (who, role) in owners.chain(approvers).chain(warden).chain(former) {
+            grants.push(Grant { signer: key(&who.signer)?, role, datasets: vec![Pattern::all()], until: None });
         }
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Rules { root: Some(root), grants, as_of: now });
@@ -203,6 +219,36 @@ impl Trust {
         signature.before.map_or(Ok(signature.signer), |until| Err(revoked(until, "nothing tells that it is older")))
     }
 
+    /// The warden of the root: who alone deletes.
+    #[must_use]
+    pub fn warden(&self) -> Option<Principal> {
+        self.root().and_then(|root| root.warden.clone())
+    }
+
+    /// Since when prune records of backup hosts remove what a replica shows; `None` while there is
+    /// a warden. Where there was one, they do since the newest root.
+    #[must_use]
+    pub(crate) fn hosts_remove_since(&self) -> Option<DateTime<Utc>> {
+        match self.root() {
+            Some(root) if root.warden.is_some() => None,
+            Some(root) if !root.former_wardens.is_empty() => Some(root.time),
+            _ => Some(DateTime::<Utc>::MIN_UTC),
+        }
+    }
+
+    /// Whether this is the signer of the warden, or of a former one, who may sign sweeps alone.
+    #[must_use]
+    pub(crate) fn only_sweeps(&self, signer: &SignerKey) -> bool {
+        let sweeps = |role: &Role| matches!(role, Role::Warden | Role::FormerWarden);
+        self.rules().grants.iter().any(|grant| sweeps(&grant.role) && grant.signer == *signer)
+    }
+
+    /// Whether this is the signer of the warden.
+    #[must_use]
+    pub(crate) fn is_warden(&self, signer: &SignerKey) -> bool {
+        self.rules().grants.iter().any(|grant| grant.role == Role::Warden && grant.signer == *signer)
+    }
+
     /// Refuses to sign for a dataset what nobody would believe.
     ///
     /// # Errors
@@ -238,7 +284,10 @@ impl Claim {
         let dataset: Name = name.parse().ok()?;
         Some(match rest.split_once('/').map_or(rest, |(folder, _)| folder) {
             "drills" => Self::Drill(dataset),
-            "snapshots" | "index" | "order" => Self::Snapshot(dataset),
+            "snapshots" | "index" | "needs" => Self::Snapshot(dataset),
+            "order" => Self::Act(dataset),
+            "prunes" => Self::Removal(dataset),
+            "vetoes" => Self::Veto,
             _ => Self::Deletion(dataset),
         })
     }
@@ -248,9 +297,12 @@ impl Claim {
         let covers = |dataset: &Name| grant.datasets.iter().any(|pattern| pattern.covers(dataset));
         let is_now = grant.until.is_none();
         match (self, &grant.role) {
-            (Self::Snapshot(dataset), Role::Host(_)) | (Self::Drill(dataset), Role::DrillHost) => covers(dataset),
-            (Self::DatasetKeys(dataset), Role::Host(_)) => covers(dataset),
-            (Self::Deletion(dataset), Role::Host(_)) => is_now && covers(dataset),
+            (Self::Snapshot(dataset) | Self::Act(dataset), Role::Host(_))
+            | (Self::Drill(dataset), Role::DrillHost)
+            | (Self::DatasetKeys(dataset), Role::Host(_)) => covers(dataset),
+            (Self::Deletion(dataset) | Self::Removal(dataset), Role::Host(_)) => is_now && covers(dataset),
+            (Self::Act(_) | Self::Removal(_), Role::Warden | Role::FormerWarden)
+            | (Self::Veto, Role::Owner | Role::Approver) => true,
             (Self::HostKeys(host), Role::Host(name)) => name.as_ref().is_none_or(|name| name == host),
             (Self::DatasetKeys(_) | Self::HostKeys(_), Role::Owner) => true,
             _ => false,
@@ -274,6 +326,9 @@ impl fmt::Display for NamedSigner<'_> {
             Some((Role::Host(Some(name)), None)) => write!(f, "host {name}"),
             Some((Role::DrillHost, _)) => write!(f, "a drill host"),
             Some((Role::Owner, _)) => write!(f, "an owner"),
+            Some((Role::Warden, _)) => write!(f, "the warden"),
+            Some((Role::FormerWarden, _)) => write!(f, "a former warden"),
+            Some((Role::Approver, _)) => write!(f, "an approver"),
             _ => write!(f, "a signer"),
         }
     }

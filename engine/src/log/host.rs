@@ -1,4 +1,5 @@
-//! The log of a backup host: what it records of its daily work, and why it deletes nothing.
+//! The log of a backup host, or of a warden: what it records of its daily work, and why it
+//! deletes nothing.
 //!
 //! What deletes is recorded before; a commit after it, because a backup must not fail for the log.
 
@@ -30,7 +31,13 @@ impl HostLog<'_> {
         if trust.root().is_none() {
             return Ok(None);
         }
-        let log = trust.log_of(LogKind::Hosts, &self.keys.signer.public());
+        let kind = if self.keys.is_warden { LogKind::Wardens } else { LogKind::Hosts };
+        let log = trust.log_of(kind, &self.keys.signer.public());
+        if self.keys.is_warden && log.is_none() {
+            return Err(Error::keys("the root does not name this machine as its warden, so it has no log").hint(
+                "run `lifeboat root request set-warden` on a backup host, let an owner sign it, and install that",
+            ));
+        }
         log.map(Some).ok_or_else(|| {
             Error::keys("the root does not name this host, so it has no log")
                 .hint("run `lifeboat root request add-host` here, let an owner sign it, and install that")

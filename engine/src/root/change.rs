@@ -70,6 +70,14 @@ pub enum Change {
     AddOwner(OwnerLine),
     /// Somebody owns it no more. The master stays.
     RemoveOwner(Name),
+    /// Somebody deletes, apart from the backup hosts, instead of whoever did before.
+    SetWarden(Principal),
+    /// Backup hosts delete again.
+    RemoveWarden,
+    /// Somebody may veto deletions, too.
+    AddApprover(Principal),
+    /// Somebody may veto deletions no more, and the vetoes count no more.
+    RemoveApprover(Name),
     /// Anything else. What is `None` or empty stays.
     Set {
         /// So many owners must sign.
@@ -118,6 +126,7 @@ pub fn first_root(
         drill_hosts: drill_hosts.into_iter().map(|host| drill_host(host, from)).collect(),
         witnesses: witnesses.into_iter().collect(),
         warden: None,
+        former_wardens: Vec::new(),
         approvers: Vec::new(),
         floors,
     };
@@ -182,6 +191,26 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
             root.owners.retain(|owner| owner.name != name);
             if root.owners.len() == count {
                 return Err(unknown("owner", &name));
+            }
+        }
+        Change::SetWarden(warden) => {
+            root.former_wardens.retain(|former| former.signer != warden.signer);
+            let before = root.warden.replace(warden).filter(|before| root.warden.as_ref() != Some(before));
+            root.former_wardens.extend(before);
+        }
+        Change::RemoveWarden => root.former_wardens.extend(root.warden.take()),
+        Change::AddApprover(approver) => {
+            if root.approvers.iter().chain(&root.owners).any(|known| known.name == approver.name) {
+                return Err(Error::usage(format!("somebody who may veto is called {} already", approver.name))
+                    .hint("give everybody who may veto a name of their own"));
+            }
+            root.approvers.push(approver);
+        }
+        Change::RemoveApprover(name) => {
+            let count = root.approvers.len();
+            root.approvers.retain(|approver| approver.name != name);
+            if root.approvers.len() == count {
+                return Err(unknown("approver", &name));
             }
         }
         Change::Set { threshold, floors, add_masters, remove_masters, add_witnesses, remove_witnesses } => {
@@ -257,8 +286,7 @@ pub(super) fn locks_out(before: Option<&Root>, after: &Root, own: Option<&str>) 
         .then_some("none of the masters stays, and the keyring is encrypted to them")
 }
 
-/// What is different, in words; `before` is `None` for whoever has seen no root of the vault. The
-/// words say what no program uses or enforces yet.
+/// What is different, in words; `before` is `None` for whoever has seen no root of the vault.
 #[must_use]
 pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     let (mut told, old) = (Vec::new(), |list: fn(&Root) -> Vec<String>| before.map(list).unwrap_or_default());
@@ -275,9 +303,14 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(
         |root| root.warden.iter().map(principal).collect(),
         "deletes no more: warden",
-        "deletes (not used yet): warden",
+        "deletes, and no backup host does: warden",
     );
-    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto (not used yet):");
+    compare(
+        |root| root.former_wardens.iter().map(principal).collect(),
+        "explains no more what is gone: former warden",
+        "explains what is gone, and deletes no more: former warden",
+    );
+    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto deletions:");
     let floors = |root: &Root| {
         let Floors { retention, delay } = &root.floors;
         let retention = retention.map(|seconds| format!("every snapshot is kept for {}", length(seconds)));

@@ -27,5 +27,5 @@ pub use enrol::{drill_host_in, first_of, host_in, read_signed};
 pub use find::{FoundRoot, find};
 pub use install::{Installed, install};
 pub use owner::{OwnerFolder, ToSign};
-pub use pin::{keep, pinned, renew, trust_of_reader};
+pub use pin::{keep, names_warden, pinned, renew, trust_of_reader};
 pub use signed::SignedRoot;

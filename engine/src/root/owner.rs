@@ -12,6 +12,7 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::line::{self, OwnerLine, RequestLine, RootLine};
 use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
+use lifeboat_format::veto::{Veto, VetoLine, VetoRequestLine};
 use zeroize::Zeroizing;
 
 use super::change::{KEEP_ONE, differences, locks_out};
@@ -218,6 +219,21 @@ impl OwnerFolder {
         let mut carried = root.carried();
         carried.signatures.insert(to_sign.owner.to_string(), signature);
         line::write(&RootLine(carried))
+    }
+
+    /// Signs a veto in this owner's or approver's name. Returns the line to be installed.
+    ///
+    /// # Errors
+    /// [`Class::Keys`]: minisign cannot sign, or the folder has no name.
+    pub fn sign_veto(&self, request: &VetoRequestLine) -> Result<String> {
+        let veto = Veto { principal: self.line()?.name, ..request.0.clone() };
+        let key = layout::veto(&veto.dataset, &veto.mark, &veto.principal);
+        let mut stored = veto.to_line()?;
+        let signature = self.signer.sign(&stored, &layout::trusted_comment(&veto.vault, &key))?;
+        stored.extend_from_slice(signature.as_bytes());
+        let stored = String::from_utf8(stored).map_err(|error| Error::failed("a veto is not text").because(error))?;
+        let Veto { vault, dataset, mark, principal, .. } = veto;
+        line::write(&VetoLine { vault, dataset, mark, principal, stored })
     }
 
     fn last(&self) -> Result<Option<(Root, String)>> {

@@ -111,6 +111,14 @@ pub(super) fn remember(state: &StateDirectory, chain: &[SignedRoot]) -> Result<(
     if is_among(pinned_newest, newest) { Ok(()) } else { write(&place(state), newest) }
 }
 
+/// Whether the newest root that this host has seen names a warden. No replica is asked.
+///
+/// # Errors
+/// As [`pinned`].
+pub fn names_warden(state: &StateDirectory) -> Result<bool> {
+    Ok(pinned(state)?.last().is_some_and(|newest| newest.root.warden.is_some()))
+}
+
 /// Looks for a newer root, pins it, and lets `keys` go by it. Without owners in the configuration,
 /// there is nothing to do. Returns the root, and what was found of it.
 ///

@@ -16,4 +16,5 @@ mod look;
 
 pub(crate) use evidence::{Evidence, ended, tell_what_was_seen};
 pub use last::last_looks;
+pub(crate) use last::{NewestRecords, has_warden_looked};
 pub use look::{LookReport, WitnessLook};

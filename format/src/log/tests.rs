@@ -71,6 +71,54 @@ fn what_a_witness_saw_is_sorted_and_comes_back() -> Result<()> {
 }
 
 #[test]
+fn what_a_warden_found_is_bounded_and_comes_back() -> Result<()> {
+    let mark = "20261129T070000000Z-00000001";
+    let event = |change: &dyn Fn(&mut Value)| {
+        let mut changed = good();
+        changed["event"] = json!({
+            "what": "warden", "looked": ["shop"],
+            "waiting": [{
+                "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z",
+                "since": "2026-11-22T09:00:00Z", "delay": 604800,
+            }],
+            "refused": [{ "dataset": "shop", "mark": mark, "because": "it is the newest" }],
+            "vetoed": [{ "dataset": "shop", "mark": mark, "by": ["ann", "bob"] }],
+            "failed": [{ "dataset": "wiki", "because": "a list is lost" }],
+            "locks": [
+                { "dataset": "shop", "replica": "north", "period": 86400, "since": "2026-11-29T07:00:00Z" },
+                { "dataset": "shop", "replica": "south", "period": 86400 },
+            ],
+        });
+        change(&mut changed["event"]);
+        changed
+    };
+    let right = event(&|_| {});
+    assert_eq!(serde_json::from_slice::<Value>(&parse(&right)?.to_line()?).unwrap_or_default(), right);
+    let many = |list: &'static str, most: usize| {
+        move |event: &mut Value| event[list] = json!(vec![event[list][0].clone(); most])
+    };
+    for (list, most) in [
+        ("looked", MAX_LOOKED_DATASETS),
+        ("waiting", MAX_LOOKED_DATASETS),
+        ("refused", MAX_REFUSED_MARKS),
+        ("vetoed", MAX_VETOED_MARKS),
+        ("failed", MAX_FAILED_LOOKS),
+        ("locks", MAX_LOOKED_LOCKS),
+    ] {
+        assert!(parse(&event(&many(list, most))).is_ok(), "{list}");
+        assert!(parse(&event(&many(list, most + 1))).is_err(), "{list}");
+        assert!(parse(&event(&|event| drop(event.as_object_mut().and_then(|event| event.remove(list))))).is_err());
+    }
+    assert!(parse(&event(&|event| event["locks"][1]["since"] = Value::Null)).is_err());
+    for field in ["until", "since", "delay"] {
+        assert!(parse(&event(&|event| event["waiting"][0][field] = Value::Null)).is_err(), "{field}");
+    }
+    assert!(parse(&event(&|event| event["vetoed"][0]["by"] = json!(vec!["ann"; MAX_VETOING_PEOPLE + 1]))).is_err());
+    assert!(parse(&event(&|event| event["failed"][0]["because"] = json!("x".repeat(1025)))).is_err());
+    Ok(())
+}
+
+#[test]
 fn each_broken_rule_is_refused() {
     let head = |kind: &str, name: &str| json!({ "kind": kind, "name": name, "number": 1, "blake3": "11".repeat(32) });
     let own = head("drill-hosts", "drill1");

@@ -17,6 +17,8 @@ pub fn drive(data: &[u8]) -> bool {
         layout::parse_json(&drills, key).map(|id| layout::drill(&dataset, &id)),
         layout::parse_json(&prunes, key).map(|id| layout::prune(&dataset, &id)),
         layout::parse_json(&marks, key).map(|id| layout::mark(&dataset, &id)),
+        layout::parse_needs(&dataset, key).map(|id| layout::needs(&dataset, &id)),
+        layout::parse_veto(&dataset, key).map(|(mark, name)| layout::veto(&dataset, &mark, &name)),
         layout::parse_act(&dataset, key).map(|number| layout::act(&dataset, number)),
         layout::parse_log_record(key).map(|(log, number)| layout::log_record(&log, number)),
     ];

@@ -10,6 +10,8 @@ pub mod layout;
 pub mod log;
 pub mod manifest;
 pub mod map;
+pub mod needs;
 pub mod pack;
 pub mod root;
 pub mod varint;
+pub mod veto;

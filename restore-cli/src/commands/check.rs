@@ -47,6 +47,9 @@ struct Checked {
     root: Option<CheckedRoot>,
     broken: Vec<Broken>,
     weak: Vec<String>,
+    /// Whether the root names a warden, and these are the credentials of a backup host.
+    #[serde(skip)]
+    has_warden: bool,
     /// Which vaults the replicas hold.
     #[serde(skip)]
     vaults: BTreeMap<String, Vec<String>>,
@@ -84,7 +87,16 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
 
     let mut checked = Checked { tools, ..Checked::default() };
-    let are_set = place.config.as_ref().filter(|_| write).map(|config| locks::are_set(config, session.clock.now()));
+    let root = match &place.config {
+        Some(config) => Some(root_found::check(config, session).await),
+        None => None,
+    };
+    let warden = root.iter().flatten().flatten().find_map(|root| root.warden.as_ref());
+    checked.has_warden = write && warden.is_some();
+    // It extends locks, and this host does not know how far it is.
+    let knows_locks = write && warden.is_none();
+    let are_set =
+        place.config.as_ref().filter(|_| knows_locks).map(|config| locks::are_set(config, session.clock.now()));
     for (replica, result) in probed {
         let are_set = are_set.as_ref().and_then(|set| set.get(&replica.name)).copied();
         checked.judge_replica(replica, result, write, are_set);
@@ -99,7 +111,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     }
     if let Some(config) = &place.config {
         checked.judge_installation(config, session.clock.now());
-        match root_found::check(config, session).await {
+        match root.unwrap_or(Ok(None)) {
             Ok(root) => {
                 checked.weak.extend(root.iter().flat_map(CheckedRoot::lacking));
                 let of_host = root.as_ref().filter(|_| backs_up(config));

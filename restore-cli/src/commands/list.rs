@@ -15,6 +15,7 @@ use lifeboat_engine::{Class, Error, FalseClaim, Result, SnapshotTime, is_future}
 use serde::Serialize;
 
 use crate::access::{self, Need};
+use crate::deletion::{self, DatasetDeletion};
 use crate::flags::Moment;
 use crate::human;
 use crate::session::Session;
@@ -37,6 +38,10 @@ struct Listing {
     vault: String,
     unreachable: BTreeMap<Name, String>,
     snapshots: Vec<Row>,
+    /// By dataset, where the root names a warden.
+    deletion: BTreeMap<Name, DatasetDeletion>,
+    #[serde(skip)]
+    now: DateTime<Utc>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +105,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let host = place.host().and_then(|config| Some((config.state_directory.clone(), access::host_keys(config)?)));
     let mut snapshots = Vec::new();
     let mut locked = None;
-    for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
+    let datasets = session.datasets(&reader, args.dataset.as_ref()).await?;
+    let looked = async { Ok(deletion::look(&reader, &datasets).await) };
+    let deletion = session.cancellable("listing", looked).await?;
+    for dataset in datasets {
         let (now, rows) = (session.clock.now(), rows(session, &reader, &dataset, host.as_ref(), &mut locked));
         let listed = async { futures::join!(rows, history(&reader, &dataset, MAX_LISTED_DRILLS, now)) };
         let (rows, drills) = session.cancellable("listing", async { Ok(listed.await) }).await?;
@@ -125,7 +133,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
     }
     let (vault, unreachable) = (reader.vault_id().to_owned(), reader.unreachable().clone());
-    session.out.result(&Listing { vault, unreachable, snapshots })
+    session.out.result(&Listing { vault, unreachable, snapshots, deletion, now: session.clock.now() })
 }
 
 async fn rows(
@@ -209,9 +217,6 @@ impl Row {
 
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.snapshots.is_empty() {
-            return write!(f, "No snapshots.");
-        }
         let mut table = Plain::new(&["DATASET", "SNAPSHOT", "TAKEN", ">AGE", ">SIZE", ">STORED", "PROOF", "REPLICAS"]);
         let size = |row: &Row, bytes: Option<u64>| match bytes {
             Some(bytes) => human::bytes(bytes),
@@ -230,7 +235,17 @@ impl fmt::Display for Listing {
                 row.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
             ]);
         }
-        write!(f, "{table}")
+        if self.snapshots.is_empty() {
+            f.write_str("No snapshots.")?;
+        } else {
+            write!(f, "{table}")?;
+        }
+        for (dataset, deletion) in &self.deletion {
+            if let Some(told) = deletion.line(self.now) {
+                write!(f, "\n\n{dataset}: {told}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -268,7 +283,8 @@ mod tests {
         settled.take_time(time, now, &Limits::default());
         assert!(settled.problem.is_none(), "{:?}", settled.problem);
         let snapshots = vec![good, unknown, bad, false_time, settled];
-        let listing = Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots };
+        let (vault, unreachable, deletion) = ("v".to_owned(), BTreeMap::new(), BTreeMap::new());
+        let listing = Listing { vault, unreachable, snapshots, deletion, now };
         let text = listing.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 6);

@@ -50,8 +50,16 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("Restore into a throw-away server and prove it equal", "lifeboat drill shop"),
             ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
             ("All that the schedules of the configuration make due", "lifeboat drill --due"),
+            (
+                "What if a region is lost? Restore everything without it, and write a page",
+                "lifeboat drill --region-loss eu-central-1 --html loss.html",
+            ),
         ],
         "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
+        "report" => &[
+            ("What the newest drill proved, and how drills went before", "lifeboat report shop"),
+            ("As a page for people and auditors", "lifeboat report shop --html shop.html"),
+        ],
         "prune" => &[
             ("What would go?", "lifeboat prune shop --dry-run"),
             ("Let it go without a question", "lifeboat prune shop --yes"),
@@ -98,6 +106,11 @@ pub(super) fn of(command: &str) -> &'static [Example] {
         "root show" => &[("Who is believed?", "lifeboat root show")],
         "audit show" => &[("Who restored what?", "lifeboat audit show --dataset shop")],
         "audit verify" => &[("Did somebody cut a log?", "lifeboat audit verify")],
+        "veto show" => &[("What is marked?", "lifeboat veto show shop")],
+        "veto request" => {
+            &[("Forbid that a mark is carried out", "lifeboat veto request shop 20261123T183244123Z-9f2c81aa")]
+        }
+        "veto install" => &[("What an owner or approver signed", "lifeboat veto install @veto.line")],
         "witness" => &[("Record what is there, by this host's clock", "lifeboat witness")],
         "check" => &[("Does everything answer, with the rights it needs?", "lifeboat check")],
         "kit" => &[("A sheet for the safe", "lifeboat kit")],

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use lifeboat_engine::base::escape;
+use lifeboat_engine::format::line;
+use lifeboat_engine::format::veto::{Veto, VetoRequestLine};
 use lifeboat_engine::root::OwnerFolder;
 use lifeboat_engine::{Error, Result};
 
@@ -24,7 +27,8 @@ enum OwnerVerb {
     /// With the lines of machines that were set up, it also makes and signs the root of their
     /// vault, prints that instead, and leaves a sheet for the safe in the folder.
     Init(owner_init::Args),
-    /// Show what a request changes, ask, and sign it; prints the line to install
+    /// Show what a request changes, or which mark a veto is of, ask, and sign it; prints the line
+    /// to install
     Sign {
         /// The request, or a root that another owner signed; `-` reads standard input, @FILE a file
         #[arg(value_name = "REQUEST")]
@@ -47,6 +51,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             }
             let folder = OwnerFolder::open(directory)?;
             let text = lines::given(request)?;
+            if line::is_of::<VetoRequestLine>(&text) {
+                let request: VetoRequestLine = line::read(&text)?;
+                session.out.asked_about(told_of_veto(&request.0));
+                session.confirm(*yes, "Sign this veto?".to_owned()).await?;
+                return session.out.result(&OneLine { line: folder.sign_veto(&request)? });
+            }
             let to_sign = folder.read(&text)?;
             session.out.asked_about(told(&to_sign));
             if let Some(warning) = to_sign.warning {
@@ -56,4 +66,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             session.out.result(&OneLine { line: folder.sign(&to_sign)? })
         }
     }
+}
+
+fn told_of_veto(veto: &Veto) -> String {
+    let Veto { vault, dataset, mark, why, .. } = veto;
+    let why = if why.is_empty() { String::new() } else { format!("\nBecause: {}", escape::line(why)) };
+    format!("Veto of mark {mark} of dataset {dataset} in vault {vault}: what it names is not deleted for it.{why}")
 }

@@ -355,6 +355,7 @@ mod tests {
             locked: [("north".parse().unwrap(), "2026-12-24T00:00:00Z".parse().unwrap())].into(),
             segments: Vec::new(),
             due: Vec::new(),
+            waits: Default::default(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: [Digest::of(b"b")].into(),
             mark_objects: ["a".to_owned(), "b".to_owned()].into(),

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_engine::base::escape;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::root::Floors;
+use lifeboat_engine::keep::warden_log::{WardenWord, warden_tells};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
@@ -95,6 +97,13 @@ pub(super) struct CheckedRoot {
     least_delay_seconds: Option<u64>,
     /// When each witness looked last; null: never, as far as the replicas show.
     witnesses: BTreeMap<Name, Option<DateTime<Utc>>>,
+    /// The warden; null: there is none.
+    pub(super) warden: Option<Name>,
+    /// What it tells of each dataset of the configuration.
+    warden_tells: BTreeMap<Name, WardenWord>,
+    /// Where it locks for a shorter time than this configuration says, in words.
+    #[serde(skip)]
+    shorter_locks: BTreeMap<Name, Vec<String>>,
     /// Replicas that do not show it.
     #[serde(skip)]
     lacking: BTreeSet<Name>,
@@ -123,10 +132,27 @@ impl CheckedRoot {
         }
         let is_late = |last: &Option<DateTime<Utc>>| last.is_none_or(|last| now - last > LATEST_LOOK);
         for (name, last) in self.witnesses.iter().filter(|(_, last)| is_late(last)) {
-            let since = last
-                .map_or_else(|| "never looked".to_owned(), |last| format!("not looked since {}", human::time(last)));
             weak.push(format!(
-                "witness {name} has {since}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`"
+                "witness {name} has {}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`",
+                since(*last)
+            ));
+        }
+        for (dataset, word) in &self.warden_tells {
+            if let Some(because) = word.failed.first() {
+                weak.push(format!(
+                    "the warden's last look at dataset {dataset} did not do all: {}; on that machine, read `journalctl -u lifeboat-warden`",
+                    escape::line(because)
+                ));
+            }
+            weak.extend(self.shorter_locks.get(dataset).into_iter().flatten().map(|shorter| {
+                format!("dataset {dataset}, {shorter}: write the same `lock` into both configurations")
+            }));
+        }
+        for (dataset, word) in self.warden_tells.iter().filter(|(_, word)| word.is_late(now)) {
+            let name = self.warden.as_ref().map_or("?", Name::as_str);
+            weak.push(format!(
+                "warden {name} has {} at dataset {dataset}, so nothing of it is deleted, and its locks may run out: on that machine, see that its configuration has the dataset, run `systemctl enable --now lifeboat-warden.timer`, or see `journalctl -u lifeboat-warden`",
+                word.last_look()
             ));
         }
         weak
@@ -143,6 +169,10 @@ impl CheckedRoot {
             "the root has {missing}: whoever steals a backup host decides how soon snapshots go, and other hosts delete them; run `lifeboat root request set --least-retention DAYS --least-delay DAYS`"
         ))
     }
+}
+
+fn since(last: Option<DateTime<Utc>>) -> String {
+    last.map_or_else(|| "never looked".to_owned(), |last| format!("not looked since {}", human::time(last)))
 }
 
 impl fmt::Display for CheckedRoot {
@@ -171,12 +201,25 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<C
     let Floors { retention, delay } = newest.root.floors.clone();
     let (version, vault) = (newest.root.version, newest.root.vault.clone());
     let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
-    let looks = async { Ok(last_looks(&vault, &trust, &replicas).await) };
+    let looks = async {
+        let names = config.datasets.iter().map(|dataset| &dataset.name);
+        let warden = warden_tells(&vault, &trust, &replicas, names).await;
+        Ok((last_looks(&vault, &trust, &replicas).await, warden))
+    };
+    let (witnesses, warden) = session.cancellable("the check", looks).await?;
+    let (warden, told) = warden.map(|warden| (warden.name, warden.datasets)).unzip();
     let checked = CheckedRoot {
         version,
         least_retention_seconds: retention,
         least_delay_seconds: delay,
-        witnesses: session.cancellable("the check", looks).await?,
+        witnesses,
+        warden,
+        shorter_locks: told
+            .iter()
+            .flatten()
+            .map(|(name, word)| (name.clone(), word.shorter_locks(&replicas)))
+            .collect(),
+        warden_tells: told.unwrap_or_default(),
         lacking: found.lacking,
     };
     if config.keys.host_bundle.path().exists() {

@@ -2,6 +2,7 @@
 //! owner has signed it and it is installed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::config::Config;
@@ -9,13 +10,15 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{HostInfo, MAX_VAULT_INFO_BYTES};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::line::{self, OwnerLine, RequestLine};
-use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Root};
+use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Principal, Root};
+use lifeboat_engine::keep::warden_leaves::check_nothing_waits_for_it;
 use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
-use super::root_found::{found, newest, vault_of};
+use super::root_found::{found, no_root, vault_of};
 use crate::access;
 use crate::flags::parse_time;
 use crate::lines::{self, OneLine};
@@ -63,6 +66,28 @@ enum Requested {
     /// Let an owner sign roots no more; the master identity stays until `set --remove-master`
     RemoveOwner {
         /// The owner's name
+        name: Name,
+    },
+    /// Let a warden alone delete and extend locks; backup hosts only mark from then on
+    SetWarden {
+        /// Its name, which is `host` in its configuration
+        name: Name,
+        /// Its minisign public key, as `lifeboatd warden --make-signer` prints it
+        #[arg(long, value_name = "KEY")]
+        signer: String,
+    },
+    /// Let backup hosts delete again
+    RemoveWarden,
+    /// Let somebody veto deletions
+    AddApprover {
+        /// The line that `lifeboat owner init` printed there; only its name and signing key count.
+        /// `-` reads standard input, @FILE a file
+        #[arg(value_name = "LINE")]
+        line: String,
+    },
+    /// Let somebody veto deletions no more; what that person has vetoed may go then
+    RemoveApprover {
+        /// The approver's name
         name: Name,
     },
     /// Change what is said once for the whole vault
@@ -127,7 +152,8 @@ pub(crate) struct Adopt {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let (config, newest) = newest(session).await?;
+    let (config, replicas, shown) = found(session).await?;
+    let newest = shown.newest.ok_or_else(no_root)?;
     let (now, all) = (session.clock.now(), || vec![Pattern::all()]);
     let change = match &args.change {
         Requested::AddHost { datasets } => {
@@ -150,6 +176,24 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),
+        Requested::SetWarden { name, signer } => {
+            Change::SetWarden(Principal { name: name.clone(), signer: signer.clone() })
+        }
+        Requested::RemoveWarden => {
+            if config.is_none_or(|config| config.replicas.len() != replicas.len()) {
+                return Err(Error::usage("what somebody left behind may be in any replica, so all are looked at")
+                    .hint("run it with a configuration of all replicas, without --replica, while they answer"));
+            }
+            let trust = Trust::of_root(Arc::new(newest.root.clone()), Vec::new(), now)?;
+            let look = check_nothing_waits_for_it(&newest.root.vault, &trust, &replicas, now);
+            session.cancellable("the look for what was left behind", look).await?;
+            Change::RemoveWarden
+        }
+        Requested::AddApprover { line } => {
+            let OwnerLine { name, signer, .. } = line::read(&lines::given(line)?)?;
+            Change::AddApprover(Principal { name, signer })
+        }
+        Requested::RemoveApprover { name } => Change::RemoveApprover(name.clone()),
         Requested::Set { threshold, floors, add_master, remove_master, add_witness, remove_witness } => Change::Set {
             threshold: *threshold,
             floors: floors.floors(),

@@ -182,10 +182,14 @@ async fn a_file_that_is_mounted_from_another_device_is_left_out() {
     let (place, memory, disk) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let at = |name: &str| place.path().join(name);
     fs::create_dir(at("folder")).unwrap();
-    ["far", "near"].map(|name| fs::write(at(name), "").unwrap());
+    for name in ["far", "near"] {
+        fs::write(at(name), "").unwrap();
+    }
     let _memory = Mounted::at(memory.path(), &["-t", "tmpfs", "tmpfs"]);
     let (far, near) = (memory.path().join("far"), disk.path().join("near"));
-    [&far, &near].map(|path| fs::write(path, "content").unwrap());
+    for path in [&far, &near] {
+        fs::write(path, "content").unwrap();
+    }
     let (far_place, near_place, folder_place) = (at("far"), at("near"), at("folder"));
     let _far = Mounted::at(&far_place, &["--bind", far.to_str().unwrap()]);
     let _near = Mounted::at(&near_place, &["--bind", near.to_str().unwrap()]);

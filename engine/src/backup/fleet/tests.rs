@@ -107,6 +107,8 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
         marks: Default::default(),
         marked: Default::default(),
         acts: Default::default(),
+        needs: Default::default(),
+        vetoes: Default::default(),
         unfinished: Default::default(),
         lone_signatures: Default::default(),
         strangers: Vec::new(),

@@ -23,6 +23,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::Result;
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::manifest::{Manifest, PackRef, Previous};
+use lifeboat_format::needs::SnapshotNeeds;
 use lifeboat_format::varint;
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +155,40 @@ impl Outlines {
             // What does not fit into the pack's content cannot be in it.
             numbers.push((self.packs.number(pack)?, unused.min(pack.content) as u32));
         }
+        Ok(self.insert_numbers(outline, numbers))
+    }
+
+    /// As [`Self::insert`], of a snapshot whose manifest cannot be opened here. Nothing is known of
+    /// what its packs contain.
+    ///
+    /// # Errors
+    /// It names a pack that cannot be.
+    pub(crate) fn insert_needs(&mut self, needs: &SnapshotNeeds, stored: StoredAs) -> Result<Arc<Outline>> {
+        let before = needs.previous.as_ref();
+        let outline = Outline {
+            snapshot: needs.snapshot.clone(),
+            sequence: needs.sequence,
+            previous: before.map(|named| NamedBefore { snapshot: named.snapshot.clone(), blake3: named.blake3 }),
+            started: needs.started,
+            finished: needs.finished,
+            is_partial: needs.partial,
+            generations: needs.generations.clone(),
+            raw_bytes: 0,
+            stored_bytes: 0,
+            hash: stored.hash,
+            object_bytes: stored.bytes,
+            packs_until: 0,
+            changes_until: 0,
+            place: 0,
+        };
+        let packs = needs.packs.iter().zip(&needs.sizes);
+        let packs = packs.map(|(id, size)| PackRef { id: *id, size: *size, content: *size, generation: 0 });
+        let numbers = packs.map(|pack| Ok((self.packs.number(&pack)?, 0))).collect::<Result<Vec<_>>>()?;
+        Ok(self.insert_numbers(outline, numbers))
+    }
+
+    /// Adds an outline, and the packs that it names, each with its unused bytes.
+    fn insert_numbers(&mut self, outline: Outline, mut numbers: Vec<(u32, u32)>) -> Arc<Outline> {
         numbers.sort_unstable();
         self.last.resize(self.packs.len(), ABSENT);
         let before: Vec<(u32, u32)> =
@@ -163,7 +198,7 @@ impl Outlines {
             self.last[*number as usize] = *unused;
         }
         self.named = numbers.into_iter().map(|(number, _)| number).collect();
-        Ok(self.push(outline, &changes))
+        self.push(outline, &changes)
     }
 
     /// Adds an outline, and the changes of its packs in the order of their numbers.

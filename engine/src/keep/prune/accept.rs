@@ -12,6 +12,7 @@ use lifeboat_format::id::{Digest, SnapshotId};
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 
 use super::mark::Acting;
+use super::memory::Memory;
 use super::view::{Survey, View};
 use super::{Prune, shown};
 use crate::catalog::inventory::all_snapshots;
@@ -34,7 +35,7 @@ impl Prune<'_> {
     /// A replica does not answer, something is doubted, or there are other gaps by now.
     pub(in crate::keep) async fn accept(&self, accept: Accept, known: &[Gap]) -> Result<()> {
         let dataset = &self.dataset.name;
-        let Survey { view, gaps, doubt, .. } = self.survey().await?;
+        let Survey { view, gaps, doubt, .. } = self.survey(Memory::Written).await?;
         let nothing = |error: Error| {
             let hint = error.hint_text().unwrap_or("run `lifeboat check`").to_owned();
             error.within(format!("nothing of dataset {dataset} is given up")).hint(hint)

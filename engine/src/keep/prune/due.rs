@@ -5,6 +5,9 @@
 //! - **The least delay** of the root counts from then, too, and besides from when the first store
 //!   took the mark, by the store's clock: whoever writes marks cannot set that. Where no store
 //!   tells the time, as directories do not, what the mark says must do.
+//! - **A warden** counts both from when it saw the mark itself, if that is later; and from when its
+//!   own rules let the last of the snapshots go that it names and they do not keep: whoever commits
+//!   snapshots chooses what they displace.
 //! - **The least retention** of the root keeps every snapshot that is younger, whatever the rules
 //!   of the configuration say.
 
@@ -12,12 +15,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_base::Result;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::SnapshotId;
 use lifeboat_format::record::MarkRecord;
 
-use super::Prune;
+use super::memory::Memory;
 use super::view::View;
+use super::{Prune, PrunePlan, Verdict};
+use crate::catalog::first_sights::{FirstSights, LetGo};
 use crate::catalog::records::FoundRecord;
 use crate::keep::retention::Told;
 
@@ -27,13 +33,17 @@ pub(super) struct MarkTimes<'v> {
     ordered: HashMap<&'v SnapshotId, DateTime<Utc>>,
     /// When the last store took them: another mark may have stood under the same name before.
     stored: HashMap<&'v SnapshotId, DateTime<Utc>>,
-    grace: TimeDelta,
+    /// What this warden saw first.
+    first: Option<&'v FirstSights>,
+    /// Since when its rules let snapshots go.
+    let_go: LetGo,
+    wait: TimeDelta,
     delay: TimeDelta,
     now: DateTime<Utc>,
 }
 
 impl Prune<'_> {
-    pub(super) fn mark_times<'v>(&self, view: &'v View, now: DateTime<Utc>) -> MarkTimes<'v> {
+    pub(super) fn mark_times<'v>(&self, view: &'v View, let_go: LetGo, now: DateTime<Utc>) -> MarkTimes<'v> {
         let (mut ordered, mut newest) = (HashMap::new(), DateTime::<Utc>::MIN_UTC);
         for act in view.acts.found.values().map(|found| &found.act) {
             // One of the future tells nothing.
@@ -58,8 +68,34 @@ impl Prune<'_> {
         }
         let marks = view.marks.iter().map(|mark| &mark.id);
         let stored = marks.filter_map(|mark| Some((mark, *stored.get(mark)?))).collect();
-        let (grace, delay) = (length(self.dataset.retention.grace), self.keys.trust.least_delay());
-        MarkTimes { ordered, stored, grace, delay, now }
+        let (wait, delay) = (self.least_wait(), self.keys.trust.least_delay());
+        MarkTimes { ordered, stored, first: view.first.as_ref(), let_go, wait, delay, now }
+    }
+
+    /// Remembers since when the rules of this warden let those of `verdicts` go that nothing keeps.
+    /// On other machines, nothing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn let_go(&self, view: &View, verdicts: &[Verdict], now: DateTime<Utc>) -> Result<LetGo> {
+        let Some(mut first) = view.first.clone() else { return Ok(LetGo::new()) };
+        let goes = verdicts.iter().filter(|verdict| verdict.keep_because.is_empty());
+        let let_go = first.let_go(goes.map(|verdict| &verdict.snapshot), now).clone();
+        if view.memory == Memory::Written {
+            first.write(self.state, &self.dataset.name)?;
+        }
+        Ok(let_go)
+    }
+
+    /// How long a mark waits at least.
+    pub(in crate::keep) fn least_wait(&self) -> TimeDelta {
+        length(self.dataset.retention.grace).max(self.keys.trust.least_delay())
+    }
+
+    /// Since when this warden sees the oldest of the marks that wait, whatever it contained.
+    pub(in crate::keep) fn waiting_since(&self, view: &View, plan: &PrunePlan) -> Option<DateTime<Utc>> {
+        let first = view.first.as_ref()?;
+        plan.waits.keys().filter_map(|mark| first.mark_named(mark)).min()
     }
 
     /// Adds the floor to the reasons why snapshots stay. Of two times of a snapshot, the later one
@@ -83,7 +119,10 @@ impl MarkTimes<'_> {
 
     /// When a mark may be carried out.
     pub(super) fn due(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
-        let due = after(self.marked_at(mark), self.grace.max(self.delay));
+        let sighted = self.first.map(|first| first.mark_seen(&mark.id).unwrap_or(self.now));
+        let marked = sighted.map_or(self.marked_at(mark), |sighted| sighted.max(self.marked_at(mark)));
+        let let_go = mark.body.snapshots.iter().filter_map(|marked| self.let_go.get(&marked.snapshot).copied());
+        let due = after(let_go.fold(marked, DateTime::max), self.wait);
         match self.stored.get(&mark.id).filter(|_| self.delay > TimeDelta::zero()) {
             Some(stored) => due.max(after(*stored, self.delay)),
             None => due,
@@ -92,7 +131,7 @@ impl MarkTimes<'_> {
 
     /// As [`Self::due`], of a mark that would be written now.
     pub(super) fn due_if_marked_now(&self) -> DateTime<Utc> {
-        after(self.now, self.grace.max(self.delay))
+        after(self.now, self.wait)
     }
 }
 

@@ -9,6 +9,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 
 use super::mark::Acting;
+use super::memory::Memory;
 use super::unreferenced;
 use super::unreferenced::Unreferenced;
 use super::view::View;
@@ -45,8 +46,10 @@ impl Prune<'_> {
     /// # Errors
     /// As [`Self::plan`] and [`Self::execute`].
     pub async fn run(&self) -> Result<PruneOutcome> {
-        let view = self.look().await?;
+        let view = self.look(Memory::Written).await?;
         let plan = self.plan_of(&view).await?;
+        // Whoever executes a plan reads them.
+        let forged = self.give_needs(&view, plan.is_empty()).await?;
         if !plan.is_empty() {
             drop(view);
             return self.execute(&plan).await;
@@ -54,7 +57,10 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
-        self.sweep_records(&passed(&view), &view, &mut outcome).await;
+        outcome.failures.extend(forged);
+        if !self.keys.only_marks() {
+            self.sweep_records(&passed(&view), &view, &mut outcome).await;
+        }
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
     }
@@ -62,7 +68,8 @@ impl Prune<'_> {
     /// The outcome before anything was done: which replicas are left alone. Whoever has seen `plan`
     /// knows which could not be listed.
     fn begun(plan: &PrunePlan, fresh: &PrunePlan, view: &View) -> PruneOutcome {
-        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
+        let vetoed = view.vetoed().clone();
+        let mut outcome = PruneOutcome { space: plan.space, vetoed, ..PruneOutcome::default() };
         let is_known = |name: &Name| plan.leaves_alone(name) || view.doubted.iter().any(|(known, _)| known == name);
         let is_listed = |name: &Name| view.inventories.iter().any(|inventory| inventory.replica.name() == name);
         let left_out = fresh.skipped.iter().filter(|(name, _)| is_listed(name) || !is_known(name));
@@ -83,13 +90,18 @@ impl Prune<'_> {
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
-        let view = self.look().await?;
+        let view = self.look(Memory::Written).await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);
+        outcome.failures.extend(self.give_needs(&view, true).await?);
         let mut acting = Acting::new(self, &view);
-        self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
+        if !self.keys.is_warden {
+            self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
+        }
         let mut gone = BTreeSet::new();
-        if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
+        if self.keys.only_marks() {
+            // Whether it goes, and when, is the warden's decision.
+        } else if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
             // The plan did not look at what must stay in the others.
             let is_swept = |name: &Name| !plan.leaves_alone(name) && !fresh.leaves_alone(name);
             let swept: Vec<Inventory> =

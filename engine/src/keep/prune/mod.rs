@@ -32,6 +32,9 @@
 //!   root says (`due.rs`).
 //! - **Backdated and postdated snapshots**: the former count as of when a store or a witness first
 //!   saw them, the latter stay, as those of the future do.
+//! - **A warden**: where the root names one, other hosts only mark, and tell what each snapshot
+//!   needs (`needs.rs`). The warden sweeps. It opens nothing, so it goes by these lists.
+//! - **Vetoes**: what a mark names that somebody vetoed stays (`catalog/vetoes.rs`).
 //! - **Settled times**: what an operator settles can let only that snapshot go whose manifest tells
 //!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
@@ -39,8 +42,11 @@ mod accept;
 mod doubts;
 mod due;
 mod execute;
+mod going;
 mod locked;
 mod mark;
+mod memory;
+mod needs;
 mod plan;
 mod proved;
 mod seen_times;
@@ -63,6 +69,8 @@ use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_store::SharedReplica;
 
 pub use self::accept::Accept;
+pub(in crate::keep) use self::going::Goes;
+pub(in crate::keep) use self::memory::Memory;
 pub use self::settle::{ClockReport, Settled};
 pub(in crate::keep) use self::view::View;
 use crate::config::{Config, Dataset};
@@ -140,6 +148,8 @@ pub struct PrunePlan {
     pub segments: Vec<(Name, String)>,
     /// Marks that are carried out, because their grace period is over.
     pub due: Vec<SnapshotId>,
+    /// Marks that wait, and until when at least. Those that somebody vetoed are left out.
+    pub waits: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Snapshots that are marked now.
     pub mark_snapshots: BTreeSet<SnapshotId>,
     /// Packs that are marked now.
@@ -205,6 +215,8 @@ pub struct PruneOutcome {
     pub hidden: u64,
     /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
+    /// The marks that somebody vetoed, and who.
+    pub vetoed: BTreeMap<SnapshotId, BTreeSet<Name>>,
     /// Replicas in which nothing is deleted because something there is doubted. `failures` says
     /// why.
     pub stopped: Vec<Name>,

@@ -9,6 +9,7 @@ use lifeboat_format::layout;
 use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, RemovedSnapshot};
 
 use super::due::MarkTimes;
+use super::memory::Memory;
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
@@ -26,17 +27,20 @@ impl Prune<'_> {
     /// No replica can be listed, every one has something that cannot be read, something is missing
     /// and in no record, or the state directory fails.
     pub async fn plan(&self) -> Result<PrunePlan> {
-        self.plan_of(&self.look().await?).await
+        self.plan_of(&self.look(Memory::Written).await?).await
     }
 
-    pub(super) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
+    pub(in crate::keep) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
         let now = self.clock.now();
-        let times = self.mark_times(view, now);
+        let mut verdicts = self.reasons(view, now);
+        let times = self.mark_times(view, self.let_go(view, &verdicts, now)?, now);
         let marks = Marks::of(view, &times);
-        let verdicts = self.verdicts(view, now, |snapshot| {
+        settle(view, &mut verdicts, |snapshot| {
             marks.snapshots.get(snapshot).copied().unwrap_or_else(|| times.due_if_marked_now())
         });
-        let due = view.marks.iter().filter(|mark| times.due(mark) <= now);
+        let open = view.marks.iter().filter(|mark| !view.vetoed.contains_key(&mark.id));
+        let (due, waits): (Vec<_>, Vec<_>) =
+            open.map(|mark| (mark.id.clone(), times.due(mark))).partition(|(_, due)| *due <= now);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             made: now,
@@ -45,7 +49,8 @@ impl Prune<'_> {
             waiting: Vec::new(),
             locked: BTreeMap::new(),
             segments: Vec::new(),
-            due: due.map(|mark| mark.id.clone()).collect(),
+            due: due.into_iter().map(|(mark, _)| mark).collect(),
+            waits: waits.into_iter().collect(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: BTreeSet::new(),
             mark_objects: BTreeSet::new(),
@@ -73,15 +78,14 @@ impl Prune<'_> {
         self.leave_locked_packs(view, &mut plan).await;
         self.plan_objects(view, &mut plan);
         self.plan_segments(view, &mut plan).await;
+        if self.keys.only_marks() {
+            self.mark_segments(view, &mut plan);
+        }
         Ok(plan)
     }
 
-    fn verdicts(
-        &self,
-        view: &View,
-        now: DateTime<Utc>,
-        goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>,
-    ) -> Vec<Verdict> {
+    /// What keeps each snapshot, but for vetoes.
+    fn reasons(&self, view: &View, now: DateTime<Utc>) -> Vec<Verdict> {
         let limits = &self.config.limits;
         let all = view.by_snapshot.values().map(AsRef::as_ref);
         let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
@@ -116,18 +120,6 @@ impl Prune<'_> {
             })
             .collect();
         self.protect(view, &past, &mut verdicts);
-        for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
-            verdict.goes_at = Some(goes_at(&verdict.snapshot));
-        }
-        // What a sweep has named goes, even if a replica still shows it.
-        let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
-            snapshot: snapshot.clone(),
-            taken: snapshot.time(),
-            keep_because: Vec::new(),
-            goes_at: Some(goes_at(snapshot)),
-        });
-        verdicts.extend(leftovers);
-        verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
         verdicts
     }
 
@@ -155,6 +147,7 @@ impl Prune<'_> {
         let needed_until_then = Packs::of(&view.outlines, remains);
         let named = Packs::of(&view.outlines, is_there);
         let due: HashSet<&SnapshotId> = plan.due.iter().collect();
+        let held: HashSet<&PackId> = view.held.values().flat_map(|held| &held.packs).collect();
         let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
@@ -170,6 +163,8 @@ impl Prune<'_> {
                     unreferenced_since: marked.map_or(seen, |(time, _)| *time),
                 };
                 match marked {
+                    // It stays for as long as the veto does, and its lock is extended.
+                    _ if held.contains(pack) => {}
                     Some((_, mark)) if due.contains(mark) && !needed_until_then.contains(pack) => packs.push(dead),
                     Some((_, mark)) if !due.contains(mark) => waiting.push(dead),
                     // A due mark has named it, and something needed it then or needs it still.
@@ -222,6 +217,21 @@ impl Prune<'_> {
         let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
         let mut segments = Vec::new();
+        if self.keys.is_warden {
+            // The warden cannot read index segments. Nothing rests on them but deduplication, so
+            // the host is believed, but for those of snapshots that stay.
+            let stays = |segment: &SnapshotId| view.by_snapshot.contains_key(segment) && !removed.contains(segment);
+            let due = view.marks.iter().filter(|mark| plan.due.contains(&mark.id));
+            let marked: BTreeSet<&String> = due.flat_map(|mark| &mark.body.objects).collect();
+            for inventory in &view.inventories {
+                let named = inventory.indexes.iter().filter(|segment| !stays(segment));
+                let named = named.map(|segment| layout::index(&self.dataset.name, segment));
+                let named = named.filter(|key| marked.contains(key));
+                segments.extend(named.map(|key| (inventory.replica.name().clone(), key)));
+            }
+            plan.segments = segments;
+            return;
+        }
         let looked_at = view.inventories.iter().filter(|inventory| !plan.leaves_alone(inventory.replica.name()));
         for inventory in looked_at {
             let replica = inventory.replica.name();
@@ -230,6 +240,16 @@ impl Prune<'_> {
             segments.extend(useless.into_iter().map(|key| (replica.clone(), key)));
         }
         plan.segments = segments;
+    }
+
+    /// Marks index segments of which all packs are gone: the warden cannot read them.
+    fn mark_segments(&self, view: &View, plan: &mut PrunePlan) {
+        let marked: HashSet<&String> = view.marks.iter().flat_map(|mark| &mark.body.objects).collect();
+        for (_, key) in plan.segments.iter().filter(|(_, key)| !marked.contains(key)) {
+            if plan.mark_objects.len() < MAX_MARKED_OBJECTS {
+                plan.mark_objects.insert(key.clone());
+            }
+        }
     }
 
     /// The index segments in a replica of which all packs are gone, once these snapshots and these
@@ -272,6 +292,33 @@ impl Prune<'_> {
         }
         unreadable.log("it is not removed");
         useless
+    }
+}
+
+/// What nothing keeps goes when it is due, and what a sweep has named goes, even if a replica still
+/// shows it.
+fn settle(view: &View, verdicts: &mut Vec<Verdict>, goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>) {
+    hold(view, verdicts);
+    for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
+        verdict.goes_at = Some(goes_at(&verdict.snapshot));
+    }
+    let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
+        snapshot: snapshot.clone(),
+        taken: snapshot.time(),
+        keep_because: Vec::new(),
+        goes_at: Some(goes_at(snapshot)),
+    });
+    verdicts.extend(leftovers);
+    verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
+}
+
+/// What a vetoed mark names stays.
+fn hold(view: &View, verdicts: &mut [Verdict]) {
+    for (mark, held) in &view.held {
+        let names: Vec<&str> = held.names.iter().map(Name::as_str).collect();
+        for verdict in verdicts.iter_mut().filter(|verdict| held.snapshots.contains(&verdict.snapshot)) {
+            verdict.keep_because.push(format!("{} vetoed mark {mark}", names.join(", ")));
+        }
     }
 }
 

@@ -5,18 +5,20 @@ use lifeboat_format::id::SnapshotId;
 
 use super::Prune;
 use crate::catalog::first_seen::DatedClaim;
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::outlines::{Outline, OutlineMap};
 use crate::catalog::taken::TakenTimes;
 use crate::witness::{Evidence, ended};
 
 impl Prune<'_> {
-    /// Adds to `times` what stores and witnesses say against them.
+    /// Adds to `times` what stores, witnesses and this warden say against them.
     pub(super) async fn seen_by_others(
         &self,
         inventories: &[Inventory],
         outlines: &OutlineMap,
         times: TakenTimes,
+        first: Option<&FirstSights>,
     ) -> TakenTimes {
         let limits = &self.config.limits;
         let skew = TimeDelta::from_std(limits.clock_skew).unwrap_or(TimeDelta::MAX);
@@ -24,7 +26,9 @@ impl Prune<'_> {
             |inventory: &&Inventory| inventory.replica.clock_offset(skew).is_some_and(|offset| offset.abs() <= skew);
         let stores: Vec<&Inventory> = inventories.iter().filter(agrees).collect();
         let stored = |snapshot: &SnapshotId| -> Option<DateTime<Utc>> {
-            stores.iter().filter_map(|store| store.written.get(snapshot).copied()).min()
+            let stored = stores.iter().filter_map(|store| store.written.get(snapshot).copied());
+            // A warden was there itself: whoever overwrites an object dates nothing anew for it.
+            stored.chain(first.and_then(|first| first.seen(snapshot))).min()
         };
         let claim = |outline: &Outline| {
             let began = times.time(outline);

@@ -11,6 +11,7 @@ use lifeboat_store::without_name;
 use serde::Serialize;
 
 use super::accept::accepted;
+use super::memory::Memory;
 use super::view::{Survey, View};
 use super::{Accept, Prune};
 use crate::catalog::future::is_future;
@@ -51,7 +52,7 @@ impl Prune<'_> {
     /// # Errors
     /// No replica can be used, or all that tell the time contradict this host's clock.
     pub async fn false_times(&self) -> Result<ClockReport> {
-        let survey = self.survey().await?;
+        let survey = self.survey(Memory::Written).await?;
         let is_silent = self.check_clock()?.are_silent();
         let now = self.clock.now();
         let doubts = survey.doubt.iter().map(Error::chain_and_hint);
@@ -73,7 +74,7 @@ impl Prune<'_> {
     /// A replica does not answer, something is doubted, or other times are false by now.
     pub async fn settle_times(&self, report: &ClockReport) -> Result<ClockReport> {
         let dataset = &self.dataset.name;
-        let Survey { view, doubt, .. } = self.survey().await?;
+        let Survey { view, doubt, .. } = self.survey(Memory::Written).await?;
         let nothing = |error: Error| {
             let hint = error.hint_text().unwrap_or("run `lifeboat check`").to_owned();
             error.within(format!("no time of dataset {dataset} is settled")).hint(hint)

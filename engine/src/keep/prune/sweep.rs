@@ -170,6 +170,7 @@ impl Prune<'_> {
             outcome.packs += went().count() as u64;
             outcome.bytes += went().map(|pack| pack.size).sum::<u64>();
         }
+        self.delete_needs(inventory, view, sweep, &shown, stuck).await?;
         self.go_on()?;
         let segments = sweep.segments.iter().filter(|(name, _)| name == replica.name()).map(|(_, key)| key.clone());
         let mut segments: Vec<String> = segments.collect();
@@ -187,6 +188,32 @@ impl Prune<'_> {
         let lone = sweep.objects.iter().filter(|key| inventory.lone_signatures.contains(**key));
         stuck.delete(replica, &lone.map(|key| layout::signature(key)).collect::<Vec<_>>()).await?;
         self.sweep_acts(inventory, view, sweep, stuck).await
+    }
+
+    /// Deletes the lists of what snapshots need that are gone, and those that killed runs have
+    /// left.
+    async fn delete_needs(
+        &self,
+        inventory: &Inventory,
+        view: &View,
+        sweep: &Sweep<'_>,
+        shown: &BTreeSet<&SnapshotId>,
+        stuck: &mut Stuck,
+    ) -> Result<()> {
+        let dataset = &self.dataset.name;
+        let longest = chrono::TimeDelta::from_std(self.config.limits.longest_run()).unwrap_or(chrono::TimeDelta::MAX);
+        let is_left = |snapshot: &SnapshotId| {
+            let has = |other: &Inventory| other.snapshots.contains(snapshot) || other.unsigned.contains(snapshot);
+            view.skipped.is_empty()
+                && !view.inventories.iter().any(has)
+                && !view.by_snapshot.contains_key(snapshot)
+                && self.clock.now() - snapshot.time() >= longest
+        };
+        let is_gone = |snapshot: &SnapshotId| sweep.removed.contains(snapshot) && !shown.contains(snapshot);
+        let going = inventory.needs.keys().filter(|snapshot| is_gone(snapshot) || is_left(snapshot));
+        stuck
+            .delete(&inventory.replica, &going.map(|snapshot| layout::needs(dataset, snapshot)).collect::<Vec<_>>())
+            .await
     }
 
     /// Deletes what said that all this should go: marks, older records, and acts. What names

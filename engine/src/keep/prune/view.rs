@@ -21,16 +21,19 @@ use lifeboat_format::record::{MarkRecord, PruneRecord, RecordType};
 use lifeboat_store::SharedReplica;
 
 use super::doubts::{Doubts, NO_ANSWER};
+use super::memory::{Memory, SeenMarks};
 use super::{Prune, shown};
 use crate::catalog::documents::Documents;
+use crate::catalog::first_sights::FirstSights;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
 use crate::catalog::records::{FoundRecord, RecordReader};
-use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::catalog::removals::{PrunedSnapshots, prune_records_since};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
+use crate::catalog::vetoes::{HeldMarks, Vetoes};
 use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
@@ -87,6 +90,13 @@ pub(in crate::keep) struct View {
     pub(super) proved: Option<SnapshotId>,
     /// If that one lacks a database: the newest of those that lack none.
     pub(super) proved_whole: Option<SnapshotId>,
+    /// Who vetoes which of the marks.
+    pub(super) vetoed: Vetoes,
+    /// What these marks name, and others that this warden has seen.
+    pub(super) held: HeldMarks,
+    /// What this warden saw first; `None` on other machines.
+    pub(super) first: Option<FirstSights>,
+    pub(super) memory: Memory,
     /// The replicas that are left alone, and why.
     pub(in crate::keep) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
@@ -98,6 +108,18 @@ impl View {
     /// The hash of a snapshot's manifest as it is stored.
     pub(super) fn hash(&self, snapshot: &SnapshotId) -> Option<Digest> {
         self.by_snapshot.get(snapshot).map(|outline| outline.hash)
+    }
+}
+
+impl View {
+    /// Who vetoes which mark.
+    pub(in crate::keep) fn vetoed(&self) -> &Vetoes {
+        &self.vetoed
+    }
+
+    /// The marks, and what they name.
+    pub(in crate::keep) fn mark_bodies(&self) -> impl Iterator<Item = (&SnapshotId, &MarkRecord)> {
+        self.marks.iter().map(|mark| (&mark.id, &mark.body))
     }
 }
 
@@ -117,9 +139,9 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// Nothing may be deleted.
-    pub(super) async fn look(&self) -> Result<View> {
+    pub(in crate::keep) async fn look(&self, memory: Memory) -> Result<View> {
         let dataset = &self.dataset.name;
-        let Survey { view, gaps, doubt, unusable } = self.survey().await?;
+        let Survey { view, gaps, doubt, unusable } = self.survey(memory).await?;
         let doubt = doubt
             .or_else(|| {
                 let doubted = |name: &Name| view.doubted.iter().any(|(known, _)| known == name);
@@ -146,7 +168,7 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// No replica can be used, or the state directory fails.
-    pub(in crate::keep) async fn survey(&self) -> Result<Survey> {
+    pub(in crate::keep) async fn survey(&self, memory: Memory) -> Result<Survey> {
         let dataset = &self.dataset.name;
         let renewed = root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
         let (mut inventories, not_listed) =
@@ -200,9 +222,18 @@ impl Prune<'_> {
             }
         }
         let reader = self.keys.reader();
-        let memory = self.config.limits.memory;
-        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
-        let records = prune_records(&documents, &inventories).await;
+        let bytes = self.config.limits.memory;
+        let documents =
+            Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory: bytes };
+        let mut first = None;
+        if self.keys.is_warden {
+            let (sights, lost) = self.first_sights().await;
+            doubts.everywhere = doubts.everywhere.or(lost);
+            first = Some(sights);
+        }
+        let all_answer = inventories.len() == self.replicas.len();
+        let sights = first.as_mut().map(|first| (first, all_answer));
+        let records = prune_records_since(&documents, &inventories, sights).await;
         let record_reader = RecordReader { vault: &self.keys.vault, dataset, trust: &reader.trust };
         let (marks, unreadable) = record_reader.read_all::<MarkRecord>(&inventories).await;
         for (id, error) in unreadable {
@@ -243,9 +274,14 @@ impl Prune<'_> {
         let level = (&of_records[..], acts.newest(), to_finish);
         self.bring_level(&order, &documents, level, &mut inventories, &mut doubts).await;
         let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
-        let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
-        let ReadOutlines { outlines, by_snapshot, unreadable } =
-            documents.outlines(&inventories, snapshots, Some(&kept)).await;
+        let ReadOutlines { outlines, by_snapshot, unreadable } = if let Some(sights) = &mut first {
+            documents.outlines_of_needs(&inventories, snapshots, sights, self.clock.now()).await
+        } else {
+            let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
+            documents.outlines(&inventories, snapshots, Some(&kept)).await
+        };
+        let found = SeenMarks { inventories: &inventories, marks: &marks, by_snapshot: &by_snapshot, pruned: &pruned };
+        let (vetoed, held) = self.vetoes(&found, (first.as_mut(), memory), &mut doubts).await;
         for (snapshot, error) in unreadable {
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
@@ -256,9 +292,9 @@ impl Prune<'_> {
             doubts.add(&holders, signed, &error, hint);
         }
         let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
-        let times = self.seen_by_others(&inventories, &by_snapshot, times).await;
+        let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref()).await;
         let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
-        let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
+        let (unfinished, headless) = unfinished(&documents, &inventories, &current, (&pruned, first.as_ref())).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
             doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
@@ -278,6 +314,7 @@ impl Prune<'_> {
             shown: &shown_before,
             emptied: &emptied,
             before,
+            first: first.as_ref(),
         };
         // Where nothing was listed, nothing is known.
         let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
@@ -294,13 +331,12 @@ impl Prune<'_> {
                 || unfinished.get(snapshot).is_some_and(|head| known.is_leftover(snapshot, head))
         };
         let unsettled: BTreeSet<&SnapshotId> = unfinished.keys().filter(|snapshot| !is_leftover(snapshot)).collect();
-        let pinned = pinned(&documents, &inventories, &unsettled, &mut doubts).await;
+        let pinned = pinned(&documents, &inventories, (&unsettled, first.as_ref()), &mut doubts).await;
         // Records count for nothing without an act.
         let is_removed = |key: &str| {
             let snapshot = layout::parse_manifest(dataset, key);
             snapshot.is_some_and(|snapshot| pruned.contains_key(&snapshot)) || acts.names(key)
         };
-        let all_answer = inventories.len() == self.replicas.len();
         let lone = if all_answer { lone_signatures(dataset, &inventories) } else { BTreeSet::new() };
         let without_act: BTreeSet<String> = inventories
             .iter()
@@ -355,6 +391,10 @@ impl Prune<'_> {
             newest,
             proved,
             proved_whole,
+            vetoed,
+            held,
+            first,
+            memory,
             skipped,
             doubted,
             cache,
@@ -403,7 +443,7 @@ fn lone_signatures(dataset: &Name, inventories: &[Inventory]) -> BTreeSet<String
 async fn pinned(
     documents: &Documents<'_>,
     inventories: &[Inventory],
-    unsettled: &BTreeSet<&SnapshotId>,
+    (unsettled, first): (&BTreeSet<&SnapshotId>, Option<&FirstSights>),
     doubts: &mut Doubts,
 ) -> BTreeMap<Name, HashSet<PackId>> {
     let mut pinned: BTreeMap<Name, HashSet<PackId>> = BTreeMap::new();
@@ -411,7 +451,7 @@ async fn pinned(
         for snapshot in unsettled.iter().filter(|snapshot| inventory.unsigned.contains(**snapshot)) {
             let replica = inventory.replica.name();
             let key = layout::manifest(documents.dataset, snapshot);
-            match documents.unsigned_packs(&inventory.replica, snapshot).await {
+            match documents.uncommitted_packs(&inventory.replica, snapshot, first).await {
                 Ok(packs) => {
                     tracing::warn!(%replica, %key, "A manifest has no signature, and may have been committed: it stays, and its packs do");
                     let held = packs.into_iter().filter(|pack| inventory.packs.contains_key(pack));

@@ -10,17 +10,21 @@ use lifeboat_format::info::MAX_VAULT_INFO_BYTES;
 use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
 use lifeboat_format::layout;
 use lifeboat_format::manifest::MAX_MANIFEST_OBJECT_BYTES;
+use lifeboat_format::needs::MAX_NEEDS_BYTES;
 use lifeboat_format::pack::MAX_PACK_BYTES;
 use lifeboat_format::record::MAX_RECORD_BYTES;
+use lifeboat_format::veto::MAX_VETO_BYTES;
 
 /// The parts that hold no packs come first.
 pub(super) const SMALL_PARTS: usize = 9;
 const PACK_PARTS: usize = 256;
 /// A round of the scrub goes through so many parts. Each reader looks for roots by itself.
 pub(super) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
-/// A round of locks goes on with the roots.
+/// A round of locks goes on with the roots, and with what wardens go by.
 const ROOT_PART: usize = PARTS;
-pub(in crate::keep) const LOCK_PARTS: usize = ROOT_PART + 1;
+const NEEDS_PART: usize = PARTS + 1;
+const VETO_PART: usize = PARTS + 2;
+pub(in crate::keep) const LOCK_PARTS: usize = VETO_PART + 1;
 
 /// What the keys of a part begin with. `None`: it belongs to the vault, and this dataset is not the
 /// one with which the vault is scrubbed.
@@ -36,9 +40,20 @@ pub(in crate::keep) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> 
         7 if with_vault => layout::HOSTS.to_owned(),
         8 if with_vault => format!("{}hosts/", layout::KEYRING),
         ROOT_PART if with_vault => layout::ROOTS.to_owned(),
+        NEEDS_PART => layout::all_needs(dataset),
+        VETO_PART => layout::vetoes(dataset),
         7 | 8 | ROOT_PART => return None,
         pack => format!("{}{:02x}/", layout::packs(dataset), pack - SMALL_PARTS),
     })
+}
+
+/// As [`prefix`], for a round of locks, which goes through the vault with each dataset. Where there
+/// is no warden, nobody writes what one goes by.
+pub(in crate::keep) fn lock_prefix(dataset: &Name, part: usize, has_warden: bool) -> Option<String> {
+    match part {
+        NEEDS_PART | VETO_PART if !has_warden => None,
+        part => prefix(dataset, part, true),
+    }
 }
 
 /// How an object shows that it is whole.
@@ -50,6 +65,8 @@ pub(in crate::keep) enum Proof {
     Signature,
     /// It is an act of this number, and holds a signature.
     Act(u64),
+    /// It is another line with its signature behind it.
+    Line,
     /// None but other copies. It is this host's own if it is of this generation.
     Keyring(u32),
     /// None but other copies, and its form.
@@ -64,6 +81,10 @@ pub(in crate::keep) fn proof(dataset: &Name, key: &str) -> Option<(Proof, u64)> 
         Some((Proof::Name(pack), MAX_PACK_BYTES))
     } else if let Some(number) = layout::parse_act(dataset, key) {
         Some((Proof::Act(number), MAX_ACT_BYTES as u64))
+    } else if layout::parse_needs(dataset, key).is_some() {
+        Some((Proof::Line, MAX_NEEDS_BYTES as u64))
+    } else if layout::parse_veto(dataset, key).is_some() {
+        Some((Proof::Line, MAX_VETO_BYTES as u64))
     } else if layout::parse_manifest(dataset, key).is_some() {
         Some((Proof::Signature, MAX_MANIFEST_OBJECT_BYTES))
     } else if layout::parse_index(dataset, key).is_some() {
@@ -112,6 +133,15 @@ mod tests {
         let root = layout::root(3);
         let is_in = |part: &usize| prefix(&shop, *part, true).is_some_and(|prefix| root.starts_with(&prefix));
         assert_eq!((0..LOCK_PARTS).filter(is_in).collect::<Vec<_>>(), [PARTS]);
+        for (key, at) in [(layout::needs(&shop, &id), 1), (layout::veto(&shop, &id, &shop), 2)] {
+            let is_in = |part: &usize| prefix(&shop, *part, true).is_some_and(|prefix| key.starts_with(&prefix));
+            assert_eq!((0..LOCK_PARTS).filter(is_in).collect::<Vec<_>>(), [PARTS + at]);
+            assert_eq!(lock_prefix(&shop, PARTS + at, true), prefix(&shop, PARTS + at, true));
+            assert_eq!(proof(&shop, &key).map(|(proof, _)| proof), Some(Proof::Line), "{key}");
+        }
+        // Without a warden, locks ask for what they always did.
+        let without = (0..LOCK_PARTS).filter(|part| lock_prefix(&shop, *part, false).is_some());
+        assert_eq!(without.collect::<Vec<_>>(), (0..=ROOT_PART).collect::<Vec<_>>());
         for key in [layout::lease(&shop), "datasets/shop/packs/aa/x".to_owned(), "probe/x".to_owned()] {
             assert_eq!(proof(&shop, &key), None, "{key}");
         }

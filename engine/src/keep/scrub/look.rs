@@ -106,6 +106,10 @@ impl Looker<'_> {
                 let believed = order.believe(body.clone(), number, &format!("replica {name}: {key}"));
                 Ok(judged(believed.map(drop), || vec![(key.to_owned(), body)]))
             }
+            Proof::Line => {
+                let believed = self.keys.trust.verify_line(&self.keys.vault, key, &body);
+                Ok(judged(believed.map(drop), || vec![(key.to_owned(), body)]))
+            }
             Proof::Keyring(_) | Proof::Copies => match self.check_form(replica.name(), key, &body) {
                 Ok(()) => Ok(Looked::Whole(vec![(key.to_owned(), body)])),
                 // A newer program may have written it, or it is of another vault.

@@ -202,6 +202,7 @@ impl FateJudge<'_> {
                     believed => believed.map(drop),
                 };
             }
+            Proof::Line => return keys.trust.verify_line(vault, object, &body).map(drop),
             Proof::Keyring(_) | Proof::Copies => {
                 self.check_form(object, &body)?;
                 if keys.trust.root().is_none() || !object.starts_with(layout::KEYRING) {

@@ -42,7 +42,7 @@ impl Together<'_> {
         let order = OrderReader { vault: reader.vault_id(), dataset, trust: &keys.trust, cache: None, host_key: None };
         let acts = order.all(inventories).await;
         let current = acts.without_passed(records.found.iter().map(|record| &record.body));
-        let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
+        let (unfinished, headless) = unfinished(&documents, inventories, &current, (&records.snapshots, None)).await;
         report.findings.extend(headless.into_iter().map(|UnreadableHead { inventory, snapshot, error }| Finding {
             replica: inventory.replica.name().clone(),
             object: layout::manifest(dataset, snapshot),
@@ -63,6 +63,7 @@ impl Together<'_> {
             shown: &ShownSnapshots::new(),
             emptied: &[],
             before,
+            first: None,
         };
         report.findings.extend(self.lacking(&current));
         if inventories.len() > 1 {

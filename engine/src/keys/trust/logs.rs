@@ -25,7 +25,8 @@ impl Trust {
     #[must_use]
     pub fn log_of(&self, kind: LogKind, signer: &SignerKey) -> Option<LogName> {
         let rules = self.rules();
-        let may = |grant: &Grant| is_of_kind(&grant.role, kind) && grant.signer == *signer && grant.until.is_none();
+        let is_in_office = |grant: &Grant| grant.until.is_none() && grant.role != Role::FormerWarden;
+        let may = |grant: &Grant| is_of_kind(&grant.role, kind) && grant.signer == *signer && is_in_office(grant);
         let root = rules.root.as_ref().filter(|_| rules.grants.iter().any(may))?;
         principals(root).find(|(log, key)| log.kind == kind && *key == signer.as_str()).map(|(log, _)| log)
     }
@@ -76,6 +77,7 @@ fn is_of_kind(role: &Role, kind: LogKind) -> bool {
         LogKind::Hosts => matches!(role, Role::Host(Some(_))),
         LogKind::DrillHosts => matches!(role, Role::DrillHost),
         LogKind::Owners => matches!(role, Role::Owner),
+        LogKind::Wardens => matches!(role, Role::Warden | Role::FormerWarden),
     }
 }
 
@@ -85,5 +87,7 @@ fn principals(root: &Root) -> impl Iterator<Item = (LogName, &str)> {
     let hosts = root.hosts.iter().map(move |host| (log(LogKind::Hosts, &host.name), host.signer.as_str()));
     let drills = root.drill_hosts.iter().map(move |host| (log(LogKind::DrillHosts, &host.name), host.signer.as_str()));
     let owners = root.owners.iter().map(move |owner| (log(LogKind::Owners, &owner.name), owner.signer.as_str()));
-    hosts.chain(drills).chain(owners)
+    let wardens = root.warden.iter().chain(&root.former_wardens);
+    let wardens = wardens.map(move |warden| (log(LogKind::Wardens, &warden.name), warden.signer.as_str()));
+    hosts.chain(drills).chain(owners).chain(wardens)
 }

@@ -100,7 +100,9 @@ impl Checked {
             Err(error) => self.judge_failure(&mut check, name, &error),
             Ok((probe, vault)) => {
                 self.judge_answer(&mut check, config, &probe, vault, write);
-                let Protection { level, thief, weak, broken } = Protection::of(config, &probe, write, are_set);
+                let found = Protection::of(config, &probe, write, are_set);
+                let found = if self.has_warden { found.under_warden(&probe) } else { found };
+                let Protection { level, thief, weak, broken } = found;
                 check.level = level.map(|level| level.to_string());
                 check.thief = Some(thief);
                 self.weak.extend(weak.into_iter().map(|what| format!("replica {name} {what}")));
@@ -122,6 +124,7 @@ impl Checked {
                 ),
             );
         }
+        let has_warden = self.has_warden;
         let mut weak = |when: bool, what: &str| {
             if when {
                 self.weak.push(format!("replica {name} {what}"));
@@ -133,7 +136,7 @@ impl Checked {
             "ignores conditional writes: two hosts that create a vault or a key at the same moment could overwrite each other's; run `lifeboat init` on one host at a time",
         );
         weak(
-            write && probe.can_delete == Some(false),
+            write && probe.can_delete == Some(false) && !has_warden,
             "does not let this host delete: that is safe, but prune cannot free space there",
         );
         if let Some(skew) = probe.clock_skew_seconds.filter(|skew| skew.abs() > LARGEST_SKEW_SECONDS) {

@@ -84,7 +84,9 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let Some(_lock) = state.try_lock_drills()? else {
-        return Err(Error::failed("another `lifeboat drill --due` is running").hint("wait until it ends"));
+        return Err(
+            Error::failed("another `lifeboat drill --due` or a rehearsal is running").hint("wait until it ends")
+        );
     };
     let (due, waiting) = Box::pin(find(args, &config, session)).await?;
     let (mut told, mut worst) = (DueDrills { drills: Vec::new(), waiting }, None::<Error>);
@@ -98,7 +100,7 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         let (drilled, error) = match textfile {
             Ok(textfile) => {
                 let textfile = textfile.as_ref();
-                Box::pin(OneDrill { args, session, dataset, textfile, is_scheduled: true }.run()).await
+                Box::pin(OneDrill { args, session, dataset, textfile, is_scheduled: true, without: None }.run()).await
             }
             Err(error) => (None, Some(error)),
         };
@@ -130,7 +132,7 @@ fn file_of(folder: &Path, dataset: &Name) -> std::path::PathBuf {
 }
 
 /// The worse of two errors; of two of a class, the first.
-fn worse(one: Option<Error>, other: Option<Error>) -> Option<Error> {
+pub(super) fn worse(one: Option<Error>, other: Option<Error>) -> Option<Error> {
     let rank = |error: &Error| WORST_FIRST.iter().position(|class| *class == error.class());
     match (one, other) {
         (Some(one), Some(other)) if rank(&other) < rank(&one) => Some(other),
@@ -195,7 +197,11 @@ async fn find(
 
 /// Whether the root grants a dataset to the drill host of this signer. Without a root, whoever
 /// tries finds out.
-fn is_granted(reader: &VaultReader, signer: Option<&lifeboat_engine::keys::sign::SignerKey>, dataset: &Name) -> bool {
+pub(super) fn is_granted(
+    reader: &VaultReader,
+    signer: Option<&lifeboat_engine::keys::sign::SignerKey>,
+    dataset: &Name,
+) -> bool {
     let trust = &reader.keys().trust;
     let Some(root) = trust.root() else { return true };
     let log = signer.and_then(|signer| trust.log_of(LogKind::DrillHosts, signer));

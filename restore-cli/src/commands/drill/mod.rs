@@ -5,7 +5,11 @@
 //! behind.
 
 mod due;
+mod loss;
+mod loss_page;
+mod lost_region;
 mod one;
+mod region_loss;
 mod view;
 
 use std::path::PathBuf;
@@ -32,12 +36,22 @@ const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofL
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the dataset
-    #[arg(required_unless_present = "due")]
+    #[arg(required_unless_present_any = ["due", "region_loss"])]
     dataset: Option<Name>,
     /// Drill what the `schedule` of [drill] and [dataset.drill] makes due, one after the other;
     /// a failure does not stop the next
     #[arg(long, conflicts_with_all = ["dataset", "snapshot", "at", "level", "report", "textfile"])]
     due: bool,
+    /// Rehearse the loss of a region: restore everything as if its replicas were gone, in the order
+    /// of [recovery] and [dataset.recovery], and tell what that would have meant
+    #[arg(long, value_name = "REGION", conflicts_with_all = ["dataset", "due", "snapshot", "at", "level", "textfile"])]
+    region_loss: Option<String>,
+    /// With --region-loss: only these datasets, and those that they come after
+    #[arg(long, value_name = "DATASET", value_delimiter = ',', requires = "region_loss")]
+    datasets: Vec<Name>,
+    /// With --region-loss: also write one page of HTML that needs nothing else
+    #[arg(long, value_name = "FILE", requires = "region_loss")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) selection: Selection,
     /// The level to reach [default: that of the configuration, or the highest that the kind of
@@ -86,11 +100,14 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return as_unit::run_again(&place, &user, session).await;
     }
     sweep(session);
+    if let Some(region) = &args.region_loss {
+        return region_loss::run(args, region, session).await;
+    }
     let Some(dataset) = &args.dataset else {
         return due::run(args, session).await;
     };
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
-    let drill = OneDrill { args, session, dataset, textfile: textfile.as_ref(), is_scheduled: false };
+    let drill = OneDrill { args, session, dataset, textfile: textfile.as_ref(), is_scheduled: false, without: None };
     let (drilled, error) = drill.run().await;
     let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
     error.map_or(Ok(()), Err).and(shown)

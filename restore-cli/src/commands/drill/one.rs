@@ -24,6 +24,7 @@ use lifeboat_engine::worker::DrillDirectory;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::Args;
+use super::lost_region::LostRegion;
 use super::view::Drilled;
 use crate::access::{self, Need};
 use crate::recording::{self, Shorter};
@@ -41,6 +42,9 @@ pub(super) struct OneDrill<'a> {
     pub(super) textfile: Option<&'a Textfile>,
     /// Whether the schedule began it: then it must be remembered, or it does not begin.
     pub(super) is_scheduled: bool,
+    /// A region that counts as gone: then its newest snapshot elsewhere is drilled, whatever the
+    /// plan would take.
+    pub(super) without: Option<&'a LostRegion>,
 }
 
 impl OneDrill<'_> {
@@ -94,11 +98,18 @@ struct Choice {
 
 impl Plan {
     fn make(drill: &OneDrill<'_>) -> Result<Self> {
-        let place = drill.session.place()?;
+        let mut place = drill.session.place()?;
+        if let Some(lost) = drill.without {
+            place = place.narrowed(&lost.left);
+        }
         let config = place.config.as_ref();
         let dataset = config.and_then(|config| config.dataset(drill.dataset));
         let mut settings = config.map(|config| config.drill_of(drill.dataset).clone()).unwrap_or_default();
         settings.level = drill.args.level.or(settings.level);
+        if drill.without.is_some() {
+            let plain = DrillConfig::default();
+            (settings.snapshot, settings.replica, settings.outside) = (plain.snapshot, plain.replica, plain.outside);
+        }
         Ok(Self {
             settings,
             objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
@@ -126,7 +137,7 @@ impl Plan {
             user: recording::user(),
             unrecorded,
         };
-        args.recording.record(session, &self.place, &reader, Shorter::Refuse, event).await?;
+        self.record(drill, &reader, event).await?;
         let scratch = DrillDirectory::make(&session.temporary)?;
         let run = Drill {
             environment: &session.tools,
@@ -153,6 +164,22 @@ impl Plan {
                 Ok((drilled, error.or(Some(lost))))
             }
         }
+    }
+
+    /// Writes into the log what this drill is about to decrypt.
+    async fn record(
+        &self,
+        drill: &OneDrill<'_>,
+        reader: &VaultReader,
+        event: impl FnOnce(bool) -> LogEvent,
+    ) -> Result<()> {
+        let (recording, session) = (&drill.args.recording, drill.session);
+        let Some(lost) = drill.without else {
+            return recording.record(session, &self.place, reader, Shorter::Refuse, event).await;
+        };
+        // Those that drill beside it wait here for as long as it takes, and not for the log's lock.
+        let _one_by_one = lost.recording.lock().await;
+        recording.record(session, &self.place, reader, Shorter::Tell, event).await
     }
 
     /// Records that this drill begins, and what it chose.
@@ -207,7 +234,10 @@ impl Plan {
         };
         let now = session.clock.now();
         let choice = self.settings.snapshot;
-        let selector = if is_asked || choice == SnapshotChoice::Newest {
+        let selector = if let Some(lost) = drill.without {
+            // What came later would not be there.
+            Selector::At(lost.at)
+        } else if is_asked || choice == SnapshotChoice::Newest {
             drill.args.selection.selector(now)
         } else {
             let order = |kept: &[_]| snapshots_in_order(choice, kept, &traces);
@@ -217,7 +247,11 @@ impl Plan {
         self.remember(drill, Some(&selector), only.as_ref())?;
         let chosen = DrillChoice {
             snapshot: if is_asked { ASKED } else { choice.as_str() }.to_owned(),
-            replica: if named.is_some() { ASKED } else { self.settings.replica.as_str() }.to_owned(),
+            replica: match (drill.without, &named) {
+                (Some(lost), _) => format!("without region {}", lost.region),
+                (None, Some(_)) => ASKED.to_owned(),
+                (None, None) => self.settings.replica.as_str().to_owned(),
+            },
             outside: named.is_none() && self.settings.outside,
             only,
         };
@@ -252,7 +286,7 @@ impl Plan {
             drilled.published = Some(published);
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
-        if let Some(file) = &args.report {
+        if let Some(file) = args.report.as_ref().filter(|_| drill.without.is_none()) {
             let file =
                 std::path::absolute(file).context(Class::Storage, || "cannot make the path of --report absolute")?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
@@ -289,14 +323,19 @@ pub(super) fn remembered(memory: Option<&DrillMemory>, session: &Session) -> (Ve
 /// names none.
 fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
     let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+    let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
+    write_signed(file, &json, &comment, signer)
+}
+
+/// A file, and beside it the signature of whoever can sign.
+pub(super) fn write_signed(file: &Path, json: &[u8], comment: &str, signer: Option<&Signer>) -> Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
     }
     if let Some(signer) = signer {
-        let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
         let mut signature = file.as_os_str().to_owned();
         signature.push(".minisig");
-        replace_file(Path::new(&signature), signer.sign(&json, &comment)?.as_bytes())?;
+        replace_file(Path::new(&signature), signer.sign(json, comment)?.as_bytes())?;
     }
-    replace_file(file, &json)
+    replace_file(file, json)
 }

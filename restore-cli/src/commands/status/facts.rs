@@ -11,6 +11,7 @@ use lifeboat_engine::{Error, Result, is_future};
 
 use super::daemon::{self, DaemonStatus};
 use crate::access::Need;
+use crate::deletion::{self, DatasetDeletion};
 use crate::session::Session;
 
 /// So many of the newest drills are looked at: a daily drill that fails for a month hides no proof.
@@ -28,6 +29,8 @@ pub(super) struct Facts {
     pub unreachable: BTreeMap<Name, String>,
     pub daemon: DaemonAnswer,
     pub datasets: Vec<DatasetFacts>,
+    /// What waits for its deletion, and what does not go.
+    pub deletion: BTreeMap<Name, DatasetDeletion>,
 }
 
 /// What the daemon of this host says.
@@ -85,6 +88,9 @@ impl Facts {
             None => {}
         }
         let (mut datasets, now) = (Vec::new(), session.clock.now());
+        let all: Vec<Name> = names.iter().cloned().collect();
+        let looked = async { Ok(deletion::look(&reader, &all).await) };
+        let deletion = session.cancellable("reading the replicas", looked).await?;
         for name in names {
             let facts = DatasetFacts::gather(name, config, &reader, &regions, now);
             datasets.push(session.cancellable("reading the replicas", facts).await?);
@@ -96,7 +102,7 @@ impl Facts {
                 daemon::ask(&config.control_socket).await.map_or_else(DaemonAnswer::Silent, DaemonAnswer::Answered)
             }
         };
-        Ok(Self { now, regions, unreachable: reader.unreachable().clone(), daemon, datasets })
+        Ok(Self { now, regions, unreachable: reader.unreachable().clone(), daemon, datasets, deletion })
     }
 }
 

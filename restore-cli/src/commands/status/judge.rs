@@ -3,9 +3,11 @@
 //! Absence is no good news: a region that did not answer has nothing that could be restored, and a
 //! daemon that is silent backs nothing up.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::PastDrill;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::warden_log::WardenWord;
 use serde::Serialize;
 
 use super::daemon::DatasetStanding;
@@ -123,6 +125,9 @@ pub(super) fn attention(facts: &Facts) -> Vec<Attention> {
         of_drills(facts, dataset, &mut found);
         if let Some(standing) = standing_at_the_daemon(facts, &dataset.name) {
             of_daemon(&dataset.name, standing, &mut found);
+        }
+        if let Some(word) = facts.deletion.get(&dataset.name).and_then(|deletion| deletion.warden.as_ref()) {
+            of_warden(&dataset.name, word, facts.now, &mut found);
         }
     }
     found.all.sort_by_key(|attention| attention.urgency);
@@ -252,6 +257,28 @@ fn of_daemon(name: &Name, standing: &DatasetStanding, found: &mut Found) {
     }
     if let Some(why) = &standing.unlogged {
         found.warning(format!("the log does not tell of the newest backup: {why}"), "run `lifeboat audit verify`");
+    }
+}
+
+fn of_warden(name: &Name, word: &WardenWord, now: DateTime<Utc>, found: &mut Found) {
+    const LOG: &str = "on the warden, read `journalctl -u lifeboat-warden`";
+    if word.is_late(now) {
+        let what = format!("the warden has {}, so nothing is deleted, and locks may run out", word.last_look());
+        found.critical(what, LOG);
+    }
+    if let Some(because) = word.failed.first() {
+        found.warning(format!("the warden's last look did not do all: {because}"), LOG);
+    }
+    if let Some(since) = word.waits_long(now) {
+        let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        found.warning(format!("the warden has let a mark wait since {since}, much longer than it must"), LOG);
+    }
+    if let Some((mark, because)) = word.refused.first_key_value() {
+        let count = human::count(word.refused.len() as u64, "mark");
+        let next = format!(
+            "run `lifeboat veto show {name}`: if nobody changed the retention of a backup host, somebody may have its keys"
+        );
+        found.warning(format!("the warden refuses {count} of backup hosts, such as {mark}: {because}"), &next);
     }
 }
 

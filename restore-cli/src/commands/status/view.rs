@@ -45,6 +45,8 @@ struct DatasetRow {
     /// What the daemon does with it, or does next.
     activity: Option<String>,
     next: Option<DateTime<Utc>>,
+    /// What waits for its deletion, and what does not go, in one line.
+    deletion: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +101,7 @@ impl DatasetRow {
             proof: judge::proof(dataset).map(|proof| ProofRow::of(facts, proof)),
             activity,
             next: of_daemon.and_then(|standing| standing.next),
+            deletion: facts.deletion.get(&dataset.name).and_then(|deletion| deletion.line(facts.now)),
         }
     }
 }
@@ -198,6 +201,12 @@ impl fmt::Display for StatusPage {
                 row.activity.clone().or(next).unwrap_or_default(),
             ]);
         }
-        write!(f, "\n\n{table}")
+        write!(f, "\n\n{table}")?;
+        for row in &self.datasets {
+            if let Some(told) = &row.deletion {
+                write!(f, "\n\n{}: {told}", row.dataset)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -9,12 +9,15 @@ use lifeboat_tests::s3::Region;
 use lifeboat_tests::tools;
 use serde_json::{Value, json};
 
+use crate::company::DATASETS;
 use crate::{DATASET, Result};
 
 /// Everything that was measured.
 pub(crate) struct Evidence {
     /// The drill's own report.
     pub(crate) drill: Value,
+    /// What the loss of the region means for all datasets.
+    pub(crate) loss: Value,
     /// The region that was killed; its replica has the same name.
     pub(crate) dead: &'static str,
     /// The region that was left.
@@ -43,9 +46,16 @@ pub(crate) async fn stored_bytes(region: &Region, dataset: &str) -> Result<u64> 
     Ok(sum)
 }
 
+/// Where the reports go, `target/demo`.
+pub(crate) fn directory() -> Result<PathBuf> {
+    let directory = tools::workspace().join("target/demo");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
 impl Evidence {
     /// `Ok` only if the drill proved the data equal, from the living region alone, and noticed the
-    /// dead one.
+    /// dead one; and if every other dataset was proved, too.
     pub(crate) fn verdict(&self) -> Result<()> {
         let drill = &self.drill;
         if drill["passed"] != true || drill["reached"] != "proved" {
@@ -56,6 +66,14 @@ impl Evidence {
         }
         if drill["replicas_unreachable"].get(self.dead).is_none() {
             return Err(format!("{} is dead, and the drill did not notice", self.dead).into());
+        }
+        let all = &self.loss["datasets"];
+        for dataset in DATASETS {
+            let found = all.as_array().into_iter().flatten().find(|found| found["dataset"] == dataset);
+            match found {
+                Some(found) if found["restored"] == true && found["reached"] == "proved" => {}
+                found => return Err(format!("{dataset} was not proved: {found:?}").into()),
+            }
         }
         if self.second == 0 || self.second * 2 > self.first {
             return Err(format!(
@@ -73,6 +91,7 @@ impl Evidence {
             "proved": self.verdict().is_ok(),
             "dead_regions": [self.dead],
             "replica": self.alive,
+            "region_loss": self.loss,
             "total_seconds": self.total.as_secs_f64(),
             "datasets": [{
                 "name": DATASET,
@@ -84,9 +103,7 @@ impl Evidence {
                 "drill": self.drill,
             }],
         });
-        let directory = tools::workspace().join("target/demo");
-        fs::create_dir_all(&directory)?;
-        let file = directory.join("report.json");
+        let file = directory()?.join("report.json");
         fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")?;
         Ok(file)
     }
@@ -131,6 +148,7 @@ impl fmt::Display for Evidence {
             ("recovery point", seconds(&drill["rpo_seconds"], &drill["rpo_objective_seconds"])),
             ("first backup", format!("{} stored per region", megabytes(self.first))),
             ("second backup", format!("{} stored per region", megabytes(self.second))),
+            ("the company", self.loss["verdict"].as_str().unwrap_or("not known").to_owned()),
             (
                 "verdict",
                 self.verdict()

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_tests::ports;
-use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::programs::{self, Output, run_until};
 use lifeboat_tests::s3::Region;
 use serde_json::Value;
@@ -16,7 +15,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use crate::{DATASET, NORTH, Result};
+use crate::company::Company;
+use crate::{DATASET, Result};
 
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -53,7 +53,7 @@ pub(crate) struct BackupHost {
 
 impl BackupHost {
     /// Writes its configuration.
-    pub(crate) fn prepare(owner: &Owner, database: &Postgres, regions: [&Region; 2]) -> Result<Self> {
+    pub(crate) fn prepare(owner: &Owner, company: &Company, regions: [&Region; 2]) -> Result<Self> {
         let home = machine()?;
         let root = home.path().display();
         let mut config = format!(
@@ -73,7 +73,7 @@ owners = ["{owner}"]
             owner = owner.line,
         );
         write_replicas(&mut config, home.path(), regions)?;
-        write_dataset(&mut config, database)?;
+        company.write_datasets(&mut config)?;
         fs::write(home.path().join("lifeboat.toml"), config)?;
         Ok(Self { home })
     }
@@ -99,6 +99,14 @@ owners = ["{owner}"]
         finish(run_until(lifeboatd.arg("--once"), DEADLINE, stop).await?).map(drop)
     }
 
+    /// What the operator sees first.
+    pub(crate) async fn status(&self, stop: &CancellationToken) -> Result<String> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        // It ends with an error as long as nothing was drilled.
+        let shown = run_until(lifeboat.args(["status", "--json"]), DEADLINE, stop).await?;
+        Ok(shown.json()?["sentence"].as_str().ok_or("status said nothing")?.to_owned())
+    }
+
     async fn lifeboat(&self, arguments: &[&str], stop: &CancellationToken) -> Result<Output> {
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
         finish(run_until(lifeboat.args(arguments), DEADLINE, stop).await?)
@@ -120,7 +128,7 @@ impl DrillHost {
     pub(crate) fn prepare(
         owner: &Owner,
         backup_host: &BackupHost,
-        database: &Postgres,
+        company: &Company,
         regions: [&Region; 2],
     ) -> Result<Self> {
         let home = machine()?;
@@ -138,7 +146,7 @@ owners = ["{owner}"]
 "#
         );
         write_replicas(&mut config, home.path(), regions)?;
-        write_dataset(&mut config, database)?;
+        company.write_datasets(&mut config)?;
         fs::write(home.path().join("lifeboat.toml"), config)?;
         // Moved, not copied: from now on the backup host cannot read its own backups.
         fs::rename(backup_host.keys_for_the_drill_host(), home.path().join("keys"))?;
@@ -148,11 +156,21 @@ owners = ["{owner}"]
     /// The drill's report, whatever it found.
     pub(crate) async fn drill(&self, stop: &CancellationToken) -> Result<Value> {
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
-        let output = run_until(lifeboat.args(["drill", DATASET, "--json"]), DEADLINE, stop).await?;
+        Self::told(&run_until(lifeboat.args(["drill", DATASET, "--json"]), DEADLINE, stop).await?, stop)
+    }
+
+    /// What the loss of a region means for everything, whatever that is; written as a page, too.
+    pub(crate) async fn rehearse(&self, region: &str, page: &Path, stop: &CancellationToken) -> Result<Value> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        lifeboat.args(["drill", "--json", "--region-loss", region, "--html"]).arg(page);
+        Self::told(&run_until(&mut lifeboat, DEADLINE, stop).await?, stop)
+    }
+
+    fn told(output: &Output, stop: &CancellationToken) -> Result<Value> {
         if stop.is_cancelled() {
             return Err("interrupted".into());
         }
-        Ok(output.json()?)
+        Ok(output.json().map_err(|error| format!("{error}: {output}"))?)
     }
 }
 
@@ -192,32 +210,6 @@ credentials = "{credentials}"
             credentials = credentials.display(),
         )?;
     }
-    Ok(())
-}
-
-/// The shop, with what was promised about it and what a restored one must answer.
-fn write_dataset(config: &mut String, database: &Postgres) -> Result<()> {
-    write!(
-        config,
-        r#"
-[[dataset]]
-name = "{DATASET}"
-home_region = "{NORTH}"
-objectives = {{ rpo = "1h", rto = "10m" }}
-
-[dataset.source]
-kind = "postgres"
-url = "{url}"
-databases = ["{DATASET}"]
-
-[dataset.drill]
-queries = [
-    {{ database = "{DATASET}", sql = "SELECT count(*) > 1000 FROM shop.orders", expect = "t" }},
-    {{ database = "{DATASET}", sql = "SELECT count(*) FROM shop.documents WHERE sha256(lo_get(content)) <> sha256", expect = "0" }},
-]
-"#,
-        url = database.url(DATASET),
-    )?;
     Ok(())
 }
 

@@ -1,12 +1,14 @@
-//! The demonstration: a database is backed up to two regions, one region is lost, the other
-//! restores it, and a drill proves the restored database equal. Everything is real: PostgreSQL, two
-//! S3 servers with TLS, the two programs run as an operator runs them, on three "machines" that
-//! share no file: backup host, drill host, and the owner's safe.
+//! The demonstration: a company's databases are backed up to two regions, one region is lost, the
+//! other restores all of them, and drills prove the restored ones equal. Everything is real:
+//! PostgreSQL, MariaDB, Redis, SQLite and a tree of files, two S3 servers with TLS, and the two
+//! programs, run as an operator runs them, on three "machines" that share no file: backup host,
+//! drill host, and the owner's safe.
 //!
-//! Exits 0 only if proved with one region dead; writes `target/demo/report.json`. Cleans up on
-//! failure, SIGINT and SIGTERM too.
+//! Exits 0 only if all is proved with one region dead; writes `target/demo/report.json` and
+//! `target/demo/region-loss.html`. Cleans up on failure, SIGINT and SIGTERM too.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod company;
 mod evidence;
 mod hosts;
 
@@ -14,21 +16,19 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use company::Company;
 use evidence::Evidence;
 use hosts::{BackupHost, DrillHost, Owner};
-use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::programs;
 use lifeboat_tests::s3::Region;
-use lifeboat_tests::{programs, sample};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The dataset, and the database it holds.
+/// The dataset of the shop, and the database it holds.
 const DATASET: &str = "shop";
 const NORTH: &str = "eu-north-1";
 const SOUTH: &str = "eu-south-2";
-/// 1.0 is some 200 MB.
-const SCALE: f64 = 1.0;
 /// After a signal, for the running program to clean up.
 const WIND_DOWN: Duration = Duration::from_secs(45);
 
@@ -83,7 +83,7 @@ async fn step<T>(stop: &CancellationToken, what: &str, work: impl Future<Output 
 async fn tell(stop: &CancellationToken) -> Result<()> {
     let begun = Instant::now();
     println!(
-        "Lifeboat: lose a region, restore from the other, prove it equal. All servers are real and thrown away.\n"
+        "Lifeboat: lose a region, restore a company from the other, prove it equal. All servers are real and thrown away.\n"
     );
     programs::directory();
 
@@ -91,33 +91,28 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     let mut north =
         step(stop, "  region eu-north-1: an S3 server with TLS", async { Ok(Region::start(NORTH).await) }).await?;
     let south = step(stop, "  region eu-south-2: another", async { Ok(Region::start(SOUTH).await) }).await?;
-    let database = step(stop, "  a PostgreSQL server in eu-north-1", async { Ok(Postgres::start().await) }).await?;
-    step(stop, "  a shop in it: some 200 MB in tables, partitions, large objects, roles, 11 scripts", async {
-        database.create_database(DATASET).await;
-        database.run_sql(DATASET, sample::schema_sql()).await;
-        database.run_sql(DATASET, &sample::fill_sql(SCALE)).await;
-        Ok(())
-    })
-    .await?;
+    let company = step(stop, "  PostgreSQL, MariaDB and Redis servers in eu-north-1", Company::start()).await?;
+    step(stop, "  a shop of some 200 MB, a forum, sessions, a wiki (SQLite), and uploads (files)", company.fill())
+        .await?;
 
     println!("The keys");
     let owner =
         step(stop, "  lifeboat owner init: the owner's keys; they go into the safe", Owner::prepare(stop)).await?;
-    let backup_host = BackupHost::prepare(&owner, &database, [&north, &south])?;
+    let backup_host = BackupHost::prepare(&owner, &company, [&north, &south])?;
     let made = step(stop, "  lifeboat init: vault, keyring, host keys", backup_host.init(stop)).await?;
     step(stop, "  lifeboat owner sign, root install: who is trusted, signed by the owner", async {
         let request = made["request"].as_str().ok_or("init did not print a request")?;
         backup_host.install(&owner.sign(request, stop).await?, stop).await
     })
     .await?;
-    let drill_host = DrillHost::prepare(&owner, &backup_host, &database, [&north, &south])?;
+    let drill_host = DrillHost::prepare(&owner, &backup_host, &company, [&north, &south])?;
     step(stop, "  lifeboat check: both regions answer and keep what they promise", backup_host.check(stop)).await?;
 
     println!("The backups");
     step(stop, "  lifeboatd --once: the first backup, to both regions at once", backup_host.back_up(stop)).await?;
     let first = evidence::stored_bytes(&south, DATASET).await?;
     step(stop, "  a business day goes by in the shop", async {
-        database.run_sql(DATASET, sample::change_sql()).await;
+        company.go_by().await;
         Ok(())
     })
     .await?;
@@ -125,10 +120,13 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
         .await?;
     let second = evidence::stored_bytes(&south, DATASET).await? - first;
 
+    let status = step(stop, "  lifeboat status: all at a glance", backup_host.status(stop)).await?;
+    println!("    {status}");
+
     println!("The disaster");
-    step(stop, "  region eu-north-1 is killed, and the shop's database with it", async {
+    step(stop, "  region eu-north-1 is killed, and all of the company's servers with it", async {
         north.kill();
-        drop(database);
+        drop(company);
         Ok(())
     })
     .await?;
@@ -141,12 +139,21 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     )
     .await?;
 
-    let evidence = Evidence { drill, dead: NORTH, alive: SOUTH, first, second, total: begun.elapsed() };
+    let page = evidence::directory()?.join("region-loss.html");
+    let loss = step(
+        stop,
+        "  lifeboat drill --region-loss eu-north-1: everything, from the region that is left",
+        drill_host.rehearse(NORTH, &page, stop),
+    )
+    .await?;
+
+    let evidence = Evidence { drill, loss, dead: NORTH, alive: SOUTH, first, second, total: begun.elapsed() };
     let file = evidence.write()?;
     println!(
-        "\n{evidence}\nThe whole story took {:.0} s; the report is {}",
+        "\n{evidence}\nThe whole story took {:.0} s; the reports are {} and {}",
         begun.elapsed().as_secs_f64(),
-        file.display()
+        file.display(),
+        page.display()
     );
     evidence.verdict()
 }

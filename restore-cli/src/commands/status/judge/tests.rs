@@ -10,6 +10,7 @@ use serde_json::json;
 use super::super::daemon::DaemonStatus;
 use super::super::facts::RegionSnapshot;
 use super::*;
+use crate::deletion::DatasetDeletion;
 
 const HOUR: f64 = 3600.0;
 
@@ -41,6 +42,7 @@ fn good() -> Facts {
         unreachable: BTreeMap::new(),
         daemon: DaemonAnswer::Answered(DaemonStatus::default()),
         datasets: Vec::new(),
+        deletion: BTreeMap::new(),
     };
     facts.datasets.push(DatasetFacts {
         name: name("shop"),
@@ -164,4 +166,36 @@ fn what_the_daemon_found_stands_on_the_page_the_most_urgent_first() {
         after(|facts| facts.daemon = DaemonAnswer::Answered(serde_json::from_value(status.clone()).unwrap()));
     let critical = told.iter().take_while(|told| told.starts_with("Critical")).count();
     assert_eq!((critical, told.len()), (4, 8), "{told:#?}");
+}
+
+#[test]
+fn what_the_warden_did_not_do_needs_attention_and_what_waits_does_not() {
+    let told = |word: serde_json::Value| {
+        let warden = Some(serde_json::from_value(word).unwrap());
+        after(|facts| drop(facts.deletion.insert(name("shop"), DatasetDeletion { warden, ..Default::default() }))).0
+    };
+    let (mark, looked) = ("20261123T180000000Z-9f2c81aa", "2026-11-23T19:00:00Z");
+    let waits = |since: &str| json!({ "dataset": "shop", "marks": 2, "until": "2026-11-29T09:00:00Z", "since": since, "delay": 604_800 });
+    let waiting = waits("2026-11-22T09:00:00Z");
+    let good =
+        json!({ "looked": looked, "failed": [], "waiting": waiting, "refused": {}, "vetoed": { mark: ["ann"] } });
+    assert_eq!(told(good.clone()), Vec::<String>::new());
+    let with = |field: &str, value: serde_json::Value| {
+        let mut word = good.clone();
+        word[field] = value;
+        told(word)
+    };
+    let never = "Critical the warden has never looked, so nothing is deleted, and locks may run out";
+    assert_eq!(with("looked", json!(null)), [never]);
+    assert!(with("looked", json!("2026-11-23T16:59:59Z"))[0].contains("not looked since 2026-11-23T16:59:59Z"));
+    assert_eq!(
+        with("failed", json!(["a list is lost"])),
+        ["Warning the warden's last look did not do all: a list is lost"]
+    );
+    assert_eq!(
+        with("waiting", waits("2026-11-01T09:00:00Z")),
+        ["Warning the warden has let a mark wait since 2026-11-01T09:00:00Z, much longer than it must"]
+    );
+    let refused = format!("Warning the warden refuses 1 mark of backup hosts, such as {mark}: last 2 of 2");
+    assert_eq!(with("refused", json!({ mark: "last 2 of 2" })), [refused]);
 }
