@@ -95,7 +95,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let stop = format!("{CLUSTER} stop");
+        let stop = format!("{CLUSTER} stop; service mariadb stop; service redis-server stop");
         let _ = Command::new("chroot").arg(&self.0).args(["/bin/sh", "-c", &stop]).output();
         self.unmount();
     }
@@ -237,9 +237,12 @@ async fn the_first_ten_minutes_end_protected_and_proved() {
 async fn first_ten_minutes(suite: &str) {
     let (near, far) = tokio::join!(Region::start("eu-near"), Region::start("eu-far"));
     let (host, drill) = (Machine::new(suite, "host"), Machine::new(suite, "drill"));
-    host.install(&[package("lifeboat"), package("lifeboatd")], &["postgresql"]);
-    drill.install(&[package("lifeboat")], &["postgresql"]);
-    host.sh(&format!("{CLUSTER} start"));
+    let servers = ["postgresql", "mariadb-server", "redis-server"];
+    host.install(&[package("lifeboat"), package("lifeboatd")], &servers);
+    drill.install(&[package("lifeboat")], &servers);
+    host.sh(&format!("{CLUSTER} start && service mariadb start && service redis-server start"));
+    host.sh("mariadb -e 'CREATE DATABASE forum; CREATE TABLE forum.post AS SELECT 1 AS id'");
+    host.sh("redis-cli SET session:1 ann");
     host.sh("cd / && su postgres -c \"psql -qc 'CREATE DATABASE orders' && psql -qd orders -c 'CREATE TABLE item AS SELECT 1 AS id'\"");
     let wiki = rusqlite::Connection::open(host.0.join("srv/wiki.db")).unwrap();
     wiki.execute_batch("CREATE TABLE page (text TEXT); INSERT INTO page VALUES ('kept');").unwrap();
@@ -281,21 +284,24 @@ async fn first_ten_minutes(suite: &str) {
     ];
     let (near_keys, far_keys) = (keys(&host, &near, "near"), keys(&host, &far, "far"));
     let (near_keys, far_keys) = (format!("near={near_keys}"), format!("far={far_keys}"));
-    let more = ["--store-keys", &near_keys, "--store-keys", &far_keys, "--sqlite", "/srv/wiki.db", "--yes"];
+    let (forum, sessions) = ("forum=mariadb:/run/mysqld/mysqld.sock", "sessions=redis:redis://127.0.0.1:6379");
+    let sources = ["--sqlite", "/srv/wiki.db", "--dataset", forum, "--dataset", sessions];
+    let more = [&["--store-keys", &near_keys, "--store-keys", &far_keys, "--yes"][..], &sources].concat();
     let done = host.lifeboat(&block.take("setup --root", &places, &more));
-    assert!(done.contains("Backed up for the first time: shop, wiki"), "{done}");
+    assert!(done.contains("Backed up for the first time: shop, "), "{done}");
     assert!(host.lifeboat(&block.take("kit", &[], &[])).contains("eu-near"));
     let far_keys = keys(&drill, &far, "far");
     let joined = place(&far);
     let places = [("ROOT", root.as_str()), ("s3://backup-far?region=eu-west-1", joined.as_str())];
     drill.lifeboat(&block.take("setup drill-host --join", &places, &["--store-keys", &far_keys, "--yes"]));
     let words = block.take("drill shop", &[], &[]);
-    for words in [words, vec!["drill".to_owned(), "wiki".to_owned()]] {
+    let others = ["wiki", "forum", "sessions"].map(|dataset| vec!["drill".to_owned(), dataset.to_owned()]);
+    for words in [vec![words], others.to_vec()].concat() {
         assert!(drill.lifeboat(&words).contains("PROVED"));
     }
     let status = drill.lifeboat(&block.take("status", &[], &[]));
     println!("{suite}: {status}\nafter {:?}", began.elapsed());
-    assert_eq!(status.matches("protected, proved").count(), 2, "{status}");
+    assert_eq!(status.matches("protected, proved").count(), 4, "{status}");
     assert!(began.elapsed() < TEN_MINUTES);
     block.end();
     for folder in ["var/lib/lifeboat", "var/lib/lifeboat-drill"] {

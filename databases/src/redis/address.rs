@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::tool::hosts::is_here;
 
-const DEFAULT_REDIS_PORT: u16 = 6379;
+pub(super) const DEFAULT_REDIS_PORT: u16 = 6379;
 /// What a URL can say of TLS, and the options of `redis-cli` for it.
 const REDIS_TLS_OPTIONS: [(&str, &str); 3] = [("sslrootcert", "--cacert"), ("sslcert", "--cert"), ("sslkey", "--key")];
 const REDIS_TLS_SCHEME: &str = "rediss";

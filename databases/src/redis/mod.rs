@@ -9,6 +9,7 @@ mod capture;
 mod clients;
 mod connect;
 mod failures;
+mod here;
 mod rdb;
 mod replies;
 mod server;
@@ -27,7 +28,7 @@ use lifeboat_base::{Error, Result};
 pub use self::address::RedisAddress;
 pub use self::capture::RedisSource;
 pub use self::settings::RedisConfig;
-use crate::database::{ClientTool, Database, Source, ThrowAway, ToolFound, WorkContext};
+use crate::database::{ClientTool, Database, FoundHere, FoundSource, Look, Source, ThrowAway, ToolFound, WorkContext};
 use crate::proof::ProofLevel;
 
 const REDIS_KIND: &str = "redis";
@@ -81,6 +82,14 @@ impl Database for RedisDb {
 
     async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
         clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
+    }
+
+    async fn find_here(&self, look: &Look, _: &WorkContext) -> FoundHere {
+        here::find(look)
+    }
+
+    fn source_at(&self, address: &str, _: &Look) -> Result<FoundSource> {
+        here::at(address)
     }
 
     fn client_tool(&self) -> Option<ClientTool> {

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod capture;
+mod here;
 mod programs;
 mod proof;
 mod restore;

@@ -134,6 +134,7 @@ async fn soak(minutes: u64, seed: u64) -> Result<Verdict> {
             restores.run(chance(3), &calm),
             change(&world.sources, chance(4), &calm),
         )?;
+        finish::watch_a_start(&watch).await;
         finish::settle(&world.sources, &watch, &troubles, &mut world.daemon).await?;
         world.daemon.end().await?;
         finish::look(&restores, world.daemon.lives()).await
