@@ -58,6 +58,10 @@ pub struct Drill<'a> {
     pub past: &'a [DrillReport],
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
+    /// `selector` names the moment of a loss that is rehearsed. The age of the data counts for the
+    /// newest snapshot, and for the newest of that moment: of any other one it says nothing about
+    /// how much a loss would cost.
+    pub rehearses_loss: bool,
     /// How many connections load, check and compare the throw-away database at once.
     pub jobs: usize,
     /// What tools inherit of the program's environment.
@@ -139,7 +143,7 @@ impl Drill<'_> {
         let taken = self.unless_cancelled(self.reader.taken(streams.manifest())).await?.time;
         if is_future(taken, report.started, self.reader.limits()) {
             tracing::warn!(%snapshot, %taken, "The age of the data is not known: the time of the snapshot lies in the future");
-        } else {
+        } else if self.is_newest(&snapshot, now).await? {
             report.rpo_seconds = Some((report.started - taken).as_seconds_f64().max(0.0));
         }
         phase.stop(report);
@@ -182,6 +186,23 @@ impl Drill<'_> {
             return result.and(stopped);
         }
         result
+    }
+
+    /// Whether a loss at this moment would bring back this snapshot.
+    async fn is_newest(&self, snapshot: &SnapshotId, now: DateTime<Utc>) -> Result<bool> {
+        match self.selector {
+            Selector::Latest => Ok(true),
+            Selector::At(_) if self.rehearses_loss => Ok(true),
+            // Which one is the newest may not be known. Then the age is not told, and the drill of
+            // the one that was chosen goes on.
+            _ => {
+                self.unless_cancelled(async {
+                    let newest = self.reader.select(self.dataset, &Selector::Latest, now).await;
+                    Ok(newest.is_ok_and(|newest| newest == *snapshot))
+                })
+                .await
+            }
+        }
     }
 
     async fn fetch_only(

@@ -104,7 +104,7 @@ mod tests {
 
     fn attempt(minute: i64) -> DrillTrace {
         let began = chrono::DateTime::from_timestamp(1_795_000_000 + 60 * minute, 0).unwrap();
-        DrillTrace { began, snapshot: None, replica: None }
+        DrillTrace { began, snapshot: None, newest: false, replica: None }
     }
 
     #[test]

@@ -83,11 +83,12 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
     let numbers: Vec<String> = all.concat();
     let mut seen = BTreeSet::new();
     for (day, expected) in [
-        ["shop r1 Some(0)", "wiki r1 Some(3)"],
-        ["shop r2 Some(1)", "wiki r2 Some(4)"],
+        // The newest, then the others.
         ["shop r1 Some(2)", "wiki r1 Some(5)"],
-        // A round has ended, and the other replica is tried with the first snapshot.
         ["shop r2 Some(0)", "wiki r2 Some(3)"],
+        ["shop r1 Some(1)", "wiki r1 Some(4)"],
+        // A round has ended, and the other replica is tried with the newest snapshot.
+        ["shop r2 Some(2)", "wiki r2 Some(5)"],
     ]
     .into_iter()
     .enumerate()
@@ -105,6 +106,8 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
                 (Some("proved"), Some(0)),
                 "{due}"
             );
+            let is_newest = all.iter().any(|ids| due["drill"]["snapshot"] == ids[2].as_str());
+            assert_eq!(due["drill"]["rpo_seconds"].is_number(), is_newest, "an old one tells no age: {due}");
             seen.insert(chosen["only"].as_str().unwrap().to_owned());
         }
         let (output, told) = drill_due(&vault, &[]).await;
@@ -115,7 +118,7 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["r1", "r2"]);
     // By hand, the plan chooses what flags do not.
     let by_hand = vault.lifeboat("drill1", &["--json", "drill", "shop", "--replica", "r1"]).await.json().unwrap();
-    assert_eq!(by_hand["snapshot"], all[0][1].as_str(), "{by_hand}");
+    assert_eq!(by_hand["snapshot"], all[0][0].as_str(), "{by_hand}");
     assert_eq!((&by_hand["chosen"]["replica"], &by_hand["chosen"]["only"]), (&"asked".into(), &"r1".into()));
     let by_hand = vault.lifeboat("drill1", &["drill", "shop", "--snapshot", "latest"]).await;
     assert!(by_hand.stdout.contains(" asked snapshot, replica r2 (rotate)"), "{by_hand}");
