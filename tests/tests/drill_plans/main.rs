@@ -233,8 +233,8 @@ async fn numbers_and_freshness_are_asked_of_what_was_restored() {
         (count, "at_most = 3.5", false, "expected at most 3.5, found 4"),
         ("SELECT max(taken) FROM items", "at_least = 1", false, "found backup 2"),
         // Five hours ago by now, and two when it was taken.
-        (&ago(119), "fresher_than = \"2h\"", true, "expected a time since "),
-        (&ago(121), "fresher_than = \"2h\"", false, "expected a time since "),
+        (&ago(119), "fresher_than = \"2h\"", true, "expected a time from "),
+        (&ago(121), "fresher_than = \"2h\"", false, "expected a time from "),
         ("SELECT NULL", "fresher_than = \"2h\"", false, "found "),
     ] {
         let keys = format!("queries = [{{ sql = \"{query}\", {wanted} }}]");
