@@ -7,11 +7,13 @@
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
+use lifeboat_databases::proof::ProofLevel;
+use lifeboat_databases::{Database, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::report::DrillReport;
+use super::report::{DrillChoice, DrillReport};
 use crate::config::{DrillConfig, ReplicaChoice, ReplicaConfig, SnapshotChoice};
 use crate::schedule::Schedule;
 
@@ -20,6 +22,12 @@ use crate::schedule::Schedule;
 pub struct DrillTrace {
     /// When it began.
     pub began: DateTime<Utc>,
+    /// Of an attempt: the schedule began it, and nobody cancelled it.
+    #[serde(default)]
+    pub scheduled: bool,
+    /// Of an attempt: it has not ended. So says one that was killed, too.
+    #[serde(default)]
+    pub running: bool,
     /// The snapshot. `None` if it chose none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotId>,
@@ -40,10 +48,33 @@ impl DrillTrace {
             [only] => Some(only.clone()),
             _ => None,
         };
-        // Who signs a report may not move its beginning into the future.
-        let began = report.started.min(report.finished);
-        Self { began, snapshot: report.snapshot.clone(), newest: report.rpo_seconds.is_some(), replica: asked.or(used) }
+        Self {
+            began: began(report),
+            scheduled: false,
+            running: false,
+            snapshot: report.snapshot.clone(),
+            newest: report.rpo_seconds.is_some(),
+            replica: asked.or(used),
+        }
     }
+}
+
+/// Who signs a report may not move its beginning into the future.
+fn began(report: &DrillReport) -> DateTime<Utc> {
+    report.started.min(report.finished)
+}
+
+/// When a drill began that makes the one by schedule needless, whoever ran it: it passed, as far as
+/// the plan asks for, and nobody named the snapshot. `level` is that of the plan; `None`: as far as
+/// the kind of source allows.
+#[must_use]
+pub fn fulfilled(report: &DrillReport, level: Option<ProofLevel>) -> Option<DateTime<Utc>> {
+    let kind = report.engine.as_deref().and_then(|engine| engine.split(' ').next());
+    let highest = || kind.and_then(registry::find).map(Database::highest_level);
+    // Of a kind that this version does not know, as much is asked as of any.
+    let level = level.or_else(highest).unwrap_or(ProofLevel::Proved);
+    let was_asked = report.chosen.as_ref().is_some_and(|chosen| chosen.snapshot == DrillChoice::ASKED);
+    (report.passed && report.reached >= Some(level) && !was_asked).then(|| began(report))
 }
 
 /// The one of `candidates` whose last drill is longest ago: one that was never drilled before all
@@ -149,14 +180,14 @@ pub fn replicas_to_read(
     Ok((chosen.len() < replicas.len()).then_some(chosen))
 }
 
-/// Since when a drill is due at `now`; `None` if none is. A dataset that was never drilled is due
-/// since the last time at which the schedule fired.
+/// Since when a drill is due at `now`, where those that count began then; `None` if none is. A
+/// dataset that was never drilled is due since the last time at which the schedule fired.
 #[must_use]
-pub fn due_since(schedule: &Schedule, now: DateTime<Utc>, traces: &[DrillTrace]) -> Option<DateTime<Utc>> {
+pub fn due_since(schedule: &Schedule, now: DateTime<Utc>, begun: &[DateTime<Utc>]) -> Option<DateTime<Utc>> {
     let fired = schedule.last_before(now)?;
     // A clock that was ahead once must not stop all drills until then.
-    let last = traces.iter().map(|trace| trace.began).filter(|began| *began <= now).max();
-    last.is_none_or(|last| last < fired).then_some(fired)
+    let last = begun.iter().filter(|began| **began <= now).max();
+    last.is_none_or(|last| *last < fired).then_some(fired)
 }
 
 #[cfg(test)]
@@ -182,6 +213,8 @@ mod tests {
     fn trace(began: &str, snapshot: Option<&SnapshotId>, replica: Option<&str>) -> DrillTrace {
         DrillTrace {
             began: time(began),
+            scheduled: false,
+            running: false,
             snapshot: snapshot.cloned(),
             newest: false,
             replica: replica.map(|name| name.parse().unwrap()),
@@ -319,7 +352,7 @@ mod tests {
         let weekly = Schedule::parse("0 4 * * sun", chrono_tz::UTC, Duration::ZERO).unwrap();
         // 22 November 2026 is a Sunday.
         let (before, after) = (time("2026-11-22T03:59:59Z"), time("2026-11-22T04:00:00Z"));
-        let drilled = |began: &str| [trace(began, None, None)];
+        let drilled = |began: &str| [time(began)];
         assert_eq!(due_since(&weekly, after, &[]), Some(after), "it was never drilled");
         assert_eq!(due_since(&weekly, after, &drilled("2026-11-15T04:10:00Z")), Some(after));
         assert_eq!(due_since(&weekly, before, &drilled("2026-11-15T04:10:00Z")), None);
@@ -328,5 +361,38 @@ mod tests {
         let late = time("2026-11-24T09:00:00Z");
         assert_eq!(due_since(&weekly, late, &drilled("2026-11-08T04:10:00Z")), Some(after));
         assert_eq!(due_since(&weekly, late, &drilled("2031-01-01T00:00:00Z")), Some(after), "a clock was ahead");
+    }
+
+    #[test]
+    fn only_what_passed_as_far_as_the_plan_asks_for_makes_a_drill_needless() {
+        let report = |passed: bool, reached: &str, engine: &str, chosen: &str| -> DrillReport {
+            serde_json::from_value(serde_json::json!({
+                "drill": "20261122T040000000Z-00000000", "vault": "v", "dataset": "shop", "snapshot": null,
+                "chosen": { "snapshot": chosen, "replica": "any", "outside": false },
+                "engine": engine, "started": "2026-11-22T04:00:00Z", "finished": "2026-11-22T04:10:00Z",
+                "replicas_used": [], "replicas_unreachable": {}, "required": "fetched", "reached": reached,
+                "passed": passed, "error": null, "phases": [], "restored_bytes": 1, "rto_seconds": 1.0,
+                "rpo_seconds": null, "rto_objective_seconds": null, "rpo_objective_seconds": null,
+                "checks": [], "proof": null,
+            }))
+            .unwrap()
+        };
+        let began = Some(time("2026-11-22T04:00:00Z"));
+        for (report, level, expected) in [
+            (report(true, "proved", "postgres 16", "newest"), None, began),
+            (report(true, "proved", "postgres 16", "rotate"), Some(ProofLevel::Proved), began),
+            (report(true, "checked", "postgres 16", "newest"), Some(ProofLevel::Loaded), began),
+            (report(true, "fetched", "file", "newest"), None, began),
+            // It failed, whoever ran it.
+            (report(false, "proved", "postgres 16", "newest"), None, None),
+            // By hand, with --level.
+            (report(true, "fetched", "postgres 16", "newest"), None, None),
+            (report(true, "fetched", "postgres 16", "newest"), Some(ProofLevel::Loaded), None),
+            (report(true, "fetched", "unheard-of 1", "newest"), None, None),
+            // By hand, with --snapshot.
+            (report(true, "proved", "postgres 16", "asked"), None, None),
+        ] {
+            assert_eq!(fulfilled(&report, level), expected, "{report:?} {level:?}");
+        }
     }
 }

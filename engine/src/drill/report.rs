@@ -31,6 +31,11 @@ pub struct DrillChoice {
     pub only: Option<Name>,
 }
 
+impl DrillChoice {
+    /// In the place of a choice: a person named it.
+    pub const ASKED: &str = "asked";
+}
+
 /// The evidence of one drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillReport {
