@@ -11,6 +11,7 @@
 //!   like in the same place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -21,11 +22,13 @@ use lifeboat_base::{Class, Context, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
-/// How the name of the directory of a drill begins.
-const DRILL_PREFIX: &str = "lifeboat-drill-";
+/// How the name of the directory of a drill begins. It is short, as sockets lie below.
+const DRILL_PREFIX: &str = "lifeboat-";
+const RANDOM_LETTERS: usize = 4;
 /// The directory in it that the worker's user gets.
-const WORK: &str = "work";
-/// How the name of the file begins that tells of a worker.
+const WORK: &str = "w";
+/// How the name of the empty directory begins that tells of a worker, and of when the machine
+/// started.
 const WORKER_PREFIX: &str = "worker-";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Each round kills what is there; what that had started is there in the next.
@@ -38,6 +41,13 @@ pub(crate) struct ProcessKey {
     pid: i32,
     /// Ticks of the clock since the machine started.
     started: u64,
+}
+
+/// Both numbers, hexadecimal.
+impl fmt::Display for ProcessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.pid, self.started)
+    }
 }
 
 /// What the system tells of a process.
@@ -161,9 +171,13 @@ impl DrillDirectory {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
             let own = ProcessKey::of(pid).ok_or_else(|| io::Error::other("the system does not list this process"))?;
             let mut builder = tempfile::Builder::new();
-            let prefix = format!("{DRILL_PREFIX}{}-{}-", own.pid, own.started);
+            let prefix = format!("{DRILL_PREFIX}{own}-");
             // The worker's user has to come through, and sees nothing.
-            let directory = builder.prefix(&prefix).permissions(Permissions::from_mode(0o711)).tempdir_in(parent)?;
+            let directory = builder
+                .prefix(&prefix)
+                .rand_bytes(RANDOM_LETTERS)
+                .permissions(Permissions::from_mode(0o711))
+                .tempdir_in(parent)?;
             let work = directory.path().join(WORK);
             std::fs::create_dir(&work)?;
             std::fs::set_permissions(&work, Permissions::from_mode(0o700))?;
@@ -190,10 +204,7 @@ impl DrillDirectory {
 /// Remembers the worker that gets `scratch`, if that is of a drill.
 pub(crate) fn remember_worker(scratch: &Path, worker: ProcessKey) -> io::Result<()> {
     match scratch.parent().filter(|parent| owner_of(parent).is_some()) {
-        Some(directory) => {
-            let file = directory.join(format!("{WORKER_PREFIX}{}-{}", worker.pid, worker.started));
-            std::fs::write(file, boot_id())
-        }
+        Some(directory) => std::fs::create_dir(directory.join(format!("{WORKER_PREFIX}{worker}-{}", boot_id()))),
         None => Ok(()),
     }
 }
@@ -240,10 +251,11 @@ fn owner_of(directory: &Path) -> Option<ProcessKey> {
     key_of(directory.file_name()?.to_str()?.strip_prefix(DRILL_PREFIX)?)
 }
 
-/// `PID-START`, and what may follow after another hyphen.
+/// A process as [`ProcessKey`] is written, and what may follow after another hyphen.
 fn key_of(text: &str) -> Option<ProcessKey> {
     let mut parts = text.splitn(3, '-');
-    let (pid, started) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let pid = i32::from_str_radix(parts.next()?, 16).ok()?;
+    let started = u64::from_str_radix(parts.next()?, 16).ok()?;
     Some(ProcessKey { pid, started }).filter(|key| key.pid > 1)
 }
 
@@ -252,8 +264,9 @@ fn workers_of(directory: &Path) -> Vec<ProcessKey> {
     let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let boot = boot_id();
     let worker = |name: std::ffi::OsString| {
-        let key = key_of(name.to_str()?.strip_prefix(WORKER_PREFIX)?)?;
-        (std::fs::read_to_string(directory.join(&name)).ok()?.trim() == boot).then_some(key)
+        let written = name.to_str()?.strip_prefix(WORKER_PREFIX)?;
+        let is_of_this_boot = written.splitn(3, '-').nth(2) == Some(boot.as_str());
+        key_of(written).filter(|_| is_of_this_boot)
     };
     names.filter_map(worker).collect()
 }
@@ -331,7 +344,8 @@ mod tests {
         let worker_key = ProcessKey::of(worker.id().cast_signed()).unwrap();
         // One whose drill has ended: the name has another start time.
         let own = owner_of(alive.path()).unwrap();
-        let dead = place.path().join(format!("{DRILL_PREFIX}{}-{}-abc", own.pid, own.started - 1));
+        let before = ProcessKey { started: own.started - 1, ..own };
+        let dead = place.path().join(format!("{DRILL_PREFIX}{before}-abc"));
         std::fs::create_dir_all(dead.join(WORK).join("server")).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         remember_worker(&dead.join(WORK), worker_key).unwrap();
@@ -339,10 +353,10 @@ mod tests {
             .prefix("lifeboat-")
             .make_in("/tmp", |path| std::os::unix::fs::symlink(dead.join(WORK), path));
         let (_, link) = link.unwrap().keep().unwrap();
-        for other in ["lifeboat-x", "lifeboat-drill-x-1-a", "lifeboat-drill-1-1-a", "other"] {
+        for other in ["lifeboat-x", "lifeboat-x-1-a", "lifeboat-1-1-a", "other"] {
             std::fs::create_dir(place.path().join(other)).unwrap();
         }
-        let writable = place.path().join(format!("{DRILL_PREFIX}{}-1-open", own.pid));
+        let writable = place.path().join(format!("{DRILL_PREFIX}{}-open", ProcessKey { started: 1, ..own }));
         std::fs::create_dir(&writable).unwrap();
         std::fs::set_permissions(&writable, Permissions::from_mode(0o777)).unwrap();
         let swept = sweep(place.path());
@@ -356,7 +370,7 @@ mod tests {
         let mut stranger = in_session("exec sleep 60");
         std::thread::sleep(Duration::from_millis(100));
         let key = ProcessKey::of(stranger.id().cast_signed()).unwrap();
-        std::fs::write(dead.join(format!("{WORKER_PREFIX}{}-{}", key.pid, key.started)), "another boot").unwrap();
+        std::fs::create_dir(dead.join(format!("{WORKER_PREFIX}{key}-another-boot"))).unwrap();
         assert_eq!(sweep(place.path()).processes, 0);
         assert!(stranger.try_wait().unwrap().is_none());
         stranger.kill().unwrap();

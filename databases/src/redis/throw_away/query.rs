@@ -8,6 +8,8 @@ use crate::proof::{CheckResult, DrillQuery};
 use crate::redis::connect::RedisConnection;
 use crate::redis::replies::RedisReply;
 
+/// So much of what was expected and found is told.
+const MAX_TOLD_CHARS: usize = 200;
 /// What the server says to a typing error.
 const TYPING_ERRORS: [&str; 3] = ["ERR unknown command", "ERR unknown subcommand", "ERR wrong number of arguments"];
 /// What it says to somebody who may not.
@@ -60,7 +62,9 @@ pub(super) async fn ask(
 fn judged(values: &[Vec<u8>], wanted: &DrillQuery) -> (bool, String) {
     let first = values.first().map(|value| String::from_utf8_lossy(value));
     let (passed, told) = wanted.judge(first.as_deref());
-    (passed, told.escape_debug().to_string())
+    let short: String = told.chars().take(MAX_TOLD_CHARS).collect();
+    let more = if short.len() < told.len() { "…" } else { "" };
+    (passed, format!("{}{more}", short.escape_debug()))
 }
 
 /// The words of a command. A word with blanks stands in quotation marks of either kind; there is no
