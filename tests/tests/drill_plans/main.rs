@@ -214,7 +214,6 @@ async fn what_fails_before_the_drills_is_told_and_hides_no_section() {
     assert!(output.status.success(), "{output}");
     let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
     assert_eq!(names, [Some("wiki"), Some("shop")], "{told}");
-    assert!(output.stderr.contains("signed by anybody who may: aaa, zzz"), "{output}");
 
     // No replica answers: each dataset that this host knows is tried, and its metrics say so.
     for replica in ["r1", "r2"] {

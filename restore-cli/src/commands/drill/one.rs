@@ -135,7 +135,7 @@ impl Plan {
         let (args, session) = (drill.args, drill.session);
         let worker = &args.worker(session);
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
-        self.remember(drill, self.attempt(drill, None))?;
+        self.remember(drill, &self.attempt(drill, None))?;
         let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
         let Choice { selector, chosen, narrow, past } = self.choose(drill, &reader).await?;
         // What is recorded is what is drilled.
@@ -212,9 +212,9 @@ impl Plan {
     }
 
     /// Records that this drill begins, and what it chose.
-    fn remember(&self, drill: &OneDrill<'_>, attempt: DrillTrace) -> Result<()> {
+    fn remember(&self, drill: &OneDrill<'_>, attempt: &DrillTrace) -> Result<()> {
         let Some(memory) = &self.memory else { return Ok(()) };
-        let recorded = memory.record(&attempt);
+        let recorded = memory.record(attempt);
         match recorded {
             Err(error) if drill.is_scheduled => {
                 Err(error.within("the drill does not begin, because nothing would remember that it did"))
@@ -253,7 +253,7 @@ impl Plan {
             _ => None,
         });
         // One that does not answer was drilled, too: its turn is over.
-        self.remember(drill, self.attempt(drill, only.as_ref()))?;
+        self.remember(drill, &self.attempt(drill, only.as_ref()))?;
         let narrow = match &read {
             Some(names) => Some(session.reader_for(dataset, &self.place.narrowed(names), Need::Packs).await?),
             None => None,
@@ -278,7 +278,7 @@ impl Plan {
             _ => None,
         };
         let newest = snapshot.is_some() && snapshot == newest;
-        self.remember(drill, DrillTrace { snapshot, newest, ..self.attempt(drill, only.as_ref()) })?;
+        self.remember(drill, &DrillTrace { snapshot, newest, ..self.attempt(drill, only.as_ref()) })?;
         let chosen = DrillChoice {
             snapshot: if is_asked { DrillChoice::ASKED } else { choice.as_str() }.to_owned(),
             replica: match (drill.without, &named) {
