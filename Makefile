@@ -93,6 +93,7 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	'$(programs)/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
 	'$(programs)/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
 	'$(programs)/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
+	rm -f '$(unitdir)/lifeboat-drill@.timer' # of older versions; lifeboat-drill.timer takes its place
 	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill.service lifeboat-drill.timer lifeboat-warden.service lifeboat-warden.timer lifeboat-witness.service lifeboat-witness.timer lifeboat-worker.socket lifeboat-worker@.service; do \
 		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
 	done

@@ -38,7 +38,7 @@ const FAMILIES: [(&str, &str); 10] = [
     (LAST_LEVEL, "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
     (HIGHEST_LEVEL, "The highest level that a drill of this kind of source can reach, as of the last known snapshot."),
     (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
-    (RECOVERY_POINT_AGE, "The age of the data when the last drill that found a snapshot began."),
+    (RECOVERY_POINT_AGE, "The age of the data when the last drill of a newest snapshot began."),
     (DUE_SINCE, "Since when a drill by schedule is due and has not ended; 0 if none is."),
     (INTERVAL, "The longest time between two drills by schedule."),
     (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),

@@ -98,6 +98,7 @@ async fn vault() -> TestVault {
         settings: &settings,
         past: &[],
         objectives: Objectives::default(),
+        rehearses_loss: false,
         jobs: 1,
         environment: &tools::environment(),
         // A drill to `fetched` needs none.

@@ -103,3 +103,55 @@ fn scoring_would_notice_a_missing_sandbox() {
     fs::write(&unit, open.join("\n")).unwrap();
     assert!(exposure(&unit) > 5.0);
 }
+
+/// Runs a script with `root` in the place of `/`, and with nothing but the given stand-ins for what
+/// speaks with systemd. Each call of one is a line of the answer.
+fn with_stand_ins(root: &Path, script: &str, arguments: &[&str]) -> String {
+    let programs = root.join("programs");
+    fs::create_dir_all(&programs).unwrap();
+    for name in ["systemctl", "systemd-sysusers", "systemd-tmpfiles"] {
+        let program = programs.join(name);
+        fs::write(&program, "#!/bin/sh\necho \"${0##*/} $*\"\n").unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", programs.display());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "script"]).args(arguments).env("PATH", path).env("DPKG_ROOT", root);
+    let output = shell.output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn an_upgrade_tells_of_old_drill_timers_and_the_changelog_turns_them_off() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = TempDir::new().unwrap();
+    let wants = root.path().join("etc/systemd/system/timers.target.wants");
+    fs::create_dir_all(&wants).unwrap();
+    let postinst = fs::read_to_string(repository.join("packaging/lifeboat/postinst")).unwrap();
+    assert!(!with_stand_ins(root.path(), &postinst, &["configure", ""]).contains("drills nothing"));
+    for dataset in ["shop", "wiki"] {
+        let link = wants.join(format!("lifeboat-drill@{dataset}.timer"));
+        std::os::unix::fs::symlink("/lib/systemd/system/lifeboat-drill@.timer", link).unwrap();
+    }
+    std::os::unix::fs::symlink("/lib/systemd/system/lifeboat-drill.timer", wants.join("lifeboat-drill.timer")).unwrap();
+    let said = with_stand_ins(root.path(), &postinst, &["configure", "0.1.0"]);
+    assert_eq!(said.matches("drills nothing any more").count(), 2, "{said}");
+
+    let changelog = fs::read_to_string(repository.join("CHANGELOG.md")).unwrap();
+    let from = changelog.find("  for timer in /etc/").unwrap();
+    let lines: Vec<&str> = changelog[from..].lines().take_while(|line| !line.contains("```")).collect();
+    let steps = lines.join("\n").replace("/etc/systemd", &format!("{}/etc/systemd", root.path().display()));
+    let said = with_stand_ins(root.path(), &steps, &[]);
+    let called: Vec<&str> = said.lines().collect();
+    let expected = [
+        "systemctl stop lifeboat-drill@shop.timer",
+        "systemctl stop lifeboat-drill@wiki.timer",
+        "systemctl daemon-reload",
+        "systemctl enable --now lifeboat-drill.timer",
+    ];
+    assert_eq!(called, expected);
+    let left: Vec<_> = fs::read_dir(&wants).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lifeboat-drill.timer"]);
+}

@@ -6,10 +6,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::DrillQuery;
+
+/// A fresh time may be so much later than when the snapshot was taken: clocks differ, and a time
+/// without a zone may be that of any place.
+const MOST_AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// A number in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -81,11 +85,17 @@ impl DrillQuery {
         let Some(taken) = self.taken_at else {
             return (false, "a snapshot of which it is known when it was taken".to_owned());
         };
-        let Some(limit) = chrono::TimeDelta::from_std(age).ok().and_then(|age| taken.checked_sub_signed(age)) else {
+        let Some(limit) = TimeDelta::from_std(age).ok().and_then(|age| taken.checked_sub_signed(age)) else {
             return (false, "a time that can be told".to_owned());
         };
-        let shown = limit.format("%Y-%m-%d %H:%M:%S UTC");
-        (time_of(found).is_some_and(|found| found >= limit), format!("a time since {shown}"))
+        // What lies beyond is no time at which a row was written: milliseconds that are read as
+        // seconds, or the end of all time that stands for "never ends".
+        let Some(latest) = taken.checked_add_signed(MOST_AHEAD) else {
+            return (false, "a time that can be told".to_owned());
+        };
+        let shown = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+        let is_fresh = time_of(found).is_some_and(|found| found >= limit && found <= latest);
+        (is_fresh, format!("a time from {} to {}", shown(limit), shown(latest)))
     }
 }
 
@@ -173,13 +183,23 @@ mod tests {
             // 18:00:00 UTC.
             ("1795456800", true),
             ("1795456799", false),
+            ("2026-11-24 20:00:00", true),
+            // More than a day later, no row was written: these are no such times.
+            ("2026-11-24 20:00:01", false),
+            ("1795456800000", false),
+            ("1795456800000000", false),
+            ("9999-12-31", false),
+            ("9999-12-31 23:59:59", false),
             ("", false),
             ("yesterday", false),
         ] {
             let (passed, told) = fresh.judge(Some(found));
             assert_eq!(passed, passes, "{found}: {told}");
         }
-        assert_eq!(fresh.judge(Some("x")).1, "expected a time since 2026-11-23 18:00:00 UTC, found x");
+        assert_eq!(
+            fresh.judge(Some("x")).1,
+            "expected a time from 2026-11-23 18:00:00 UTC to 2026-11-24 20:00:00 UTC, found x"
+        );
         assert!(!DrillQuery { taken_at: None, ..fresh }.judge(Some("2026-11-24")).0, "nobody knows what is fresh");
     }
 }

@@ -212,7 +212,7 @@ fn validated(v: &mut SettingsReader<'_>, raw: Spanned<RawQuery>) -> DrillQuery {
         Number::Real(number) => number,
     };
     let bounds = (raw.at_least.map(value), raw.at_most.map(value));
-    if bounds.0.into_iter().chain(bounds.1).any(f64::is_nan) {
+    if bounds.0.into_iter().chain(bounds.1).any(|bound: f64| !bound.is_finite()) {
         v.findings.add(place.clone(), "a bound of this query is no number", "use a number");
     } else if matches!(bounds, (Some(least), Some(most)) if least > most) {
         v.findings.add(
@@ -377,6 +377,8 @@ mod tests {
             ("", "queries = [{ sql = \"x\", at_most = 1, fresher_than = \"1h\" }]", "more than one kind"),
             ("", "queries = [{ sql = \"x\", at_least = 2, at_most = 1.5 }]", "no result of this query"),
             ("", "queries = [{ sql = \"x\", at_least = nan }]", "is no number"),
+            ("", "queries = [{ sql = \"x\", at_least = -inf }]", "is no number"),
+            ("", "queries = [{ sql = \"x\", at_most = inf }]", "is no number"),
             ("", "queries = [{ sql = \"x\", at_least = \"2\" }]", "expected a number"),
             ("", "queries = [{ sql = \"x\", fresher_than = \"0s\" }]", "no drill can succeed"),
             ("", "queries = [{ sql = \"x\", fresher_than = 2 }]", "invalid type: integer"),

@@ -29,10 +29,10 @@ use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
-pub use self::choice::{DrillTrace, due_since, replicas_to_read, snapshots_in_order};
+pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};
-pub use self::past::DrillMemory;
+pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};
 pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
 pub use self::report::{DrillChoice, DrillReport, Phase};
@@ -58,6 +58,10 @@ pub struct Drill<'a> {
     pub past: &'a [DrillReport],
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
+    /// `selector` names the moment of a loss that is rehearsed. The age of the data counts for the
+    /// newest snapshot, and for the newest of that moment: of any other one it says nothing about
+    /// how much a loss would cost.
+    pub rehearses_loss: bool,
     /// How many connections load, check and compare the throw-away database at once.
     pub jobs: usize,
     /// What tools inherit of the program's environment.
@@ -92,8 +96,9 @@ impl Drill<'_> {
             () = tokio::time::sleep(limit) => limited.cancel.cancel(),
         }
         let (mut report, error) = running.await;
-        // It may have ended at that very moment, or somebody has cancelled it.
-        if error.is_none() || report.passed || self.cancel.is_cancelled() {
+        // It may have ended at that very moment, or somebody has cancelled it, or it had found what
+        // matters more.
+        if !error.as_ref().is_some_and(may_be_late) || report.passed || self.cancel.is_cancelled() {
             return (report, error);
         }
         let what = format!("the drill of dataset {} was stopped: max_time allows {limit:?}", self.dataset);
@@ -107,7 +112,7 @@ impl Drill<'_> {
         let began = self.clock.elapsed();
         // Not dropped when it is cancelled: a throw-away database must be stopped first.
         let result = match self.go(&mut report, began).await {
-            Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
+            Err(error) if self.cancel.is_cancelled() => Err(unless_proved_wrong(error, self.cancelled())),
             result => result,
         };
         report.finished = self.clock.now();
@@ -139,7 +144,7 @@ impl Drill<'_> {
         let taken = self.unless_cancelled(self.reader.taken(streams.manifest())).await?.time;
         if is_future(taken, report.started, self.reader.limits()) {
             tracing::warn!(%snapshot, %taken, "The age of the data is not known: the time of the snapshot lies in the future");
-        } else {
+        } else if self.is_newest(&snapshot, now).await? {
             report.rpo_seconds = Some((report.started - taken).as_seconds_f64().max(0.0));
         }
         phase.stop(report);
@@ -172,6 +177,11 @@ impl Drill<'_> {
             Some(server) => self.use_server(server.as_mut(), (&streams, taken), report, began).await,
             None => self.unless_cancelled(self.fetch_only(&streams, report, began)).await,
         };
+        // What fails once it is cancelled fails because of that, and proves nothing.
+        let result = match result {
+            Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
+            result => result,
+        };
         report.restored_bytes = streams.manifest().length().min(streams.delivered());
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
@@ -182,6 +192,23 @@ impl Drill<'_> {
             return result.and(stopped);
         }
         result
+    }
+
+    /// Whether a loss at this moment would bring back this snapshot.
+    async fn is_newest(&self, snapshot: &SnapshotId, now: DateTime<Utc>) -> Result<bool> {
+        match self.selector {
+            Selector::Latest => Ok(true),
+            Selector::At(_) if self.rehearses_loss => Ok(true),
+            // Which one is the newest may not be known. Then the age is not told, and the drill of
+            // the one that was chosen goes on.
+            _ => {
+                self.unless_cancelled(async {
+                    let newest = self.reader.select(self.dataset, &Selector::Latest, now).await;
+                    Ok(newest.is_ok_and(|newest| newest == *snapshot))
+                })
+                .await
+            }
+        }
     }
 
     async fn fetch_only(
@@ -317,6 +344,19 @@ impl Drill<'_> {
     }
 }
 
+/// The error of a drill that is cancelled by now. What was proved wrong before that stays so.
+fn unless_proved_wrong(error: Error, cancelled: Error) -> Error {
+    match error.class() {
+        Class::Integrity => error,
+        _ => cancelled,
+    }
+}
+
+/// Whether a drill that was stopped failed because of that.
+fn may_be_late(error: &Error) -> bool {
+    error.class() == Class::Failed
+}
+
 /// What to do if a query names what is not there. It may be lost, so this stays a failed check.
 fn hint_of<'q>(failed: &CheckResult, mut queries: impl Iterator<Item = &'q str>) -> Option<&'static str> {
     let is_query = queries.any(|sql| failed.check.ends_with(sql));
@@ -348,6 +388,18 @@ impl<'a> Stopwatch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_proved_wrong_is_told_although_the_drill_is_stopped_after_that() {
+        let told = |error: Error| unless_proved_wrong(error, Error::failed("the drill was cancelled"));
+        let wrong = told(Error::integrity("it differs"));
+        assert_eq!((wrong.message(), may_be_late(&wrong)), ("it differs", false));
+        for error in [Error::storage("no answer"), Error::failed("a tool was killed"), Error::source_failed("it ended")]
+        {
+            let late = told(error);
+            assert_eq!((late.message(), may_be_late(&late)), ("the drill was cancelled", true));
+        }
+    }
 
     #[test]
     fn a_query_that_names_what_is_not_there_has_a_hint_of_its_own() {

@@ -9,8 +9,10 @@
 //! fails early is not begun again each time somebody looks what is due. The directory is this
 //! user's own, so what is in it is believed, within bounds.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 
@@ -79,9 +81,44 @@ impl DrillMemory {
         attempts.retain(|known| known.began != attempt.began);
         attempts.push(attempt.clone());
         attempts.drain(..attempts.len().saturating_sub(MAX_ATTEMPTS));
-        let json = serde_json::to_vec(&attempts).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+        self.write(&attempts)
+    }
+
+    /// Records that the drill that began then has ended. One that was cancelled is due again.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn end(&self, began: DateTime<Utc>, cancelled: bool) -> Result<()> {
+        let mut attempts = self.attempts()?;
+        for attempt in attempts.iter_mut().filter(|attempt| attempt.began == began) {
+            attempt.running = false;
+            attempt.scheduled &= !cancelled;
+        }
+        self.write(&attempts)
+    }
+
+    /// When the last drill by schedule began, if it was killed. Only whoever holds the lock of
+    /// drills by schedule may ask: it may be running otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::attempts`].
+    pub fn killed(&self) -> Result<Option<DateTime<Utc>>> {
+        let last = self.attempts()?.into_iter().rfind(|attempt| attempt.scheduled);
+        Ok(last.filter(|last| last.running).map(|last| last.began))
+    }
+
+    fn write(&self, attempts: &[DrillTrace]) -> Result<()> {
+        let json = serde_json::to_vec(attempts).map_err(|error| Error::failed("cannot write JSON").because(error))?;
         replace_file(&self.0.join(ATTEMPTS), &json)
     }
+}
+
+/// The datasets that a host with this state directory has drilled.
+#[must_use]
+pub fn drilled_datasets(state_directory: &Path) -> BTreeSet<Name> {
+    let entries = std::fs::read_dir(state_directory.join(DRILLS)).into_iter().flatten().flatten();
+    let has_attempts = entries.filter(|entry| entry.path().join(ATTEMPTS).is_file());
+    has_attempts.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// `None`: there is no such file.
@@ -104,7 +141,7 @@ mod tests {
 
     fn attempt(minute: i64) -> DrillTrace {
         let began = chrono::DateTime::from_timestamp(1_795_000_000 + 60 * minute, 0).unwrap();
-        DrillTrace { began, snapshot: None, replica: None }
+        DrillTrace { began, scheduled: true, running: true, snapshot: None, newest: false, replica: None }
     }
 
     #[test]
@@ -120,6 +157,24 @@ mod tests {
         let attempts = memory.attempts().unwrap();
         assert_eq!((attempts.len(), attempts.first()), (MAX_ATTEMPTS, Some(&attempt(44))));
         assert_eq!(attempts.last(), Some(&chosen));
+    }
+
+    #[test]
+    fn a_drill_that_was_killed_is_known_and_one_that_was_cancelled_does_not_count() {
+        let place = tempfile::tempdir().unwrap();
+        let memory = DrillMemory::of(place.path(), &"shop".parse().unwrap());
+        assert_eq!((memory.killed().unwrap(), drilled_datasets(place.path())), (None, BTreeSet::new()));
+        memory.record(&attempt(0)).unwrap();
+        // By hand, at the same time.
+        memory.record(&DrillTrace { scheduled: false, ..attempt(1) }).unwrap();
+        assert_eq!(memory.killed().unwrap(), Some(attempt(0).began));
+        memory.end(attempt(0).began, false).unwrap();
+        assert_eq!(memory.killed().unwrap(), None);
+        memory.record(&attempt(2)).unwrap();
+        memory.end(attempt(2).began, true).unwrap();
+        let counts: Vec<bool> = memory.attempts().unwrap().iter().map(|attempt| attempt.scheduled).collect();
+        assert_eq!((memory.killed().unwrap(), counts), (None, vec![true, false, false]));
+        assert_eq!(drilled_datasets(place.path()), BTreeSet::from(["shop".parse().unwrap()]));
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub struct DrillChoice {
     pub only: Option<Name>,
 }
 
+impl DrillChoice {
+    /// In the place of a choice: a person named it.
+    pub const ASKED: &str = "asked";
+}
+
 /// The evidence of one drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillReport {
@@ -90,8 +95,8 @@ pub struct DrillReport {
     /// Seconds from the start of the drill until everything was loaded. If the level is `fetched`,
     /// until everything was fetched. `None` if it failed before.
     pub rto_seconds: Option<f64>,
-    /// Age of the snapshot's data when the drill began, in seconds. `None` if its manifest was not
-    /// opened, or tells a time in the future.
+    /// Age of the snapshot's data when the drill began, in seconds. `None` if it was not the newest
+    /// snapshot, if its manifest was not opened, or if that tells a time in the future.
     pub rpo_seconds: Option<f64>,
     /// The objective for `rto_seconds`, in seconds. `None` if there is none.
     pub rto_objective_seconds: Option<f64>,

@@ -22,7 +22,7 @@
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
 //! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
-//! drills/lock                     held by the one process that runs the drills that are due
+//! drills/.lock                    held by the one process that runs the drills that are due
 //! drills/<dataset>/<n>.json       on a drill host: a report that could not be uploaded to the vault
 //! drills/<dataset>/attempts       when drills began, and what they chose (plain: times, ids, names)
 //! ```
@@ -49,6 +49,8 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 
 const LOCK: &str = "lock";
+/// Beside it are directories with names of datasets. No name begins with a dot.
+const DRILLS_LOCK: &str = ".lock";
 /// A lock that is taken is looked at so often, …
 const TRIES_AT_LOCK: u32 = 4;
 /// … with so much time between.
@@ -212,7 +214,7 @@ impl StateDirectory {
     pub fn try_lock_drills(&self) -> Result<Option<Lock>> {
         let folder = self.root.join(DRILLS);
         create_private(&folder)?;
-        try_lock(&folder.join(LOCK))
+        try_lock(&folder.join(DRILLS_LOCK))
     }
 
     /// Who holds the lock of a dataset, in words.
@@ -379,6 +381,17 @@ mod tests {
         assert!(state.try_lock_dataset(&"other".parse()?)?.is_some());
         drop(held);
         assert!(state.lock_daemon().is_ok() && state.try_lock_dataset(&shop)?.is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn no_dataset_is_named_as_the_lock_of_drills() -> Result<()> {
+        let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
+        let state = StateDirectory::open(&place.path().join("state"))?;
+        let held = state.try_lock_drills()?;
+        assert!(held.is_some() && state.try_lock_drills()?.is_none());
+        create_private(&place.path().join("state/drills/lock"))?;
+        assert!(".lock".parse::<Name>().is_err());
         Ok(())
     }
 

@@ -205,6 +205,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             settings: &DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
             past: &[],
             objectives: Objectives::default(),
+            rehearses_loss: false,
             jobs: 1,
             environment: &tools::environment(),
             worker: &programs::worker(),

@@ -149,7 +149,10 @@ async fn a_drill_that_is_killed_leaves_nothing_that_the_next_does_not_sweep() {
 
     // Both at once: nobody is there to clean up. The worker is stopped first, so that it does not
     // see the end of the drill.
-    let (mut drill, worker) = killed.loading(&["data"]).await;
+    let metrics = killed.place.path().join("metrics");
+    std::fs::create_dir(&metrics).unwrap();
+    let due = ["--due", "--textfiles", metrics.to_str().unwrap()];
+    let (mut drill, worker) = killed.loading(&due).await;
     send(worker, Signal::STOP);
     send(drill.id().unwrap().cast_signed(), Signal::KILL);
     drill.wait().await.unwrap();
@@ -157,9 +160,12 @@ async fn a_drill_that_is_killed_leaves_nothing_that_the_next_does_not_sweep() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(killed.running().iter().any(|(_, command)| command.contains("postgres")), "{:?}", killed.running());
     assert_eq!(killed.left().len(), 1, "{:?}", killed.left());
-    let swept = run(&mut killed.drill(&["--due"]), DEADLINE).await.unwrap();
+    let swept = run(&mut killed.drill(&due), DEADLINE).await.unwrap();
     assert!(swept.status.success(), "{swept}");
-    // The attempt that was killed is remembered, so it is not begun again.
+    // The attempt that was killed is remembered, so it is not begun again. It counts as failed.
+    assert!(swept.stderr.contains("was killed, and counts as failed"), "{swept}");
+    let told_of = |family: &str| super::metrics(&metrics.join("lifeboat-drill-data.prom"), family);
+    assert!(told_of("lifeboat_drill_last_status").abs() < 0.1 && told_of("lifeboat_drill_last_attempt") > 1e9);
     let told = swept.json().unwrap();
     assert_eq!(
         (told["drills"].as_array().map(Vec::len), told["waiting"][0]["dataset"].as_str()),
@@ -183,4 +189,5 @@ async fn a_drill_that_is_killed_leaves_nothing_that_the_next_does_not_sweep() {
     killed.assert_nothing_is_left();
     let due = run(&mut killed.drill(&["--due"]), DEADLINE).await.unwrap();
     assert!(due.status.success(), "the lock is free: {due}");
+    assert!(due.stderr.contains("was killed"), "{due}");
 }

@@ -83,11 +83,12 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
     let numbers: Vec<String> = all.concat();
     let mut seen = BTreeSet::new();
     for (day, expected) in [
-        ["shop r1 Some(0)", "wiki r1 Some(3)"],
-        ["shop r2 Some(1)", "wiki r2 Some(4)"],
+        // The newest, then the others.
         ["shop r1 Some(2)", "wiki r1 Some(5)"],
-        // A round has ended, and the other replica is tried with the first snapshot.
         ["shop r2 Some(0)", "wiki r2 Some(3)"],
+        ["shop r1 Some(1)", "wiki r1 Some(4)"],
+        // A round has ended, and the other replica is tried with the newest snapshot.
+        ["shop r2 Some(2)", "wiki r2 Some(5)"],
     ]
     .into_iter()
     .enumerate()
@@ -105,6 +106,8 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
                 (Some("proved"), Some(0)),
                 "{due}"
             );
+            let is_newest = all.iter().any(|ids| due["drill"]["snapshot"] == ids[2].as_str());
+            assert_eq!(due["drill"]["rpo_seconds"].is_number(), is_newest, "an old one tells no age: {due}");
             seen.insert(chosen["only"].as_str().unwrap().to_owned());
         }
         let (output, told) = drill_due(&vault, &[]).await;
@@ -115,7 +118,7 @@ async fn what_is_due_is_drilled_once_and_in_turn() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["r1", "r2"]);
     // By hand, the plan chooses what flags do not.
     let by_hand = vault.lifeboat("drill1", &["--json", "drill", "shop", "--replica", "r1"]).await.json().unwrap();
-    assert_eq!(by_hand["snapshot"], all[0][1].as_str(), "{by_hand}");
+    assert_eq!(by_hand["snapshot"], all[0][0].as_str(), "{by_hand}");
     assert_eq!((&by_hand["chosen"]["replica"], &by_hand["chosen"]["only"]), (&"asked".into(), &"r1".into()));
     let by_hand = vault.lifeboat("drill1", &["drill", "shop", "--snapshot", "latest"]).await;
     assert!(by_hand.stdout.contains(" asked snapshot, replica r2 (rotate)"), "{by_hand}");
@@ -146,30 +149,109 @@ async fn a_failure_is_told_stops_no_other_drill_and_is_not_repeated_before_its_t
     let (output, told) = drill_due(&vault, &textfiles).await;
     assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "{output}");
 
-    // Each of the three memories is enough: attempts, reports that were kept here, the vault.
+    // Without its attempts, this host knows what passed by the vault, or by what it kept. What
+    // failed it tries again.
     let attempts = DATASETS.map(|dataset| vault.path(&format!("drill1/state/drills/{dataset}/attempts")));
     attempts.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let again = |output: &Output, told: &Value| {
+        let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
+        assert_eq!((output.code(), names), (Some(6), vec![Some("shop")]), "{output}");
+    };
     let (output, told) = drill_due(&vault, &[]).await;
-    assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "the vault tells: {output}");
+    again(&output, &told);
     vault.clock = Some("-206h".to_owned());
     let (output, _) = drill_due(&vault, &["--no-publish"]).await;
     assert_eq!(output.code(), Some(6), "{output}");
     attempts.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let (output, told) = drill_due(&vault, &["--no-publish"]).await;
+    again(&output, &told);
+    for file in files_below(&vault.path("drill1/state/drills")) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let (_, told) = drill_due(&vault, &[]).await;
+    assert_eq!(told["drills"].as_array().unwrap().len(), 2, "nothing tells: {told}");
+}
+
+#[tokio::test]
+async fn what_a_person_tries_by_hand_takes_no_drill_from_the_schedule() {
+    let mut vault = planned("[drill]\nschedule = \"@daily\"").await;
+    vault.clock = Some("-230h".to_owned());
+    let oldest = snapshots(&vault, "shop").await.remove(0);
+    for by_hand in [&["drill", "shop", "--level", "fetched"][..], &["drill", "shop", "--snapshot", &oldest]] {
+        let tried = vault.lifeboat("drill1", by_hand).await;
+        assert!(tried.status.success(), "{tried}");
+    }
+    let tried = vault.lifeboat("drill1", &["drill", "wiki"]).await;
+    assert!(tried.status.success(), "{tried}");
     let (output, told) = drill_due(&vault, &[]).await;
-    assert!(output.status.success() && told["drills"].as_array().unwrap().is_empty(), "what is kept tells: {output}");
-    let kept = files_below(&vault.path("drill1/state/drills/shop"));
-    kept.iter().for_each(|file| std::fs::remove_file(file).unwrap());
-    let (output, told) = drill_due(&vault, &[]).await;
-    assert_eq!((output.code(), told["drills"].as_array().unwrap().len()), (Some(6), 1), "nothing tells: {output}");
+    assert!(output.status.success(), "{output}");
+    let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
+    assert_eq!(names, [Some("shop")], "the whole drill of wiki is as good: {told}");
+}
+
+#[tokio::test]
+async fn what_fails_before_the_drills_is_told_and_hides_no_section() {
+    let mut vault = planned("[drill]\nschedule = \"@daily\"").await;
+    let config = vault.config("drill1");
+    let plain = std::fs::read_to_string(&config).unwrap();
+    let section =
+        "\n[[dataset]]\nname = \"wiki\"\nhome_region = \"r1\"\n[dataset.source]\nkind = \"sqlite\"\npath = \"/x\"\n";
+    std::fs::write(&config, format!("{plain}{section}")).unwrap();
+    vault.clock = Some("-230h".to_owned());
+    let metrics_in = vault.path("metrics");
+    std::fs::create_dir(&metrics_in).unwrap();
+    let textfiles = ["--textfiles", metrics_in.to_str().unwrap()];
+    // A bucket's owner names datasets: they make no work, and the section goes first.
+    for (replica, name) in [("r1", "aaa"), ("r2", "zzz")] {
+        let keyring = vault.path(&format!("{replica}/keyring/datasets/shop"));
+        let copied = vault.path(&format!("{replica}/keyring/datasets/{name}"));
+        std::fs::create_dir(&copied).unwrap();
+        for file in files_below(&keyring) {
+            std::fs::copy(&file, copied.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let (output, told) = drill_due(&vault, &textfiles).await;
+    assert!(output.status.success(), "{output}");
+    let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
+    assert_eq!(names, [Some("wiki"), Some("shop")], "{told}");
+
+    // No replica answers: each dataset that this host knows is tried, and its metrics say so.
+    for replica in ["r1", "r2"] {
+        std::fs::rename(vault.path(replica), vault.path(&format!("{replica}.gone"))).unwrap();
+    }
+    vault.clock = Some("-206h".to_owned());
+    let (output, told) = drill_due(&vault, &textfiles).await;
+    assert!(output.code().is_some_and(|code| code != 0), "{output}");
+    let names: Vec<_> = told["drills"].as_array().unwrap().iter().map(|due| due["dataset"].as_str()).collect();
+    assert_eq!(names, [Some("wiki"), Some("shop")], "{told}");
+    for dataset in DATASETS {
+        let file = metrics_in.join(format!("lifeboat-drill-{dataset}.prom"));
+        assert!((metrics(&file, "lifeboat_drill_last_status") - 0.0).abs() < 0.1, "{dataset}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_the_root_does_not_name_is_told_so() {
+    let mut vault = planned("[drill]\nschedule = \"@daily\"").await;
+    vault.clock = Some("-230h".to_owned());
+    // The signer of another host.
+    let keys = files_below(&vault.path("drill1/keys"));
+    let signer = keys.iter().find(|path| path.file_name().is_some_and(|name| name == "drill-signer")).unwrap();
+    std::fs::write(signer, lifeboat_engine::keys::sign::Signer::generate().unwrap().to_text().unwrap()).unwrap();
+    for words in [&["drill", "--due"][..], &["drill", "--region-loss", "r1"]] {
+        let output = vault.lifeboat("drill1", words).await;
+        assert_eq!(output.code(), Some(7), "{output}");
+        assert!(output.stderr.contains("the root names no drill host with this signer"), "{output}");
+    }
 }
 
 #[tokio::test]
 async fn only_what_has_a_schedule_is_ever_due_and_a_section_has_the_last_word() {
     let mut vault = planned("").await;
     vault.clock = Some("-230h".to_owned());
-    let (output, told) = drill_due(&vault, &[]).await;
-    assert!(output.status.success(), "{output}");
-    assert_eq!(told, serde_json::json!({ "drills": [], "waiting": [] }));
+    let (output, _) = drill_due(&vault, &[]).await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    assert!(output.stderr.contains("no drill is ever due") && output.stderr.contains("add [drill]"), "{output}");
     let config = vault.config("drill1");
     let plain = std::fs::read_to_string(&config).unwrap();
     let section = |drill: &str| {
@@ -230,8 +312,8 @@ async fn numbers_and_freshness_are_asked_of_what_was_restored() {
         (count, "at_most = 3.5", false, "expected at most 3.5, found 4"),
         ("SELECT max(taken) FROM items", "at_least = 1", false, "found backup 2"),
         // Five hours ago by now, and two when it was taken.
-        (&ago(119), "fresher_than = \"2h\"", true, "expected a time since "),
-        (&ago(121), "fresher_than = \"2h\"", false, "expected a time since "),
+        (&ago(119), "fresher_than = \"2h\"", true, "expected a time from "),
+        (&ago(121), "fresher_than = \"2h\"", false, "expected a time from "),
         ("SELECT NULL", "fresher_than = \"2h\"", false, "found "),
     ] {
         let keys = format!("queries = [{{ sql = \"{query}\", {wanted} }}]");

@@ -90,6 +90,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         settings: &vault.config.datasets[0].drill,
         past: &[],
         objectives: Objectives::default(),
+        rehearses_loss: false,
         jobs: 1,
         environment: &tools::environment(),
         worker: &programs::worker(),

@@ -148,6 +148,7 @@ async fn a_drill_proves_them_equal() {
         settings: &settings,
         past: &[],
         objectives: Objectives::default(),
+        rehearses_loss: false,
         jobs: 2,
         environment: &tools::environment(),
         worker: &programs::worker(),

@@ -34,6 +34,8 @@ const TABLES_A_CHECK: usize = 100;
 const SOUND: [&str; 2] = ["OK", "The storage engine for the table doesn't support check"];
 /// The server's number for what is no SQL.
 const NO_SQL: &str = "ERROR 1064";
+/// Comes before each query of the operator.
+const QUERY_SESSION: &str = "SET SESSION time_zone = '+00:00'; SET SESSION TRANSACTION READ ONLY; ";
 
 /// A throw-away server with a snapshot in it.
 pub(super) struct MariaThrowAway {
@@ -171,10 +173,11 @@ impl MariaThrowAway {
         wanted.database.clone().unwrap_or_else(first)
     }
 
-    /// The answer to one statement, which may only read.
+    /// The answer to one statement, which may only read. A TIMESTAMP is told in UTC, as it is
+    /// judged: the zone of this host has no part in it.
     async fn read_only(&self, database: &str, sql: &str) -> Result<Result<Vec<Vec<String>>>> {
         let server = self.server.server(&self.cx)?;
-        Ok(server.rows_in(Some(database), &format!("SET SESSION TRANSACTION READ ONLY; {sql}")).await)
+        Ok(server.rows_in(Some(database), &format!("{QUERY_SESSION}{sql}")).await)
     }
 
     /// Whether a query that failed with `detail` is a typing error of the operator. A routine that

@@ -1,32 +1,33 @@
 //! `drill --due`: runs the drills that are due, one after the other.
 //!
-//! - **What is due**: a dataset whose schedule has fired since its last drill began, as the reports
-//!   in the vault, those that are kept on this host, and the attempts that it recorded tell. A
-//!   drill that failed was one: the next is due when the schedule fires again.
+//! - **What is due**: a dataset whose schedule has fired since the last drill that counts began.
+//!   One that this host began by schedule counts, whatever became of it, unless it was cancelled:
+//!   what fails, or kills its host, is not tried again before the schedule fires. Of all others,
+//!   only one that passed counts, as far as the plan asks for.
 //! - **Which datasets**: those of the configuration with a `schedule`. Where `[drill]` has one,
-//!   also those of the vault that this drill host is granted, and that have no section.
+//!   also those of the vault that this drill host is granted, and that have no section. Of these, a
+//!   name without any snapshot that somebody signed is left aside: whoever writes into a bucket
+//!   makes no work.
 //! - **Once**: a lock keeps two of these programs from drilling the same. The system releases it
 //!   however its holder ends.
-//! - **Failure**: one drill that fails does not stop the next. The exit code is that of the worst.
+//! - **Failure**: what fails, before the drills or in one, does not stop the next drill, and the
+//!   metrics tell that it is due before anything can fail. The exit code is that of the worst.
+
+mod find;
 
 use std::fmt;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::config::Config;
-use lifeboat_engine::drill::{DrillMemory, DrillTrace, due_since, history};
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::format::log::LogKind;
-use lifeboat_engine::restore::VaultReader;
-use lifeboat_engine::schedule::Schedule;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use self::find::{Problems, Scheduled, WhatIsDue, find};
 use super::Args;
-use super::one::{OneDrill, remembered};
+use super::one::OneDrill;
 use super::view::Drilled;
-use crate::access::{self, Need};
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -74,36 +75,45 @@ struct Waiting {
     next: Option<DateTime<Utc>>,
 }
 
-/// A dataset with a schedule.
-struct Scheduled {
-    dataset: Name,
-    schedule: Schedule,
-}
-
 pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
+    if config.drill.schedule.is_none() && config.datasets.iter().all(|dataset| dataset.drill.schedule.is_none()) {
+        return Err(Error::configuration("nothing has a `schedule`, so no drill is ever due")
+            .hint("add [drill] with a `schedule`, such as \"0 4 * * sun\""));
+    }
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let Some(_lock) = state.try_lock_drills()? else {
         return Err(
             Error::failed("another `lifeboat drill --due` or a rehearsal is running").hint("wait until it ends")
         );
     };
-    let (due, waiting) = Box::pin(find(args, &config, session)).await?;
-    let (mut told, mut worst) = (DueDrills { drills: Vec::new(), waiting }, None::<Error>);
-    for (Scheduled { dataset, .. }, since) in &due {
+    let WhatIsDue { due, waiting, problems: Problems(mut worst) } = Box::pin(find(args, &config, session)).await;
+    let mut told = DueDrills { drills: Vec::new(), waiting };
+    for (Scheduled { dataset, schedule, .. }, since) in &due {
         if session.cancel.is_cancelled() {
-            worst = Some(Error::failed("drilling what is due was cancelled"));
+            worst = worse(worst, Some(Error::failed("drilling what is due was cancelled")));
             break;
         }
         session.out.note(format!("drilling {dataset}, due since {}", human::time(*since)));
         let textfile = args.textfiles.as_deref().map(|folder| Textfile::open(&file_of(folder, dataset))).transpose();
-        let (drilled, error) = match textfile {
+        let (drilled, error) = match &textfile {
             Ok(textfile) => {
                 let textfile = textfile.as_ref();
                 Box::pin(OneDrill { args, session, dataset, textfile, is_scheduled: true, without: None }.run()).await
             }
-            Err(error) => (None, Some(error)),
+            // What cannot be told is drilled all the same.
+            Err(_) => {
+                Box::pin(OneDrill { args, session, dataset, textfile: None, is_scheduled: true, without: None }.run())
+                    .await
+            }
         };
+        let textfile = textfile.and_then(|textfile| match textfile {
+            Some(textfile) if session.cancel.is_cancelled() => {
+                textfile.note_due(dataset, Some(*since), schedule.expected_interval(session.clock.now()))
+            }
+            _ => Ok(()),
+        });
+        let error = worse(error, textfile.err());
         if let Some(drilled) = &drilled {
             session.out.text(format!("{drilled}\n"))?;
         }
@@ -140,88 +150,6 @@ pub(super) fn worse(one: Option<Error>, other: Option<Error>) -> Option<Error> {
     }
 }
 
-/// What is due, longest first, and what is not.
-async fn find(
-    args: &Args,
-    config: &Config,
-    session: &Session,
-) -> Result<(Vec<(Scheduled, DateTime<Utc>)>, Vec<Waiting>)> {
-    let now = session.clock.now();
-    let sections = config.datasets.iter().filter_map(|dataset| {
-        let schedule = dataset.drill.schedule.clone()?;
-        Some(Scheduled { dataset: dataset.name.clone(), schedule })
-    });
-    let mut scheduled: Vec<Scheduled> = sections.collect();
-    let memory = |dataset: &Name| {
-        let (kept, mut traces) = remembered(Some(&DrillMemory::of(&config.state_directory, dataset)), session);
-        traces.extend(kept.iter().map(DrillTrace::of));
-        traces
-    };
-    let seems_due = |one: &Scheduled| due_since(&one.schedule, now, &memory(&one.dataset)).is_some();
-    // Most often this host itself drilled last, and nobody need be asked.
-    let reader = match &config.drill.schedule {
-        None if !scheduled.iter().any(seems_due) => None,
-        _ => Some(session.reader(&session.place()?, Need::Manifests).await?),
-    };
-    if let (Some(schedule), Some(reader)) = (&config.drill.schedule, &reader) {
-        let known = session.cancellable("listing the vault", reader.datasets()).await?;
-        let others = known.into_iter().filter(|dataset| config.dataset(dataset).is_none());
-        let signer = access::drill_signer(config)?.map(|signer| signer.public());
-        for dataset in others {
-            if is_granted(reader, signer.as_ref(), &dataset) {
-                scheduled.push(Scheduled { dataset, schedule: schedule.clone() });
-            }
-        }
-    }
-    let (mut due, mut waiting) = (Vec::new(), Vec::new());
-    for one in scheduled {
-        let mut traces = memory(&one.dataset);
-        if due_since(&one.schedule, now, &traces).is_some()
-            && let Some(reader) = &reader
-        {
-            traces.extend(last_in_vault(reader, &one.dataset, now, session).await?);
-        }
-        let since = due_since(&one.schedule, now, &traces);
-        if let Some(folder) = &args.textfiles {
-            let interval = one.schedule.expected_interval(now);
-            Textfile::open(&file_of(folder, &one.dataset))?.note_due(&one.dataset, since, interval)?;
-        }
-        match since {
-            Some(since) => due.push((one, since)),
-            None => waiting.push(Waiting { next: one.schedule.next_after(now), dataset: one.dataset }),
-        }
-    }
-    due.sort_by(|(one, since), (other, other_since)| (since, &one.dataset).cmp(&(other_since, &other.dataset)));
-    Ok((due, waiting))
-}
-
-/// Whether the root grants a dataset to the drill host of this signer. Without a root, whoever
-/// tries finds out.
-pub(super) fn is_granted(
-    reader: &VaultReader,
-    signer: Option<&lifeboat_engine::keys::sign::SignerKey>,
-    dataset: &Name,
-) -> bool {
-    let trust = &reader.keys().trust;
-    let Some(root) = trust.root() else { return true };
-    let log = signer.and_then(|signer| trust.log_of(LogKind::DrillHosts, signer));
-    let own = log.and_then(|log| root.drill_hosts.iter().find(|host| host.name == log.name));
-    own.is_some_and(|own| own.datasets.iter().any(|pattern| pattern.covers(dataset)))
-}
-
-/// The newest drill that the vault tells of.
-async fn last_in_vault(
-    reader: &VaultReader,
-    dataset: &Name,
-    now: DateTime<Utc>,
-    session: &Session,
-) -> Result<Vec<DrillTrace>> {
-    let found = session.cancellable("reading past drills", history(reader, dataset, 1, now)).await?;
-    // To drill once too often does no harm, and the drill itself tells more.
-    found.gaps.iter().for_each(|gap| session.out.note(format!("{dataset}: {gap}")));
-    Ok(found.drills.iter().map(|past| DrillTrace::of(&past.report)).collect())
-}
-
 impl DueDrills {
     fn sum_up(&self, worst: &Error) -> Error {
         let failed: Vec<&str> =
@@ -242,7 +170,7 @@ impl DueDrills {
 impl fmt::Display for DueDrills {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.drills.is_empty() && self.waiting.is_empty() {
-            return write!(f, "No dataset has a `schedule` in [drill] or [dataset.drill].");
+            return write!(f, "No dataset that this host may drill has a `schedule`.");
         }
         let mut table = Plain::new(&["DATASET", "DUE", "RESULT"]);
         for due in &self.drills {

@@ -5,6 +5,7 @@
 //! behind.
 
 mod due;
+mod grants;
 mod loss;
 mod loss_page;
 mod lost_region;

@@ -15,7 +15,7 @@ use lifeboat_engine::drill::{
     self as flow, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, history, replicas_to_read,
     snapshots_in_order,
 };
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::{Selector, VaultReader};
@@ -51,10 +51,14 @@ impl OneDrill<'_> {
     /// Drills, and writes the metrics. The error beside a report is the drill's own, or what became
     /// of telling it.
     pub(super) async fn run(&self) -> (Option<Drilled>, Option<Error>) {
-        let (objectives, result) = match Plan::make(self) {
-            Ok(plan) => (Some(plan.objectives), plan.run(self).await),
+        let (plan, result) = match Plan::make(self) {
+            Ok(plan) => {
+                let result = plan.run(self).await;
+                (Some(plan), result)
+            }
             Err(error) => (None, Err(error)),
         };
+        let objectives = plan.as_ref().map(|plan| plan.objectives);
         let report = result.as_ref().ok().map(|(drilled, _)| &drilled.report);
         let outcome = Outcome {
             ended: report.map_or_else(|| self.session.clock.now(), |report| report.finished),
@@ -66,6 +70,10 @@ impl OneDrill<'_> {
             objectives,
         };
         let recorded = self.textfile.map_or(Ok(()), |textfile| textfile.record(self.dataset, &outcome));
+        // Last, so that a drill that is killed before its metrics are written counts as killed.
+        if let Some(plan) = &plan {
+            plan.end(self);
+        }
         match result {
             // What the drill found comes before what became of telling it.
             Ok((drilled, error)) => (Some(drilled), error.or(recorded.err())),
@@ -127,7 +135,7 @@ impl Plan {
         let (args, session) = (drill.args, drill.session);
         let worker = &args.worker(session);
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
-        self.remember(drill, None, None)?;
+        self.remember(drill, &self.attempt(drill, None))?;
         let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
         let Choice { selector, chosen, narrow, past } = self.choose(drill, &reader).await?;
         // What is recorded is what is drilled.
@@ -148,6 +156,7 @@ impl Plan {
             settings: &self.settings,
             past: &past,
             objectives: self.objectives,
+            rehearses_loss: drill.without.is_some(),
             jobs: self.place.limits.cpu,
             scratch: scratch.work().to_owned(),
             clock: session.clock.clone(),
@@ -182,14 +191,30 @@ impl Plan {
         recording.record(session, &self.place, reader, Shorter::Tell, event).await
     }
 
+    /// This drill, as far as it has chosen.
+    fn attempt(&self, drill: &OneDrill<'_>, replica: Option<&Name>) -> DrillTrace {
+        DrillTrace {
+            began: self.began,
+            scheduled: drill.is_scheduled,
+            running: true,
+            snapshot: None,
+            newest: false,
+            replica: replica.cloned(),
+        }
+    }
+
+    /// Records that this drill has ended.
+    fn end(&self, drill: &OneDrill<'_>) {
+        let Some(memory) = &self.memory else { return };
+        if let Err(error) = memory.end(self.began, drill.session.cancel.is_cancelled()) {
+            drill.session.out.warning(format!("nothing remembers that this drill ended: {}", error.chain()));
+        }
+    }
+
     /// Records that this drill begins, and what it chose.
-    fn remember(&self, drill: &OneDrill<'_>, snapshot: Option<&Selector>, replica: Option<&Name>) -> Result<()> {
+    fn remember(&self, drill: &OneDrill<'_>, attempt: &DrillTrace) -> Result<()> {
         let Some(memory) = &self.memory else { return Ok(()) };
-        let snapshot = match snapshot {
-            Some(Selector::Id(id)) => Some(id.clone()),
-            _ => None,
-        };
-        let recorded = memory.record(&DrillTrace { began: self.began, snapshot, replica: replica.cloned() });
+        let recorded = memory.record(attempt);
         match recorded {
             Err(error) if drill.is_scheduled => {
                 Err(error.within("the drill does not begin, because nothing would remember that it did"))
@@ -218,38 +243,47 @@ impl Plan {
             true => self.past(drill, reader).await?,
             false => (Vec::new(), Vec::new()),
         };
+        let now = session.clock.now();
         let read = match named {
             Some(_) => None,
-            None => replicas_to_read(&self.settings, self.home.as_deref(), &self.place.replicas, &traces)?,
+            None => replicas_to_read(&self.settings, self.home.as_deref(), &self.place.replicas, &traces, now)?,
         };
         let only = named.clone().or_else(|| match read.as_deref() {
             Some([only]) => Some(only.clone()),
             _ => None,
         });
         // One that does not answer was drilled, too: its turn is over.
-        self.remember(drill, None, only.as_ref())?;
+        self.remember(drill, &self.attempt(drill, only.as_ref()))?;
         let narrow = match &read {
             Some(names) => Some(session.reader_for(dataset, &self.place.narrowed(names), Need::Packs).await?),
             None => None,
         };
-        let now = session.clock.now();
         let choice = self.settings.snapshot;
+        let mut newest = None;
         let selector = if let Some(lost) = drill.without {
             // What came later would not be there.
             Selector::At(lost.at)
         } else if is_asked || choice == SnapshotChoice::Newest {
             drill.args.selection.selector(now)
         } else {
-            let order = |kept: &[_]| snapshots_in_order(choice, kept, &traces);
+            let order = |kept: &[SnapshotId]| {
+                newest = kept.last().cloned();
+                snapshots_in_order(choice, kept, &traces, only.as_ref(), now)
+            };
             let selected = narrow.as_ref().unwrap_or(reader).select_first(dataset, now, order);
             Selector::Id(session.cancellable("choosing a snapshot", selected).await?)
         };
-        self.remember(drill, Some(&selector), only.as_ref())?;
+        let snapshot = match &selector {
+            Selector::Id(id) => Some(id.clone()),
+            _ => None,
+        };
+        let newest = snapshot.is_some() && snapshot == newest;
+        self.remember(drill, &DrillTrace { snapshot, newest, ..self.attempt(drill, only.as_ref()) })?;
         let chosen = DrillChoice {
-            snapshot: if is_asked { ASKED } else { choice.as_str() }.to_owned(),
+            snapshot: if is_asked { DrillChoice::ASKED } else { choice.as_str() }.to_owned(),
             replica: match (drill.without, &named) {
                 (Some(lost), _) => format!("without region {}", lost.region),
-                (None, Some(_)) => ASKED.to_owned(),
+                (None, Some(_)) => DrillChoice::ASKED.to_owned(),
                 (None, None) => self.settings.replica.as_str().to_owned(),
             },
             outside: named.is_none() && self.settings.outside,
@@ -302,9 +336,6 @@ impl Plan {
         Ok(())
     }
 }
-
-/// A person named it.
-const ASKED: &str = "asked";
 
 /// The reports that are kept on this host, and the attempts that it recorded. What of them cannot
 /// be read is told.

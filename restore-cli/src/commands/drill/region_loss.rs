@@ -17,7 +17,8 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{StateDirectory, replace_file};
 use lifeboat_engine::{Class, Error, Result};
 
-use super::due::{is_granted, worse};
+use super::due::worse;
+use super::grants::Grants;
 use super::loss::{RegionLoss, Tried, told};
 use super::lost_region::LostRegion;
 use super::one::{OneDrill, write_signed};
@@ -106,7 +107,7 @@ async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Sessio
     let reader = session.reader(&session.place()?, Need::Manifests).await?;
     let gone = lost.lost.iter().filter(|name| reader.unreachable().contains_key(*name));
     let gaps = gone.map(|name| format!("replica {name} does not answer, so what it alone has is not known")).collect();
-    let signer = access::drill_signer(config)?.map(|signer| signer.public());
+    let grants = Grants::of_this_host(args, config, &reader)?;
     let known = session.cancellable("listing the vault", reader.datasets()).await?;
     let mut steps: BTreeMap<Name, PlaceInRecovery> =
         config.datasets.iter().map(|dataset| (dataset.name.clone(), dataset.recovery.clone())).collect();
@@ -115,7 +116,7 @@ async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Sessio
         if steps.contains_key(&dataset) {
             continue;
         }
-        match is_granted(&reader, signer.as_ref(), &dataset) {
+        match grants.cover(&dataset) {
             true => drop(steps.insert(dataset, PlaceInRecovery::default())),
             false => left_out.push(dataset),
         }
