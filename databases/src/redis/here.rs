@@ -16,7 +16,7 @@ use crate::database::{FoundHere, FoundSource, Look};
 
 /// Where servers put their socket. In /tmp, any user could put one.
 const USUAL_SOCKET: &str = "/run/redis/redis-server.sock";
-const SOCKET_FILE_NAME: &str = "redis-server.sock";
+const REDIS_SOCKET_NAME: &str = "redis-server.sock";
 /// What answers no later is not asked again: a set-up must not hang.
 const LONGEST_ANSWER: Duration = Duration::from_secs(2);
 const QUESTION: &[u8] = b"PING\r\n";
@@ -27,7 +27,7 @@ const ANSWER: &[u8] = b"+PONG";
 pub(super) fn find(look: &Look) -> FoundHere {
     let mut found = FoundHere::default();
     let mut sockets = vec![PathBuf::from(USUAL_SOCKET)];
-    sockets.extend(look.places.iter().map(|place| place.join(SOCKET_FILE_NAME)));
+    sockets.extend(look.places.iter().map(|place| place.join(REDIS_SOCKET_NAME)));
     for path in sockets {
         note(
             &mut found,

@@ -28,8 +28,8 @@ const BEYOND_MEMORY_MIB: u64 = 64;
 const MOST_DESCRIPTORS: u64 = 256;
 const MOST_THREADS: u64 = 64;
 
-/// Waits until at least one start was watched: in a few minutes, each may have been in some trouble,
-/// and then nobody could tell whether one was missed.
+/// Waits until at least one start was watched: in a few minutes, each may have been in some
+/// trouble, and then nobody could tell whether one was missed.
 pub(crate) async fn watch_a_start(watch: &Watch) {
     let begun = Instant::now();
     while watch.seen().starts == 0 && begun.elapsed() < LONGEST_SETTLING {
