@@ -62,15 +62,16 @@ impl Account {
         self.host.is_none() && self.user == "PUBLIC"
     }
 
-    /// Takes an account from the beginning of `tokens`.
+    /// Takes an account from the beginning of `tokens`. Some servers quote accounts as texts where
+    /// they tell of `PROXY`.
     fn take(tokens: &[MariaToken]) -> Option<(Self, &[MariaToken])> {
         let (user, rest) = match tokens {
-            [MariaToken::Name(user), rest @ ..] => (user.clone(), rest),
+            [MariaToken::Name(user) | MariaToken::Text(user), rest @ ..] => (user.clone(), rest),
             [MariaToken::Word(public), rest @ ..] if public == "PUBLIC" => (public.clone(), rest),
             _ => return None,
         };
         match rest {
-            [MariaToken::Mark('@'), MariaToken::Name(host), rest @ ..] => {
+            [MariaToken::Mark('@'), MariaToken::Name(host) | MariaToken::Text(host), rest @ ..] => {
                 Some((Self { user, host: Some(host.clone()) }, rest))
             }
             _ => Some((Self { user, host: None }, rest)),
@@ -113,7 +114,12 @@ impl Grant {
             }
             _ => Vec::new(),
         };
-        Some(Self { what: tokens[..to].to_vec(), to: account, with })
+        // No other grant has a text before its account, and this one means names.
+        let named = |token: &MariaToken| match token {
+            MariaToken::Text(name) => MariaToken::Name(name.clone()),
+            token => token.clone(),
+        };
+        Some(Self { what: tokens[..to].iter().map(named).collect(), to: account, with })
     }
 
     /// The statement.
@@ -407,6 +413,15 @@ mod tests {
         let nothing = grant("GRANT UPDATE (`gone`) ON `s`.`t` TO `u`@`%`");
         assert_eq!(nothing.without_columns(&["gone".to_owned()]), None);
         assert_eq!(grant("GRANT `role` TO `u`@`%`").columns(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn accounts_are_the_same_however_they_are_quoted() {
+        let parse = |told: &str| Grant::parse(&statement(told).unwrap()).unwrap();
+        let texts = parse("GRANT PROXY ON ''@'%' TO 'o''x'@'localhost' WITH GRANT OPTION");
+        let names = parse("GRANT PROXY ON ``@`%` TO `o'x`@`localhost` WITH GRANT OPTION");
+        assert_eq!(texts, names);
+        assert_eq!(texts.written(), "GRANT PROXY ON ``@`%` TO `o'x`@`localhost` WITH GRANT OPTION");
     }
 
     #[test]
