@@ -39,12 +39,12 @@ pub(crate) struct Args {
     /// Name of the dataset
     #[arg(required_unless_present_any = ["due", "region_loss"])]
     dataset: Option<Name>,
-    /// Drill what the `schedule` of [drill] and [dataset.drill] makes due, one after the other;
+    /// Drill what the `schedule` of `[drill]` and `[dataset.drill]` makes due, one after the other;
     /// a failure does not stop the next
     #[arg(long, conflicts_with_all = ["dataset", "snapshot", "at", "level", "report", "textfile"])]
     due: bool,
     /// Rehearse the loss of a region: restore everything as if its replicas were gone, in the order
-    /// of [recovery] and [dataset.recovery], and tell what that would have meant
+    /// of `[recovery]` and `[dataset.recovery]`, and tell what that would have meant
     #[arg(long, value_name = "REGION", conflicts_with_all = ["dataset", "due", "snapshot", "at", "level", "textfile"])]
     region_loss: Option<String>,
     /// With --region-loss: only these datasets, and those that they come after
