@@ -82,7 +82,9 @@ async fn a_rehearsed_loss_tells_what_the_real_one_shows() {
     assert_eq!(rehearsed["critical_path"], json!(order), "{rehearsed:#}");
     let last = rehearsed["datasets"][2]["rto_seconds"].as_f64().unwrap();
     assert!((rehearsed["rto_seconds"].as_f64().unwrap() - last).abs() < 1e-9, "{rehearsed:#}");
-    assert!(rehearsed["shorter"].as_array().unwrap().iter().any(|of| of.as_str().unwrap().contains("shop takes")));
+    // Which takes longest is of milliseconds here, so nobody knows.
+    let shorter = rehearsed["shorter"].to_string();
+    assert!(shorter.contains("that everything waits for"), "{shorter}");
     // Each has a signed report, which names the region, in the other one.
     let report = db1.must("lifeboat --json report shop").await.json().unwrap();
     assert_eq!(report["report"]["drill"], rehearsed["datasets"][0]["drill"]);
