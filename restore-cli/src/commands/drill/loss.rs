@@ -255,7 +255,8 @@ impl RegionLoss {
             }
         };
         also("Only fetched, as the kind allows no more", &self.names(|of| of.reached == Some(ProofLevel::Fetched)));
-        also("PARTIAL, as the snapshot lacks something", &self.names(|dataset| !dataset.is_whole()));
+        also("PARTIAL, as the snapshot lacks databases", &self.names(|dataset| dataset.skipped > 0));
+        also("The capture warned of", &self.names(|dataset| dataset.skipped == 0 && dataset.warnings > 0));
         also("Objectives would be MISSED by", &self.names(|dataset| !dataset.objectives_missed.is_empty()));
         also("NOT rehearsed", &self.not_rehearsed.iter().map(Name::as_str).collect::<Vec<_>>());
         also("There may be more datasets", &self.gaps.iter().map(String::as_str).collect::<Vec<_>>());
@@ -290,7 +291,7 @@ impl RecoveredDataset {
         self.rpo_objective_seconds.or(self.rto_objective_seconds).is_some()
     }
 
-    /// Whether its snapshot has all that it should have.
+    /// Whether its snapshot has all that it should have, and no warning.
     pub(super) fn is_whole(&self) -> bool {
         self.skipped == 0 && self.warnings == 0
     }
@@ -299,7 +300,7 @@ impl RecoveredDataset {
     pub(super) fn result(&self) -> String {
         let partial = match (self.skipped as u64, self.warnings as u64) {
             (0, 0) => String::new(),
-            (0, warnings) => format!(", PARTIAL: {}", human::count(warnings, "warning")),
+            (0, warnings) => format!(", with {} of the capture", human::count(warnings, "warning")),
             (skipped, _) => format!(", PARTIAL: lacks {}", human::count(skipped, "database")),
         };
         self.outcome() + &partial
