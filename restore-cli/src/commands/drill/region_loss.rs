@@ -1,8 +1,10 @@
 //! `drill --region-loss REGION`: restores everything as if all replicas of a region were gone, in
 //! the order and so many at once as the configuration says, and tells what that would have meant.
 //!
-//! - **Gone**: no replica of the region is opened, and none is read through an address of it: what
-//!   shares one with it would be gone, too, so that is refused.
+//! - **Gone**: nothing is restored from a replica of the region, and none is read through an
+//!   address of it: what shares one with it would be gone, too, so that is refused. Before the
+//!   first restore, the region is asked for the names of datasets: what it alone has must not be
+//!   overlooked.
 //! - **Failure**: what comes after a dataset that could not be restored is not restored either, and
 //!   says so. All others are.
 
