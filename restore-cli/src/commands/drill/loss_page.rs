@@ -66,10 +66,14 @@ fn datasets(told: &RegionLoss) -> Markup {
             }
             tbody {
                 @for dataset in &told.datasets {
-                    @let good = dataset.restored && dataset.objectives_missed.is_empty();
+                    @let news = match (dataset.restored && dataset.objectives_missed.is_empty(), dataset.is_whole()) {
+                        (true, true) => News::Good,
+                        (true, false) => News::Late,
+                        (false, _) => News::Bad,
+                    };
                     tr {
                         th scope="row" { (dataset.dataset) }
-                        td class=(if good { "good" } else { "bad" }) {
+                        td class=(news.class()) {
                             (dataset.result())
                             @if let Some(class) = dataset.error_class.filter(|_| !dataset.restored) { ": " (class) ", told where it was drilled" }
                         }
