@@ -7,8 +7,9 @@
 //!   directory before it gets a job, so before it starts anything. The system gives no new process
 //!   the number of a session that still has members: whatever is in that session, or descends from
 //!   it, is of that worker. Nothing is ever told by the name of a program.
-//! - **Whose it is**: only a directory of this very user is believed. Others may make what they
-//!   like in the same place.
+//! - **Whose it is**: only a directory of this very user is believed, and only one that holds what
+//!   a drill makes there and nothing else. Others may make what they like in the same place, and
+//!   this user may call a directory of data `lifeboat-2026-11-30`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -230,7 +231,7 @@ pub fn sweep(parent: &Path) -> Swept {
         let is_ours = path.symlink_metadata().is_ok_and(|found| {
             found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0
         });
-        let Some(owner) = owner_of(&path).filter(|_| is_ours) else { continue };
+        let Some(owner) = owner_of(&path).filter(|_| is_ours && holds_a_drill_alone(&path)) else { continue };
         if owner.runs() {
             continue;
         }
@@ -244,6 +245,15 @@ pub fn sweep(parent: &Path) -> Swept {
         }
     }
     swept
+}
+
+/// Whether nothing is in a directory but what a drill makes there.
+fn holds_a_drill_alone(directory: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(directory) else { return false };
+    entries.all(|entry| {
+        let name = entry.map(|entry| entry.file_name());
+        name.is_ok_and(|name| name.to_str().is_some_and(|name| name == WORK || name.starts_with(WORKER_PREFIX)))
+    })
 }
 
 /// The drill whose directory this is, by its name.
@@ -359,11 +369,15 @@ mod tests {
         let writable = place.path().join(format!("{DRILL_PREFIX}{}-open", ProcessKey { started: 1, ..own }));
         std::fs::create_dir(&writable).unwrap();
         std::fs::set_permissions(&writable, Permissions::from_mode(0o777)).unwrap();
+        let restored = place.path().join("lifeboat-2026-11-30");
+        std::fs::create_dir(&restored).unwrap();
+        std::fs::write(restored.join("shop.dump"), "data").unwrap();
         let swept = sweep(place.path());
+        assert!(restored.join("shop.dump").exists(), "{swept:?}");
         assert_eq!((swept.directories, swept.processes, swept.problems), (vec![dead.clone()], 1, Vec::new()));
         assert!(gone(worker_key.pid) && !dead.exists() && link.symlink_metadata().is_err());
         worker.wait().unwrap();
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 6, "all others are there");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 7, "all others are there");
         assert_eq!(sweep(place.path()), Swept::default());
         // A worker of before the machine started anew is nobody.
         std::fs::create_dir_all(dead.join(WORK)).unwrap();
