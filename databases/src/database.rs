@@ -15,11 +15,13 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
 use crate::streams::{StoredStreams, StreamSink};
 use crate::tool::environment::ToolEnvironment;
+use crate::wanted::{Portion, PortionOutcome, RestoreOutcome, TreeWanted, Wanted};
 
 /// What work with a database may use and must obey.
 #[derive(Debug, Clone)]
@@ -94,6 +96,37 @@ pub trait Database: fmt::Debug + Send + Sync {
     fn database_of(&self, stream: &str) -> Option<String> {
         let _ = stream;
         None
+    }
+
+    /// Whether a load of `wanted` reads a stream to its end.
+    fn reads(&self, stream: &str, wanted: &Wanted) -> bool {
+        let among = |name: &String| wanted.databases.is_empty() || wanted.databases.contains(name);
+        !wanted.is_part() && self.database_of(stream).as_ref().is_some_and(among)
+    }
+
+    /// Whether [`Wanted::tables`] and [`Wanted::schema_only`] can be asked for.
+    fn has_tables(&self) -> bool {
+        false
+    }
+
+    /// Writes a portion of one database to `out`, and flushes it. `database` names the database if
+    /// the snapshot has several. It succeeds only if all of it was there and checked: what was
+    /// written before an error must not be used.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): the snapshot has no such table or database,
+    /// or the engine gives no portions. [`Class::Storage`](lifeboat_base::Class::Storage): `out`
+    /// cannot be written to.
+    async fn give(
+        &self,
+        streams: &dyn StoredStreams,
+        database: Option<&str>,
+        portion: &Portion,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<PortionOutcome> {
+        let _ = (streams, database, portion, out);
+        Err(Error::usage(format!("a snapshot of kind {} is given as a whole", self.kind()))
+            .hint("leave out --table and --schema-only"))
     }
 
     /// How an operator writes the address of a server to restore into; `None` if there are no such
@@ -294,61 +327,6 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn client_directories(&self) -> &[PathBuf] {
         &[]
     }
-}
-
-/// Which databases of a snapshot to restore into a server, and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// Restore only these databases of the snapshot. If there are none, restore all.
-    pub databases: Vec<String>,
-    /// Restore one database under another name.
-    pub rename: Option<String>,
-    /// Replace a database of the same name, even if it is not empty.
-    pub overwrite: bool,
-    /// Make the snapshot's roles also in a server that has roles or databases of its own.
-    pub globals: bool,
-    /// Load what can be loaded, and list what could not.
-    pub keep_going: bool,
-    /// Let code in the snapshot run as the superuser that connects, if it is one.
-    pub as_superuser: bool,
-}
-
-/// What of a tree to restore, and with which rights.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TreeWanted {
-    /// Only these paths below the root, with all that is in them. If there are none, everything.
-    pub paths: Vec<PathBuf>,
-    /// Give owners and access control lists back, by name where this machine knows it, else by
-    /// number.
-    pub owners: bool,
-    /// Make devices, and give back what lets a program run with the rights of another: setuid and
-    /// setgid bits, capabilities, trusted attributes. The bits come back only together with owners.
-    pub special: bool,
-}
-
-/// What a restore did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreOutcome {
-    /// Names of the databases or files that were written.
-    pub written: Vec<String>,
-    /// What an operator should know about the restore, in plain words.
-    pub warnings: Vec<String>,
-    /// What could not be loaded. It is empty unless that was allowed: see [`Wanted::keep_going`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failures: Vec<LoadFailure>,
-}
-
-/// An object that could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadFailure {
-    /// The database of the snapshot.
-    pub database: String,
-    /// Kind and name.
-    pub object: String,
-    /// One word for the cause, such as `missing_object`.
-    pub class: String,
-    /// What the server said.
-    pub reason: String,
 }
 
 /// A server to restore into.

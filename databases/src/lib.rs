@@ -24,10 +24,12 @@ pub mod sqlite;
 pub mod streams;
 mod target;
 mod tool;
+mod wanted;
 
 pub use self::database::{
-    ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
-    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, Look, NewAccount, ServerAddress, ServerTarget, Source, SourceCheck,
+    ThrowAway, ToolFound, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
+pub use self::wanted::{LoadFailure, Portion, PortionOutcome, RestoreOutcome, RowFormat, TreeWanted, Wanted};

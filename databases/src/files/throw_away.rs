@@ -20,9 +20,10 @@ use super::owners::OwnerNames;
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
 use crate::blocking::{StreamBytes, read_apart};
-use crate::database::{ThrowAway, TreeWanted, WorkContext};
+use crate::database::{ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, answered};
 use crate::streams::StoredStreams;
+use crate::wanted::TreeWanted;
 
 /// As many entries are there as were restored.
 pub(super) const ENTRY_CHECK: &str = "entry_count";

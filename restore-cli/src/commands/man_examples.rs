@@ -37,6 +37,15 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ),
             ("Into files", "lifeboat restore shop --to-directory /srv/restored"),
             (
+                "One table, back into its database, in the place of the one that is there",
+                "lifeboat restore shop --at yesterday\\ 18:00 --table public.orders --overwrite --to-postgres socket:/var/run/postgresql",
+            ),
+            (
+                "The rows of a table, into a file",
+                "lifeboat restore shop --table public.orders --format csv --to-file orders.csv",
+            ),
+            ("Definitions without rows, for pg_restore", "lifeboat restore shop --schema-only --to-file shop.dump"),
+            (
                 "On a machine that has nothing but the owner's files",
                 "lifeboat restore shop --identity master.txt --owner @owner.line --s3-bucket example-backup --s3-region eu-west-1 --to-directory out",
             ),

@@ -25,6 +25,7 @@ pub(crate) mod repair;
 mod repair_clock;
 pub(crate) mod report;
 pub(crate) mod restore;
+mod restore_part;
 pub(crate) mod root;
 mod root_found;
 mod root_request;

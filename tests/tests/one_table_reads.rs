@@ -1,0 +1,91 @@
+//! What a restore of one table reads of a vault: the packs of its own streams, each once, and not
+//! those of the rest.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::{Portion, RowFormat, Target, Wanted, load, registry};
+use lifeboat_engine::restore::SnapshotStreams;
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::vault::{DATASET, TestVault, name};
+use lifeboat_tests::work::{context, only, source};
+use tempfile::TempDir;
+
+/// A row of 4 KiB that does not compress.
+const ROWS: &str = "SELECT n, (SELECT string_agg(sha512(convert_to(n || ' ' || i, 'UTF8')), '') FROM generate_series(1, 64) i) AS noise
+    FROM generate_series({}) n";
+
+/// Measured parts of what a whole restore reads.
+struct Shares {
+    one_table: f64,
+    rows_alone: f64,
+    schema_alone: f64,
+    packs: usize,
+}
+
+async fn measured(mebibytes: u64) -> Shares {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    // A hundredth of all is in `one`; a few small tables share the stream of the rest.
+    let rows = mebibytes * 256;
+    for (table, numbers) in [("big", format!("1, {}", rows / 100 * 99)), ("one", format!("-{}, -1", rows / 100))] {
+        let sql = format!(
+            "CREATE TABLE {table} (n int, noise bytea); ALTER TABLE {table} ALTER noise SET STORAGE EXTERNAL;
+             INSERT INTO {table} {}; ALTER TABLE {table} ADD PRIMARY KEY (n)",
+            ROWS.replace("{}", &numbers)
+        );
+        from.run_sql("shop", &sql).await;
+    }
+    from.run_sql("shop", "CREATE TABLE small AS SELECT n, md5(n::text) FROM generate_series(1, 2000) n").await;
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.limits.stall = std::time::Duration::from_secs(300);
+    let config = PostgresConfig { databases: vec!["shop".to_owned()], jobs: Some(2), ..source(&from, 1 << 20) };
+    let snapshot = vault.backup(&PostgresSource(config)).await.unwrap().snapshot;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let opened = async || -> SnapshotStreams { reader.streams(&name(DATASET), &snapshot).await.unwrap() };
+    let target = |wanted: Wanted| Target::Server {
+        server: Box::new(PostgresTarget {
+            connection: to.connection(),
+            password: None,
+            client_directories: vec![to.programs().to_owned()],
+        }),
+        wanted,
+    };
+
+    let whole = opened().await;
+    let packs = whole.manifest().packs.len();
+    load(&whole, &target(only("shop")), &cx).await.unwrap();
+    let whole = whole.reading().fetched as f64;
+    let share = |streams: &SnapshotStreams| streams.reading().fetched as f64 / whole;
+
+    to.run_sql("shop", "DROP TABLE one").await;
+    let table = opened().await;
+    load(&table, &target(Wanted { tables: vec!["public.one".to_owned()], ..only("shop") }), &cx).await.unwrap();
+    let sum = "SELECT count(*), sum(hashtext(noise::text)) FROM one";
+    assert_eq!(to.query("shop", sum).await, from.query("shop", sum).await);
+
+    let engine = registry::find("postgres").unwrap();
+    let rows_alone = opened().await;
+    let portion = Portion::Rows { table: "public.one".to_owned(), format: RowFormat::Copy };
+    let given = engine.give(&rows_alone, None, &portion, &mut tokio::io::sink()).await.unwrap();
+    assert_eq!(given.rows, Some(rows / 100));
+    let schema_alone = opened().await;
+    engine.give(&schema_alone, None, &Portion::Definitions, &mut tokio::io::sink()).await.unwrap();
+    Shares { one_table: share(&table), rows_alone: share(&rows_alone), schema_alone: share(&schema_alone), packs }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_hundredth_costs_a_twentieth() {
+    let shares = measured(320).await;
+    println!(
+        "of what a whole restore reads ({} packs): one table {:.2} %, its rows in a file {:.2} %, definitions {:.2} %",
+        shares.packs,
+        shares.one_table * 100.0,
+        shares.rows_alone * 100.0,
+        shares.schema_alone * 100.0
+    );
+    // Packs are fetched whole: that of the definitions, and those in which the table lies.
+    assert!(shares.one_table <= 0.05 && shares.rows_alone <= 0.05, "a table read more than its own packs");
+    assert!(shares.schema_alone <= 0.05, "definitions read more than their own pack");
+}
