@@ -19,7 +19,8 @@ use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
-use crate::streams::{StoredStreams, StreamSink};
+use crate::rows::{self, RowSink};
+use crate::streams::{StoredStreams, StreamReader, StreamSink};
 use crate::tool::environment::ToolEnvironment;
 use crate::wanted::{Portion, PortionOutcome, RestoreOutcome, TreeWanted, Wanted};
 
@@ -127,6 +128,22 @@ pub trait Database: fmt::Debug + Send + Sync {
         let _ = (streams, database, portion, out);
         Err(Error::usage(format!("a snapshot of kind {} is given as a whole", self.kind()))
             .hint("leave out --table and --schema-only"))
+    }
+
+    /// Whether a stream is made of rows, which [`Self::rows`] gives.
+    fn has_rows(&self, stream: &str) -> bool {
+        let _ = stream;
+        false
+    }
+
+    /// Gives the rows of a stream that has some to `sink`, and reads it to its checked end. A row
+    /// is a line of the stream, unless the engine says otherwise.
+    ///
+    /// # Errors
+    /// Those of the stream, or of `sink`.
+    async fn rows(&self, stream: &str, mut reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        sink.table(stream)?;
+        rows::lines(reader.as_mut(), sink).await
     }
 
     /// How an operator writes the address of a server to restore into; `None` if there are no such

@@ -20,6 +20,7 @@ pub mod postgres;
 pub mod proof;
 pub mod redis;
 pub mod registry;
+pub mod rows;
 pub mod sqlite;
 pub mod streams;
 mod target;

@@ -46,6 +46,7 @@ mod portion;
 mod query;
 mod refusals;
 mod roles;
+mod row_reader;
 mod server;
 mod settings;
 mod sql;
@@ -74,7 +75,8 @@ use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
-use crate::streams::StoredStreams;
+use crate::rows::RowSink;
+use crate::streams::{StoredStreams, StreamReader};
 use crate::wanted::{Portion, PortionOutcome, Wanted};
 
 const POSTGRES_KIND: &str = "postgres";
@@ -144,6 +146,14 @@ impl Database for Postgres {
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<PortionOutcome> {
         portion::give(streams, database, portion, out).await
+    }
+
+    fn has_rows(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn rows(&self, stream: &str, reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        row_reader::read(stream, reader, sink).await
     }
 
     fn address_form(&self) -> Option<&'static str> {

@@ -22,6 +22,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("As the bucket was before somebody deleted", "lifeboat list --as-of 2h\\ ago"),
         ],
         "show" => &[("What a snapshot holds", "lifeboat show shop 20261123T1832")],
+        "diff" => &[
+            ("What changed since yesterday evening, by bytes", "lifeboat diff shop yesterday\\ 18:00"),
+            ("And which tables got or lost rows", "lifeboat diff shop 20261123T1832 latest --rows"),
+        ],
         "restore" => &[
             (
                 "Into a new PostgreSQL server, with the owner's identity",

@@ -7,6 +7,7 @@ mod audit_view;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod drill;
 pub(crate) mod drills;
 pub(crate) mod init;
