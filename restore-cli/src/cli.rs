@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, diff, drill, drills, init, kit, list, man, owner, pause,
+    acknowledge, audit, bisect, cancel, check, completions, diff, drill, drills, init, kit, list, man, owner, pause,
     prune, remove_dataset, repair, report, restore, root, runs, setup, show, status, takeover, trigger, undelete,
     verify, veto, witness,
 };
@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Restore(restore::Args),
     Verify(verify::Args),
     Drill(drill::Args),
+    Bisect(bisect::Args),
     Drills(drills::Args),
     Report(report::Args),
     Prune(prune::Args),

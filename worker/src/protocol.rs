@@ -119,6 +119,11 @@ pub enum Request {
         /// The operator's queries.
         queries: Vec<DrillQuery>,
     },
+    /// Run these queries alone. The reply is [`Reply::Checked`].
+    Ask {
+        /// The operator's queries.
+        queries: Vec<DrillQuery>,
+    },
     /// Compare with the snapshot. The reply is [`Reply::Proved`].
     Prove,
     /// Stop the throw-away database and remove its files. The reply is [`Reply::Stopped`].

@@ -8,6 +8,7 @@
 //! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
 //!   drill is cancelled.
 
+mod bisect;
 mod choice;
 mod evidence;
 mod forecast;
@@ -29,6 +30,7 @@ use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
+pub use self::bisect::{Asking, Bisect};
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
 pub use self::history::{DrillHistory, PastDrill, history};

@@ -26,6 +26,9 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("What changed since yesterday evening, by bytes", "lifeboat diff shop yesterday\\ 18:00"),
             ("And which tables got or lost rows", "lifeboat diff shop 20261123T1832 latest --rows"),
         ],
+        "bisect" => {
+            &[("Since when do orders miss?", "lifeboat bisect shop --sql TABLE\\ order_total --at-least 20000")]
+        }
         "restore" => &[
             (
                 "Into a new PostgreSQL server, with the owner's identity",

@@ -4,6 +4,7 @@ pub(crate) mod acknowledge;
 pub(crate) mod audit;
 mod audit_export;
 mod audit_view;
+pub(crate) mod bisect;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;

@@ -76,6 +76,13 @@ impl ThrowAway for ThrowAwayByWorker {
         }
     }
 
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        match self.worker.ask(Some(&Request::Ask { queries: queries.to_vec() }), None).await? {
+            Reply::Checked(results) => Ok(results),
+            _ => Err(out_of_turn()),
+        }
+    }
+
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
         match self.worker.ask(Some(&Request::Prove), Some(streams)).await? {
             Reply::Proved(proof) => Ok(proof),

@@ -129,6 +129,9 @@ impl Service {
                 Some(Request::Check { queries }) => {
                     self.unless_cancelled(throw_away.check(&queries)).await.map(Reply::Checked)
                 }
+                Some(Request::Ask { queries }) => {
+                    self.unless_cancelled(throw_away.ask(&queries)).await.map(Reply::Checked)
+                }
                 Some(Request::Prove) => self.unless_cancelled(throw_away.prove(&self.streams)).await.map(Reply::Proved),
                 Some(Request::Stop) => {
                     throw_away.stop().await?;

@@ -100,9 +100,14 @@ impl ThrowAway for MariaThrowAway {
         for (database, _) in &self.databases {
             results.push(self.check_tables(database).await?);
         }
-        let mut typing_errors = Vec::new();
+        results.extend(self.ask(queries).await?);
+        Ok(results)
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (mut results, mut typing_errors) = (Vec::new(), Vec::new());
         for wanted in queries {
-            let result = self.ask(wanted).await?;
+            let result = self.ask_one(wanted).await?;
             if !result.passed && self.is_typing_error(wanted, &result.detail).await? {
                 typing_errors.push(no_sql(&wanted.sql, &result.detail));
             }
@@ -192,7 +197,7 @@ impl MariaThrowAway {
     }
 
     /// Runs one query of the operator.
-    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
+    async fn ask_one(&self, wanted: &DrillQuery) -> Result<CheckResult> {
         let database = self.database_for(wanted);
         let answer = self.read_only(&database, &wanted.sql).await?;
         let check = format!("{database}: {}", wanted.sql);

@@ -97,9 +97,14 @@ impl ThrowAway for PostgresThrowAway {
         for database in self.databases.clone() {
             results.push(self.amcheck(&database).await?);
         }
-        let mut typing_errors = Vec::new();
+        results.extend(self.ask(queries).await?);
+        Ok(results)
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (mut results, mut typing_errors) = (Vec::new(), Vec::new());
         for wanted in queries {
-            let result = self.ask(wanted).await?;
+            let result = self.ask_one(wanted).await?;
             if !result.passed && self.is_no_sql(wanted, &result.detail).await? {
                 typing_errors.push(no_sql(&wanted.sql, &result.detail));
             }
@@ -181,7 +186,7 @@ impl PostgresThrowAway {
     }
 
     /// Runs one query of the operator, read-only.
-    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
+    async fn ask_one(&self, wanted: &DrillQuery) -> Result<CheckResult> {
         let database = self.database_of(wanted);
         let answer = self.read_only(&database, &wanted.sql).await?;
         let check = format!("{database}: {}", wanted.sql);
