@@ -305,3 +305,31 @@ async fn definitions_come_without_a_row() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_are_found_as_they_are_written() {
+    let sql = r#"CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."c""d;e" (n int PRIMARY KEY, "x y" text DEFAULT 'a;b');
+        INSERT INTO "a.b"."c""d;e" VALUES (1, E'a\tb\\.\nc'), (2, ''), (3, NULL);
+        CREATE TABLE "Bad.name" (id serial, "select" text, CHECK ("select" <> '; COMMIT')); INSERT INTO "Bad.name" ("select") VALUES ('x');
+        CREATE TABLE nothing ()"#;
+    let shop = CapturedShop::with(sql).await;
+    restored(&shop.streams, &shop.to, only("shop"), &shop.cx).await.unwrap();
+    for (typed, table) in [
+        (r#""a.b"."c""d;e""#, r#""a.b"."c""d;e""#),
+        (r#""a.b".c"d;e"#, r#""a.b"."c""d;e""#),
+        ("public.Bad.name", r#"public."Bad.name""#),
+        (r#"public."Bad.name""#, r#"public."Bad.name""#),
+        ("public.nothing", "public.nothing"),
+    ] {
+        shop.to.run_sql("shop", &format!("DROP TABLE {table}")).await;
+        restored(&shop.streams, &shop.to, tables(&[typed]), &shop.cx).await.unwrap();
+        assert_eq!(rows(&shop.to, table).await, rows(&shop.from, table).await, "{typed}");
+        assert_eq!(definitions(&shop.to, table).await, definitions(&shop.from, table).await, "{typed}");
+        let portion = Portion::Rows { table: typed.to_owned(), format: RowFormat::Csv };
+        let csv = String::from_utf8(given(&shop.streams, portion).await.0).unwrap();
+        let copy = format!("COPY {table} TO STDOUT (FORMAT csv, HEADER)");
+        assert_eq!(csv.trim_end(), shop.from.query("shop", &copy).await.trim_end(), "{typed}");
+    }
+    let near = restored(&shop.streams, &shop.to, tables(&["public.bad.name"]), &shop.cx).await.unwrap_err();
+    assert_eq!(near.hint_text(), Some("near names: public.Bad.name"));
+}
