@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use lifeboat_engine::Class;
-use lifeboat_engine::databases::{Portion, RestoreOutcome, RowFormat, Wanted, WorkContext, registry};
+use lifeboat_engine::databases::postgres::{PostgresConnection, PostgresTarget};
+use lifeboat_engine::databases::{Portion, RestoreOutcome, RowFormat, Target, Wanted, WorkContext, load, registry};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::sample;
 use lifeboat_tests::streams::MemoryStreams;
@@ -332,4 +333,45 @@ async fn odd_names_are_found_as_they_are_written() {
     }
     let near = restored(&shop.streams, &shop.to, tables(&["public.bad.name"]), &shop.cx).await.unwrap_err();
     assert_eq!(near.hint_text(), Some("near names: public.Bad.name"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_a_superuser_and_a_superuser_who_trusts_the_snapshot_load_a_table_too() {
+    let sql = "CREATE ROLE joe LOGIN; CREATE ROLE gone; CREATE TABLE owned (id serial PRIMARY KEY, a text);
+        INSERT INTO owned (a) SELECT md5(n::text) FROM generate_series(1, 50) n; ALTER TABLE owned OWNER TO gone;
+        CREATE TABLE base (a int); CREATE TABLE heir (b int) INHERITS (base)";
+    let shop = CapturedShop::with(sql).await;
+    let to = Postgres::start().await;
+    to.run_sql("postgres", "CREATE ROLE joe LOGIN").await;
+    to.run_sql("postgres", "CREATE DATABASE shop OWNER joe").await;
+    to.run_sql("shop", "GRANT CREATE ON SCHEMA public TO joe; CREATE TABLE base (a int)").await;
+    let PostgresConnection::Socket { directory, port, .. } = to.connection() else { panic!("no socket") };
+    let as_joe = async |wanted: Wanted| {
+        let user = Some("joe".to_owned());
+        let connection = PostgresConnection::Socket { directory: directory.clone(), port, user };
+        let client_directories = vec![to.programs().to_owned()];
+        let server = Box::new(PostgresTarget { connection, password: None, client_directories });
+        load(&shop.streams, &Target::Server { server, wanted }, &shop.cx).await
+    };
+    let owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'owned'";
+    for overwrite in [false, true] {
+        let outcome = as_joe(Wanted { overwrite, ..tables(&["public.owned"]) }).await.unwrap();
+        assert_eq!(outcome.failures, []);
+        assert_eq!(rows(&to, "owned").await, rows(&shop.from, "owned").await);
+        assert_eq!(to.query("shop", owner).await.trim(), "joe");
+    }
+    let error = as_joe(tables(&["public.owned"])).await.unwrap_err();
+    assert_eq!(error.class(), Class::Usage, "{error:?}");
+
+    let wanted = Wanted { overwrite: true, as_superuser: true, ..tables(&["public.owned"]) };
+    restored(&shop.streams, &to, wanted, &shop.cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT last_value FROM owned_id_seq").await.trim(), "50");
+    assert_eq!(to.query("shop", owner).await.trim(), "postgres");
+    let wanted = Wanted { overwrite: true, ..tables(&["public.owned"]) };
+    let outcome = restored(&shop.streams, &to, wanted, &shop.cx).await.unwrap();
+    assert_eq!(to.query("shop", owner).await.trim(), "\"lifeboat-orphans\"");
+    assert!(told(&outcome, ": gone"), "{:?}", outcome.warnings);
+    let heir = restored(&shop.streams, &to, tables(&["public.heir"]), &shop.cx).await.unwrap_err();
+    assert!(heir.chain().contains("inherits from public.base"), "{heir:?}");
+    assert_clean(&to).await;
 }

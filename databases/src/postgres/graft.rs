@@ -179,9 +179,13 @@ impl Graft<'_> {
             return Err(Error::integrity(format!("the snapshot has no rows of table {name}")));
         }
         let contents = contents.with_only(|_, entry| picked.entries.contains(&entry.id));
+        let otherwise = match self.loading.loads_as {
+            LoadsAs::Loader(_) => ORPHANS.to_owned(),
+            // It made them, so they are its own.
+            LoadsAs::Connected | LoadsAs::Superuser => self.server.query("SELECT current_user").await?,
+        };
         let mut known = roles.lock().unwrap_or_else(PoisonError::into_inner);
-        let otherwise = if matches!(self.loading.loads_as, LoadsAs::Loader(_)) { ORPHANS } else { "" };
-        let of = Ownership::of(&contents, &mut known, otherwise)?;
+        let of = Ownership::of(&contents, &mut known, &otherwise)?;
         drop(known);
         ownership.steps = of.steps;
         ownership.anew = of.anew;
@@ -213,6 +217,7 @@ impl Graft<'_> {
 
     /// Refuses tables that need what is not there.
     async fn refuse_needy(&self, contents: &Contents, picked: &Picked) -> Result<()> {
+        refuse_heirs(contents, picked)?;
         let mut direct: BTreeSet<i64> = BTreeSet::new();
         for entry in contents.entries.iter().filter(|entry| picked.entries.contains(&entry.id)) {
             direct.extend(contents.needs(entry).filter(|id| picked.needed.contains(id)));
@@ -327,8 +332,9 @@ impl Graft<'_> {
         let ask = async |sql: String| {
             query(&self.server.clients, &self.server.connection, self.place, &sql, &cx).await.map(drop)
         };
-        let (role, helper) = (quoted(role), quoted(helper));
-        ask(format!("ALTER ROLE {role} NOLOGIN; DROP SCHEMA IF EXISTS {helper} CASCADE")).await?;
+        let (name, role, helper) = (literal(role), quoted(role), quoted(helper));
+        let sessions = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename =";
+        ask(format!("ALTER ROLE {role} NOLOGIN; {sessions} {name}; DROP SCHEMA IF EXISTS {helper} CASCADE")).await?;
         if failed { ask(format!("DROP OWNED BY {role}")).await } else { Ok(()) }
     }
 
@@ -374,6 +380,26 @@ fn holds_rows(contents: &Contents, table: &PickedRelation) -> bool {
     let definition = contents.by_number(table.id).map_or(&b""[..], |entry| contents.get(&entry.definition));
     let is_partitioned = definition.windows(14).any(|text| text == b"\nPARTITION BY ");
     !is_partitioned && !definition.starts_with(b"CREATE UNLOGGED ")
+}
+
+/// Refuses a table that inherits from one that was not asked for: to inherit, the role that loads
+/// would have to own that one.
+fn refuse_heirs(contents: &Contents, picked: &Picked) -> Result<()> {
+    for table in &picked.tables {
+        let Some(entry) = contents.by_number(table.id) else { continue };
+        let mut others = contents
+            .needs(entry)
+            .filter_map(|id| contents.by_number(id))
+            .filter(|parent| contents.get(&parent.kind) == b"TABLE" && !picked.entries.contains(&parent.id));
+        let inherits = contents.get(&entry.definition).windows(11).any(|text| text == b"\nINHERITS (");
+        if let Some(parent) = others.next().filter(|_| inherits) {
+            let parent = TypedName(contents.get(&parent.schema), contents.get(&parent.tag));
+            let name = TypedName(&table.schema, &table.name);
+            return Err(Error::usage(format!("the table {name} inherits from {parent}"))
+                .hint("name both with --table; or restore into a new database with --database and --rename"));
+        }
+    }
+    Ok(())
 }
 
 /// Adds the statements that load rows, in the order of `sources`. Returns their numbers.

@@ -100,6 +100,8 @@ mod tests {
                 "CREATE TABLE s.\"a;b\" (\n    a text DEFAULT E'it''s\\\\;'::text,\n    b \"char\" CHECK ((b > 'x;'::\"char\"))\n);\n\nALTER TABLE ONLY s.t ALTER COLUMN a SET STATISTICS 0;\n",
             ),
             ("TABLE", "CREATE UNLOGGED TABLE s.t (\n    bits bit varying(4) DEFAULT B'101'::bit\n);\n"),
+            // All of it is one text.
+            ("TABLE", "CREATE TABLE s.t (a text DEFAULT e'x\\'); COMMIT; SELECT (''');"),
             ("INDEX", "CREATE UNIQUE INDEX i ON s.t USING btree (lower(a)) WHERE (a <> 'x -- y /* z $a$'::text);\n"),
             ("COMMENT", "COMMENT ON COLUMN s.t.a IS 'a; DROP TABLE x; -- \\';\n"),
             ("FK CONSTRAINT", "ALTER TABLE ONLY s.t\n    ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES s.u(a);\n"),
@@ -110,7 +112,7 @@ mod tests {
             ("TABLE", "CREATE TABLE s.t (a int);\nCOMMIT;\n"),
             ("TABLE", "CREATE TABLE s.t (a int); CREATE FUNCTION s.f() RETURNS int LANGUAGE sql AS 'SELECT 1';"),
             ("TABLE", "CREATE TABLE s.t (a text DEFAULT 'x\\'); COMMIT; --');\n"),
-            ("TABLE", "CREATE TABLE s.t (a text DEFAULT e'x\\'); COMMIT; SELECT (''');"),
+            ("TABLE", "CREATE TABLE s.t (a text DEFAULT 'x\\'); COMMIT; SELECT (''');"),
             ("TABLE", "CREATE TABLE s.t (a text DEFAULT U&'x');"),
             ("TABLE", "CREATE TABLE s.t (a text DEFAULT $a$ ; COMMIT; $a$);"),
             ("TABLE", "CREATE TABLE s.t (a int) /* ' */; COMMIT; /* ' */;"),
