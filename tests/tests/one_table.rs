@@ -21,6 +21,7 @@ const DEFINITIONS: &str = "SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_i
     UNION ALL SELECT 'owner', relowner::regrole || ' ' || relpersistence::text || relrowsecurity::text FROM pg_class WHERE oid = '{}'::regclass
     UNION ALL SELECT 'policy', polname || pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polrelid = '{}'::regclass
     UNION ALL SELECT 'comment', objsubid || description FROM pg_description WHERE objoid = '{}'::regclass
+    UNION ALL SELECT 'comment', description FROM pg_description d JOIN pg_constraint c ON c.oid = d.objoid WHERE conrelid = '{}'::regclass
     UNION ALL SELECT 'rights', a.grantee::regrole || a.privilege_type FROM pg_class, aclexplode(relacl) a WHERE oid = '{}'::regclass
         AND grantee <> 0
     UNION ALL SELECT 'statistics', stxname FROM pg_statistic_ext WHERE stxrelid = '{}'::regclass
@@ -312,7 +313,9 @@ async fn odd_names_are_found_as_they_are_written() {
     let sql = r#"CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."c""d;e" (n int PRIMARY KEY, "x y" text DEFAULT 'a;b');
         INSERT INTO "a.b"."c""d;e" VALUES (1, E'a\tb\\.\nc'), (2, ''), (3, NULL);
         CREATE TABLE "Bad.name" (id serial, "select" text, CHECK ("select" <> '; COMMIT')); INSERT INTO "Bad.name" ("select") VALUES ('x');
-        CREATE TABLE nothing ()"#;
+        CREATE TABLE nothing (); CREATE PUBLICATION told FOR TABLE "Bad.name"; CREATE TABLE other (n int PRIMARY KEY);
+        ALTER TABLE "a.b"."c""d;e" ADD CONSTRAINT to_other FOREIGN KEY (n) REFERENCES other NOT VALID;
+        COMMENT ON CONSTRAINT to_other ON "a.b"."c""d;e" IS 'kept'"#;
     let shop = CapturedShop::with(sql).await;
     restored(&shop.streams, &shop.to, only("shop"), &shop.cx).await.unwrap();
     for (typed, table) in [
@@ -323,7 +326,8 @@ async fn odd_names_are_found_as_they_are_written() {
         ("public.nothing", "public.nothing"),
     ] {
         shop.to.run_sql("shop", &format!("DROP TABLE {table}")).await;
-        restored(&shop.streams, &shop.to, tables(&[typed]), &shop.cx).await.unwrap();
+        let outcome = restored(&shop.streams, &shop.to, tables(&[typed]), &shop.cx).await.unwrap();
+        assert_eq!(told(&outcome, "PUBLICATION TABLE"), typed.contains("Bad"), "{:?}", outcome.warnings);
         assert_eq!(rows(&shop.to, table).await, rows(&shop.from, table).await, "{typed}");
         assert_eq!(definitions(&shop.to, table).await, definitions(&shop.from, table).await, "{typed}");
         let portion = Portion::Rows { table: typed.to_owned(), format: RowFormat::Csv };

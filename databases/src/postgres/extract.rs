@@ -25,8 +25,10 @@ const OF_WHAT_THEY_NEED: [&[u8]; 7] =
     [b"SEQUENCE", b"SEQUENCE OWNED BY", b"INDEX", b"STATISTICS", b"ROW SECURITY", b"COMMENT", b"ACL"];
 /// Entries that join two tables or two indexes: both must be there.
 const JOINING: [&[u8]; 2] = [b"TABLE ATTACH", b"INDEX ATTACH"];
-/// Entries of a table that are left out.
-const LEFT_OUT: [&[u8]; 4] = [b"TRIGGER", b"RULE", b"PUBLICATION TABLE", b"SECURITY LABEL"];
+/// Entries that are left out, if they are of a table by its name, …
+const LEFT_OUT_BY_NAME: [&[u8]; 2] = [b"TRIGGER", b"RULE"];
+/// … or by what they need.
+const LEFT_OUT_BY_NEED: [&[u8]; 2] = [b"PUBLICATION TABLE", b"SECURITY LABEL"];
 /// Entries that hold rows, or stand for them.
 const ROW_KINDS: [&[u8]; 8] = [
     b"TABLE DATA",
@@ -259,7 +261,9 @@ impl Picked {
             }
         } else if OF_TABLE_BY_NAME.contains(&kind) && self.is_of_table(contents, entry, tables) {
             self.entries.insert(entry.id);
-        } else if LEFT_OUT.contains(&kind) && self.is_of_table(contents, entry, tables) {
+        } else if LEFT_OUT_BY_NAME.contains(&kind) && self.is_of_table(contents, entry, tables)
+            || LEFT_OUT_BY_NEED.contains(&kind) && needs.any(|id| self.entries.contains(&id))
+        {
             self.left_out.push(contents.name(entry));
         } else if kind == FOREIGN_KEY.as_bytes() && self.is_of_table(contents, entry, tables) {
             match refers_to(contents.get(&entry.definition)) {
@@ -334,7 +338,8 @@ impl Picked {
         for key in &self.foreign_keys {
             let Some(entry) = contents.by_number(key.id) else { continue };
             if is_there(key) {
-                self.entries.insert(key.id);
+                let comments = contents.of_kind("COMMENT").filter(|one| contents.needs(one).any(|id| id == key.id));
+                self.entries.extend(comments.map(|comment| comment.id).chain([key.id]));
                 continue;
             }
             let (schema, name) = &key.to;

@@ -235,7 +235,7 @@ impl Graft<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let missing = several(missing.into_iter());
+        let missing = several(missing);
         Err(Error::usage(format!("database {} lacks what the table needs: {missing}", self.place)).hint(
             "make it there first; or restore into a new database with --database and --rename, which gets it too",
         ))

@@ -10,7 +10,9 @@ use lifeboat_engine::restore::Selector;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
+use super::drill::own_config;
 use crate::access::Need;
+use crate::as_unit::{self, UnitUser};
 use crate::flags::{Moment, parse_snapshot};
 use crate::human;
 use crate::recording::{self, Recording, Shorter};
@@ -71,6 +73,14 @@ impl WhichSnapshot {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    // What is recorded is remembered in the state of whoever reads here.
+    if args.rows
+        && !args.recording.is_by_owner()
+        && let Some(config) = own_config(session)
+        && let Some(user) = UnitUser::of_drill(&config)
+    {
+        return as_unit::run_again(&config, &user, session).await;
+    }
     let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let need = if args.rows { Need::Packs } else { Need::Manifests };
     let reader = session.reader_for(&args.dataset, &place, need).await?;

@@ -167,8 +167,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         );
     }
     let portion = args.part.portion(args.stdout.as_deref(), args.part.to_file.is_some())?;
-    if args.part.is_given() && args.databases.len() > 1 && !args.part.is_schema_only() {
-        return Err(Error::usage("a table is of one database").hint("name one database with --database"));
+    if args.databases.len() > 1 && (!args.part.tables().is_empty() || portion.is_some()) {
+        return Err(Error::usage("a table, and a file, is of one database").hint("name one database with --database"));
     }
     if args.stdout.is_some() && !args.part.is_given() && !args.databases.is_empty() {
         return Err(Error::usage("a stream is named by itself").hint("leave --database out"));
