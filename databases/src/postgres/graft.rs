@@ -5,8 +5,8 @@
 //! - **A role without rights** does it, as for a whole database ([`super::loader`]): it may create
 //!   in the tables' schemas, and refer to the tables of foreign keys. No [guard](super::guard)
 //!   stands in a database that others use. Instead, only [plain] definitions are run, in an archive
-//!   of [our own](super::own_archive); and before the end of the transaction it is looked whether
-//!   the role made anything else, or gave anything away.
+//!   of [our own](super::own_archive); and as the last act of the transaction, a function of the
+//!   superuser looks whether the role made anything else, gave anything away, or was changed.
 //! - **Owners, grants and values of sequences** come after it, by statements written anew.
 //!
 //! [plain]: super::plain
@@ -96,6 +96,10 @@ impl Graft<'_> {
         };
         let moved: Result<Filling<'_>> = moved.await;
         let closed = self.close(&loader.role, &helper, moved.is_err()).await;
+        if let (Err(_), Err(left)) = (&moved, &closed) {
+            let (role, error) = (&loader.role, left.chain());
+            tracing::warn!(role, error, "what this load used could not be taken away; do it by hand");
+        }
         let filling = moved.map_err(within)?;
         closed.map_err(within)?;
         let loaded = self.hand_over(&filling, plan).await.map_err(within)?;
@@ -277,7 +281,10 @@ impl Graft<'_> {
         }));
         let needed = plan.picked.schemas_needed.iter();
         sql.extend(needed.map(|schema| format!("GRANT USAGE ON SCHEMA {} TO {role}", text(quoted_name(schema)))));
-        self.server.query_in(self.place, &sql.join("; ")).await.map(drop)
+        // Not by argv, which has no room for many partitions.
+        let step = |sql| Step { needed: true, ..Step::new("the rights of the role that loads".to_owned(), sql) };
+        let steps: Vec<Step> = sql.into_iter().map(step).collect();
+        self.server.run_steps(self.place, &steps, "UTF8").await.map(drop)
     }
 
     /// The one transaction.
@@ -290,7 +297,7 @@ impl Graft<'_> {
                 Some(helper) => format!("SELECT {}.replace();\n", quoted(helper)),
                 None => format!("DROP TABLE {};\n", replaced.join(", ")),
             };
-            archive.add_own("the tables that are replaced", drop);
+            archive.add_own("DROP", "of the tables that are replaced", drop);
         }
         let mut numbers = None;
         for entry in contents.entries.iter().filter(|entry| contents.get(&entry.kind) != b"ACL") {
@@ -315,7 +322,7 @@ impl Graft<'_> {
         }
         let numbers = numbers.unwrap_or_else(|| add_rows(&mut archive, &sources));
         if let Some(helper) = helper {
-            archive.add_own("nothing but what was asked for", format!("SELECT {}.look();\n", quoted(helper)));
+            archive.add_own("CHECK", "that nothing else was made", format!("SELECT {}.look();\n", quoted(helper)));
         }
         let list = archive.begin();
         let known = Contents::read(&mut Once(Some(list.clone().into()))).await?;
@@ -344,7 +351,8 @@ impl Graft<'_> {
         let GraftPlan { contents, picked, mut ownership, .. } = plan;
         let encoding = contents.encoding();
         let mut refusals = Refusals::default();
-        for list in [&ownership.steps, &ownership.values] {
+        // Whoever may insert must find the right numbers.
+        for list in [&ownership.values, &ownership.steps] {
             let mut left = list.steps();
             loop {
                 let steps: Vec<Step> = left.by_ref().take(MAX_STEPS).collect();

@@ -56,9 +56,9 @@ impl OwnArchive {
     }
 
     /// Adds statements of ours.
-    pub(super) fn add_own(&mut self, what: &str, statement: String) {
+    pub(super) fn add_own(&mut self, kind: &str, tag: &str, statement: String) {
         let statement = statement.into_bytes();
-        let (kind, tag) = (b"CONSTRAINT", what.as_bytes());
+        let (kind, tag) = (kind.as_bytes(), tag.as_bytes());
         self.add(&OwnEntry { kind, schema: b"", tag, section: NO_SECTION, statement, has_rows: false });
     }
 
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn an_archive_of_ours_is_read_as_any() {
         let mut archive = OwnArchive::in_encoding("UTF8");
-        archive.add_own("a check", "SELECT 1;".to_owned());
+        archive.add_own("CHECK", "of it", "SELECT 1;".to_owned());
         let number = archive.add_rows(b"s", b"t", copy_into(b"s", b"t", &[b"a".to_vec()]));
         let bytes = archive.begin();
         let contents = Contents::read(&mut Once(Some(bytes.into()))).await.unwrap();
