@@ -2,6 +2,8 @@
 //! those of the rest.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
+
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
 use lifeboat_engine::databases::{Portion, RowFormat, Target, Wanted, load, registry};
 use lifeboat_engine::restore::SnapshotStreams;
@@ -14,15 +16,25 @@ use tempfile::TempDir;
 const ROWS: &str = "SELECT n, (SELECT string_agg(sha512(convert_to(n || ' ' || i, 'UTF8')), '') FROM generate_series(1, 64) i) AS noise
     FROM generate_series({}) n";
 
-/// Measured parts of what a whole restore reads.
-struct Shares {
-    one_table: f64,
-    rows_alone: f64,
-    schema_alone: f64,
-    packs: usize,
+/// What restores read, in bytes of packs.
+struct Measured {
+    whole: u64,
+    /// What a part read, and how long the packs are in which its streams lie, and how many.
+    parts: [(&'static str, u64, (u64, usize)); 3],
 }
 
-async fn measured(mebibytes: u64) -> Shares {
+/// The packs in which streams lie: their length, and how many they are.
+fn packs_of(streams: &SnapshotStreams, names: &[&str]) -> (u64, usize) {
+    let manifest = streams.manifest();
+    let contents = manifest.contents();
+    let mut packs = BTreeSet::new();
+    for stream in manifest.streams.iter().filter(|stream| names.contains(&stream.name.as_str())) {
+        packs.extend(manifest.extents(stream, &contents).unwrap().iter().map(|extent| extent.pack));
+    }
+    (packs.iter().map(|pack| manifest.packs[*pack as usize].size).sum(), packs.len())
+}
+
+async fn measured(mebibytes: u64) -> Measured {
     let (from, to) = (Postgres::start().await, Postgres::start().await);
     from.create_database("shop").await;
     // A hundredth of all is in `one`; a few small tables share the stream of the rest.
@@ -54,10 +66,10 @@ async fn measured(mebibytes: u64) -> Shares {
     };
 
     let whole = opened().await;
-    let packs = whole.manifest().packs.len();
     load(&whole, &target(only("shop")), &cx).await.unwrap();
-    let whole = whole.reading().fetched as f64;
-    let share = |streams: &SnapshotStreams| streams.reading().fetched as f64 / whole;
+    let of_table = packs_of(&whole, &["schema/shop", "table/shop/public/one"]);
+    let of_schema = packs_of(&whole, &["schema/shop"]);
+    let whole = whole.reading().fetched;
 
     to.run_sql("shop", "DROP TABLE one").await;
     let table = opened().await;
@@ -72,18 +84,22 @@ async fn measured(mebibytes: u64) -> Shares {
     assert_eq!(given.rows, Some(rows / 100));
     let schema_alone = opened().await;
     engine.give(&schema_alone, None, &Portion::Definitions, &mut tokio::io::sink()).await.unwrap();
-    Shares { one_table: share(&table), rows_alone: share(&rows_alone), schema_alone: share(&schema_alone), packs }
+    let fetched = |streams: &SnapshotStreams| streams.reading().fetched;
+    let parts = [
+        ("one table", fetched(&table), of_table),
+        ("its rows, into a file,", fetched(&rows_alone), of_table),
+        ("the definitions", fetched(&schema_alone), of_schema),
+    ];
+    Measured { whole, parts }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_of_a_hundredth_costs_a_twentieth() {
-    let shares = measured(320).await;
-    // Packs are fetched whole: that of the definitions, and those in which the table lies.
-    for (what, share) in [
-        ("one table", shares.one_table),
-        ("its rows, into a file,", shares.rows_alone),
-        ("the definitions", shares.schema_alone),
-    ] {
-        assert!(share > 0.0 && share <= 0.05, "{what} read {share:.4} of a whole restore, of {} packs", shares.packs);
+async fn a_table_of_a_hundredth_reads_its_own_packs_once() {
+    let Measured { whole, parts } = measured(320).await;
+    for (what, fetched, (needed, packs)) in parts {
+        // What is captured at the same time shares packs, which are fetched whole.
+        assert_eq!(fetched, needed, "{what} read other packs than its own, or one twice");
+        assert!(packs <= 3, "{what} lies in {packs} packs");
+        assert!(fetched <= whole / 20 * packs as u64, "{what} read {fetched} of {whole} bytes, in {packs} packs");
     }
 }
