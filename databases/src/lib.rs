@@ -12,6 +12,7 @@ mod blocking;
 pub mod command;
 mod database;
 mod directory;
+mod drill_commands;
 pub mod file;
 pub mod files;
 pub mod mariadb;
@@ -29,5 +30,6 @@ pub use self::database::{
     ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
     ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
 };
+pub use self::drill_commands::DrillCommands;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

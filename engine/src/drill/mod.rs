@@ -24,9 +24,10 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
-use lifeboat_databases::{Database, ThrowAway, ToolEnvironment, WorkContext, registry};
+use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
+use lifeboat_worker::protocol::DrillTools;
 use tokio_util::sync::CancellationToken;
 
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
@@ -157,7 +158,7 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
-        report.highest = registry::find(&facts.engine).map(Database::highest_level);
+        report.highest = registry::find(&facts.engine).map(|engine| self.settings.highest_level(engine));
         // Of a kind that this version does not know, as much is asked as of any.
         report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
@@ -169,8 +170,9 @@ impl Drill<'_> {
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
             let phase = Stopwatch::start(self, "start");
-            let directories = &self.settings.server_directories;
-            server = lifeboat_worker::throw_away(self.worker, &streams, directories, &cx).await?;
+            let DrillConfig { server_directories, commands, .. } = self.settings;
+            let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
+            server = lifeboat_worker::throw_away(self.worker, &streams, tools, &cx).await?;
             phase.stop(report);
         }
         let result = match &mut server {
@@ -185,7 +187,7 @@ impl Drill<'_> {
         report.restored_bytes = streams.manifest().length().min(streams.delivered());
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
-            report.engine = Some(format!("{} {}", facts.engine, server.server_version()));
+            report.engine = Some(format!("{} {}", facts.engine, server.server_version()).trim().to_owned());
             let phase = Stopwatch::start(self, "stop");
             let stopped = server.stop().await;
             phase.stop(report);
@@ -299,7 +301,7 @@ impl Drill<'_> {
                 report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
                 report.required.as_str()
             ))
-            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database, so it can be `fetched` and no more"));
+            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database; it can be `fetched`, and `checked` where [dataset.drill] verify names a command"));
         }
         if report.objectives_missed().is_empty() {
             return Ok(());

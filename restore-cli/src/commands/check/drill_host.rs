@@ -108,7 +108,8 @@ async fn could_drill(
     engine.has_server_programs(streams.facts(), &directories, &cx).await?;
     let needed = streams.manifest().length();
     let free = rustix::fs::statvfs(&session.temporary).map(|found| found.f_bavail * found.f_frsize);
-    if engine.highest_level() > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
+    let highest = settings.map_or(engine.highest_level(), |settings| settings.highest_level(engine));
+    if highest > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
         let (shown, needed) = (session.temporary.display(), human::bytes(needed));
         return Err(Error::new(
             Class::Storage,
