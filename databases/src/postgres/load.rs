@@ -163,6 +163,9 @@ async fn load_database(
     roles: &Mutex<KnownRoles>,
     place: &str,
 ) -> Result<Loaded> {
+    if !loads.wanted.keep_going {
+        server.has_extensions_of(streams, database, parts, loads.major).await?;
+    }
     let loader = if loads.by_loader { Some(Loader::make(server, loads.major).await?) } else { None };
     let loads_as = match &loader {
         Some(loader) => LoadsAs::Loader(loader),
@@ -280,6 +283,7 @@ impl Server<'_> {
         database: &str,
         parts: &[(DumpPart, &str)],
     ) -> Result<()> {
+        self.has_extensions_of(streams, database, parts, self.clients.major).await?;
         let roles = Mutex::new(self.known_roles(self.outside(database)).await?);
         let loading = Loading { streams, database, roles: &roles, keep_going: true, loads_as: LoadsAs::Connected };
         let loaded = self.restore_database(&loading, parts, database).await?;

@@ -16,6 +16,7 @@ mod contents;
 mod creation;
 mod encodings;
 mod export;
+mod extensions;
 mod failures;
 mod fill;
 mod globals;
