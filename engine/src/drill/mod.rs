@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
-pub use self::history::{DrillHistory, PastDrill, history};
+pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
 pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};
 pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
@@ -340,6 +340,11 @@ impl Drill<'_> {
             rpo_seconds: None,
             rto_objective_seconds: self.objectives.rto.map(|objective| objective.as_secs_f64()),
             rpo_objective_seconds: self.objectives.rpo.map(|objective| objective.as_secs_f64()),
+            interval_seconds: self
+                .settings
+                .schedule
+                .as_ref()
+                .map(|schedule| schedule.expected_interval(started).as_secs_f64()),
             checks: Vec::new(),
             proof: None,
         }
