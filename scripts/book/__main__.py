@@ -25,7 +25,8 @@ def gather(source: pathlib.Path, programs: pathlib.Path) -> int:
     shutil.rmtree(source, ignore_errors=True)
     book = source / "src"
     book.mkdir(parents=True)
-    shutil.copyfile(ROOT / "docs/book.toml", source / "book.toml")
+    for name in ("book.toml", "book.css"):
+        shutil.copyfile(ROOT / "docs" / name, source / name)
     every = chapters.read(ROOT)
     leads = places.Places(ROOT, book, every)
     for chapter in every:

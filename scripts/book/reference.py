@@ -70,14 +70,15 @@ def commands(_: pathlib.Path, directory: pathlib.Path) -> str:
 def configuration(root: pathlib.Path, _: pathlib.Path) -> str:
     """The annotated example, with a heading for each kind of table."""
     text = (root / "config/lifeboat.toml").read_text(encoding="utf-8")
-    parts, seen = [("Top level", [])], set()
+    parts, seen = [("Beside all tables", [])], set()
     for paragraph in re.split(r"\n{2,}", text.strip()):
         table = TABLE.search(paragraph)
         if table and table[1] not in seen:
             seen.add(table[1])
-            parts.append((table[0].lstrip("#"), []))
+            parts.append((f"`{table[0].lstrip('#')}`", []))
         parts[-1][1].append(paragraph)
-    return "\n".join(f"## `{name}`\n\n```toml\n{chr(10).join(f'{one}{chr(10)}' for one in of).rstrip()}\n```\n" for name, of in parts)
+    joined = [(name, "\n\n".join(of)) for name, of in parts]
+    return "\n".join(f"## {name}\n\n```toml\n{example}\n```\n" for name, example in joined)
 
 
 MADE = {"commands": commands, "configuration": configuration}
