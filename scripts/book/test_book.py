@@ -86,5 +86,16 @@ class Book(unittest.TestCase):
             reference.fill("<!-- scripts/book puts here: weather -->", self.root, self.root)
 
 
+class Repository(unittest.TestCase):
+    """The documents as they are, before the programs are built."""
+
+    def test_the_summary_names_every_section_and_every_link_has_a_place(self):
+        root = pathlib.Path(__file__).resolve().parents[2]
+        every = chapters.read(root)
+        with tempfile.TemporaryDirectory() as book:
+            leads = places.Places(root, pathlib.Path(book), every)
+            self.assertTrue(all(leads.lead(chapter) for chapter in every))
+
+
 if __name__ == "__main__":
     unittest.main()
