@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 
 from chapters import BookError
 
@@ -19,18 +20,18 @@ COMMANDS = re.compile(r"^Commands:\n((?: .*\n)+)", re.MULTILINE)
 TABLE = re.compile(r"^#?\[+([\w.]+)\]+$", re.MULTILINE)
 
 
-def help_of(directory: pathlib.Path, words: list[str]) -> str:
-    """What a program prints with `--help`."""
+def run(directory: pathlib.Path, words: list[str]) -> str:
+    """What a program prints."""
     # Help shows what a variable is set to, and a terminal's width decides where lines end.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LIFEBOAT_", "COLUMNS"))}
-    command = [str(directory / words[0]), *words[1:], "--help"]
+    command = [str(directory / words[0]), *words[1:]]
     try:
-        run = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except OSError as error:
         raise BookError(f"{command[0]}: {error.strerror}; build the programs (cargo build --workspace --bins)") from error
-    if run.returncode != 0:
-        raise BookError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr.strip()}")
-    return run.stdout
+    if done.returncode != 0:
+        raise BookError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def below(told: str) -> list[str]:
@@ -47,7 +48,7 @@ def flags(told: str) -> list[str]:
 
 def command(directory: pathlib.Path, words: list[str], shared: str) -> list[str]:
     """A command, then those below it."""
-    told = help_of(directory, words)
+    told = run(directory, [*words, "--help"])
     own, _, tail = told.partition(SHARED)
     level, after = "#" * min(len(words) + 1, 3), ""
     if len(words) == 1:
@@ -67,9 +68,25 @@ def commands(_: pathlib.Path, directory: pathlib.Path) -> str:
     return "\n".join(part for program in PROGRAMS for part in command(directory, [program], ""))
 
 
-def configuration(root: pathlib.Path, _: pathlib.Path) -> str:
-    """The annotated example, with a heading for each kind of table."""
+def manual(directory: pathlib.Path) -> tuple[str, str]:
+    """Of the manual page of the configuration: what it says of all of it, and its keys."""
+    with tempfile.TemporaryDirectory() as pages:
+        run(directory, ["lifeboat", "man", pages])
+        page = (pathlib.Path(pages) / "man5/lifeboat.toml.5").read_text(encoding="utf-8")
+    parts = re.search(r"^\.SH DESCRIPTION\n(.*?)^\.SH KEYS\n\.nf\n(.*?)^\.fi$", page, re.MULTILINE | re.DOTALL)
+    if not parts:
+        raise BookError("lifeboat.toml(5) has no DESCRIPTION before its KEYS")
+    # A protected sign is that sign; a line may begin with one that has no width.
+    told, keys = (re.sub(r"\\(&|[-\\e])", lambda sign: {"&": "", "-": "-"}.get(sign[1], "\\"), part) for part in parts.groups())
+    return told.replace(".PP\n", "\n"), keys
+
+
+def configuration(root: pathlib.Path, directory: pathlib.Path) -> str:
+    """What the manual says, then the annotated example with a heading for each kind of table."""
     text = (root / "config/lifeboat.toml").read_text(encoding="utf-8")
+    told, keys = manual(directory)
+    if keys.strip() != text.strip():
+        raise BookError("lifeboat.toml(5) has other keys than config/lifeboat.toml: build the programs (cargo build --workspace --bins)")
     parts, seen = [("Beside all tables", [])], set()
     for paragraph in re.split(r"\n{2,}", text.strip()):
         table = TABLE.search(paragraph)
@@ -78,7 +95,7 @@ def configuration(root: pathlib.Path, _: pathlib.Path) -> str:
             parts.append((f"`{table[0].lstrip('#')}`", []))
         parts[-1][1].append(paragraph)
     joined = [(name, "\n\n".join(of)) for name, of in parts]
-    return "\n".join(f"## {name}\n\n```toml\n{example}\n```\n" for name, example in joined)
+    return "\n".join([told, *(f"## {name}\n\n```toml\n{example}\n```\n" for name, example in joined)])
 
 
 MADE = {"commands": commands, "configuration": configuration}

@@ -81,9 +81,24 @@ class Book(unittest.TestCase):
         self.assertIn("### tool sub\n\n```text\nS\n```\n\nIt also takes the [options of every command](#lifeboat), but for `--one`.\n", told)
         self.assertEqual(told.count("--all"), 1)
         with self.assertRaisesRegex(chapters.BookError, "ended with 2"):
-            reference.help_of(self.root, ["tool", "gone"])
+            reference.run(self.root, ["tool", "gone"])
         with self.assertRaisesRegex(chapters.BookError, "nothing makes weather"):
             reference.fill("<!-- scripts/book puts here: weather -->", self.root, self.root)
+
+
+    def test_the_configuration_is_the_one_that_the_programs_were_built_with(self):
+        program, example = self.root / "lifeboat", 'host = "a-b"\n\n#[keys]\n#x = "\\"\n\n[keys]\n'
+        page = ".SH DESCRIPTION\nIn \\-\\-config.\n.PP\nAll.\n.SH KEYS\n.nf\nhost = \"a\\-b\"\n\n#[keys]\n#x = \"\\e\"\n\n[keys]\n.fi\n.SH E\n.nf\n.fi\n"
+        program.write_text(f"#!/bin/sh\nmkdir \"$2/man5\" && cat > \"$2/man5/lifeboat.toml.5\" <<'E'\n{page}E\n")
+        program.chmod(0o755)
+        (self.root / "config").mkdir()
+        (self.root / "config/lifeboat.toml").write_text(example)
+        told = reference.configuration(self.root, self.root)
+        first = '## Beside all tables\n\n```toml\nhost = "a-b"\n```\n\n## `[keys]`\n\n```toml\n#[keys]\n#x = "\\"\n\n[keys]\n```\n'
+        self.assertEqual(told, f"In --config.\n\nAll.\n\n{first}")
+        (self.root / "config/lifeboat.toml").write_text(f"{example}y = 1\n")
+        with self.assertRaisesRegex(chapters.BookError, "other keys"):
+            reference.configuration(self.root, self.root)
 
 
 class Repository(unittest.TestCase):
