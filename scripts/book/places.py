@@ -11,10 +11,9 @@ import posixpath
 import re
 import shutil
 
-import chapters
 from chapters import BookError, Chapter
 
-import links  # of scripts/check: `chapters` says where it is
+import links  # of scripts/check: `chapters` says where that is
 import markdown  # of scripts/check
 
 
@@ -86,6 +85,3 @@ class Places:
                 parts += [text[done : link.start(1)], place]
                 done = link.end(1)
         return "".join([*parts, text[done:]])
-
-
-__all__ = ["Places", "chapters", "without_code"]
