@@ -102,7 +102,7 @@ async fn an_installation_goes_on_with_the_programs_of_today() {
         assert!(packs("frankfurt") <= stored + 2, "{} packs, and {stored} before", packs("frankfurt"));
         db1.stop().await;
 
-        // All that there was is there, and is believed; the mark of the older program was carried out.
+        // All that there was is there, and believed; the mark of the older program was carried out.
         for dataset in ["shop", "app"] {
             db1.must(&format!("lifeboat verify {dataset}")).await;
         }
