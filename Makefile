@@ -93,7 +93,7 @@ install-test: ## as root, with what make dist packed: lint the packages, install
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
 	$(CARGO) build --locked --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,--package lifeboat --package lifeboatd --package lifeboat-worker)
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man' \
-		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
+		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat/s3'
 	install -m 0755 '$(programs)/lifeboat' '$(programs)/lifeboatd' '$(programs)/lifeboat-worker' '$(bindir)'
 	'$(programs)/lifeboat' man '$(sharedir)/man'
 	'$(programs)/lifeboatd' man '$(sharedir)/man'
@@ -110,4 +110,5 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
 	install -m 0644 config/minimal.toml config/drill-host.toml config/warden.toml '$(sharedir)/lifeboat'
 	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json config/drill-report.schema.json '$(sharedir)/lifeboat'
+	install -m 0644 config/s3/*.json '$(sharedir)/lifeboat/s3'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'
