@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
-use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
+use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult, VERIFY_CHECK};
 use crate::rows::{self, RowSink};
 use crate::streams::{StoredStreams, StreamReader, StreamSink};
 use crate::tool::environment::ToolEnvironment;
@@ -52,13 +52,19 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// findings say why.
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>>;
 
-    /// The highest level that a drill of it can reach.
+    /// The highest level that a drill of it can reach, without commands of the operator.
     fn highest_level(&self) -> ProofLevel;
+
+    /// Whether only the operator understands its snapshots, so that a drill restores and judges
+    /// them by commands: see [`DrillCommands`](crate::DrillCommands).
+    fn takes_commands(&self) -> bool {
+        false
+    }
 
     /// The names of the engine's own checks. A check of one database has a name and, after a blank,
     /// the database's.
     fn checks(&self) -> &'static [&'static str] {
-        &[]
+        if self.takes_commands() { &[VERIFY_CHECK] } else { &[] }
     }
 
     /// The file that a stream becomes when a snapshot is restored into a directory: a relative

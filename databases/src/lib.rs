@@ -12,6 +12,7 @@ mod blocking;
 pub mod command;
 mod database;
 mod directory;
+mod drill_commands;
 pub mod file;
 pub mod files;
 pub mod mariadb;
@@ -31,6 +32,7 @@ pub use self::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, NewAccount, ServerAddress, ServerTarget, Source, SourceCheck,
     ThrowAway, ToolFound, WorkContext,
 };
+pub use self::drill_commands::DrillCommands;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
 pub use self::wanted::{LoadFailure, Portion, PortionOutcome, RestoreOutcome, RowFormat, TreeWanted, Wanted};

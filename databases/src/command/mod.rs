@@ -78,6 +78,10 @@ impl Database for Command {
     fn highest_level(&self) -> ProofLevel {
         ProofLevel::Fetched
     }
+
+    fn takes_commands(&self) -> bool {
+        true
+    }
 }
 
 fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<CommandConfig> {

@@ -176,6 +176,10 @@ async fn load_database(
     roles: &Mutex<KnownRoles>,
     (place, is_graft): (&str, bool),
 ) -> Result<Loaded> {
+    // A table may need none of them: what it lacks is named with what else it lacks.
+    if !loads.wanted.keep_going && loads.tables.is_empty() {
+        server.has_extensions_of(streams, database, parts, loads.major).await?;
+    }
     let loader = if loads.by_loader { Some(Loader::make(server, loads.major).await?) } else { None };
     let loads_as = match &loader {
         Some(loader) => LoadsAs::Loader(loader),
@@ -293,6 +297,7 @@ impl Server<'_> {
         database: &str,
         parts: &[(DumpPart, &str)],
     ) -> Result<()> {
+        self.has_extensions_of(streams, database, parts, self.clients.major).await?;
         let roles = Mutex::new(self.known_roles(self.outside(database)).await?);
         let (loads_as, chosen) = (LoadsAs::Connected, &Chosen::new(Request::Whole));
         let loading = Loading { streams, database, roles: &roles, keep_going: true, loads_as, chosen };

@@ -17,6 +17,7 @@ mod copy_text;
 mod creation;
 mod encodings;
 mod export;
+mod extensions;
 mod extract;
 mod failures;
 mod fill;

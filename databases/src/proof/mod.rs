@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::expect::Number;
 
+/// The name of the check that commands of the operator make.
+pub(crate) const VERIFY_CHECK: &str = "verify";
+
 /// How far a drill went. Each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

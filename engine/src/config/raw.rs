@@ -200,6 +200,8 @@ pub(crate) struct RawDrill {
     #[serde(default)]
     pub queries: Vec<Spanned<RawQuery>>,
     pub server_directories: Option<Vec<Text>>,
+    pub restore: Option<Spanned<Vec<String>>>,
+    pub verify: Option<Spanned<Vec<String>>>,
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub snapshot: Option<Text>,

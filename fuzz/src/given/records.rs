@@ -87,6 +87,7 @@ fn without_fractions(report: DrillReport) -> DrillReport {
         rpo_seconds: None,
         rto_objective_seconds: None,
         rpo_objective_seconds: None,
+        interval_seconds: None,
         ..report
     }
 }

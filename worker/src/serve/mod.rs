@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::proof::ProofLevel;
 use lifeboat_databases::streams::StoredStreams;
 use lifeboat_databases::{ServerTarget, ThrowAway, Wanted, WorkContext, registry};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use self::inbox::{Inbox, Outbox};
 use self::streams::StreamsOfBroker;
 use crate::channel;
-use crate::protocol::{Confinement, Job, MAX_REQUEST_BYTES, Password, Reply, Request, Started, WireError, Work};
+use crate::protocol::{
+    Confinement, DrillTools, Job, MAX_REQUEST_BYTES, Password, Reply, Request, Started, WireError, Work,
+};
 
 /// Receives the job. `None` if the broker closed the socket first.
 ///
@@ -93,10 +96,15 @@ impl Service {
                 let server = engine.server(&address, password, &client_directories)?;
                 self.restore(server.as_ref(), &wanted).await
             }
-            Work::Drill { directories } => {
+            Work::Drill(DrillTools { directories, commands }) => {
                 let facts = self.streams.facts();
                 let engine = registry::find(&facts.engine).ok_or_else(unknown_engine)?;
-                match self.unless_cancelled(engine.throw_away(facts, &directories, &self.cx)).await? {
+                let throw_away = if engine.takes_commands() && commands.highest_level() > ProofLevel::Fetched {
+                    Some(commands.throw_away(&self.cx)?)
+                } else {
+                    self.unless_cancelled(engine.throw_away(facts, &directories, &self.cx)).await?
+                };
+                match throw_away {
                     Some(throw_away) => self.drill(throw_away, requests).await,
                     None => self.outbox.send(&Reply::NoThrowAway).await,
                 }
