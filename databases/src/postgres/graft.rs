@@ -14,15 +14,18 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::contents::Contents;
+use super::contents::{Contents, ContentsEntry};
 use super::extract::{LEFT_OUT_REASON, Picked, PickedRelation};
 use super::failures::Failures;
 use super::fill::Filling;
+use super::graft_look::{NO_POLICY, add_look, nothing_else};
 use super::grafted::{GraftedRows, RowSource};
+use super::heirs::{qualified, refuse_torn};
 use super::items::{Items, drain};
 use super::loader::{Loader, LoadsAs};
 use super::loading::{Loaded, Loading};
@@ -36,7 +39,7 @@ use super::query::query;
 use super::refusals::Refusals;
 use super::roles::several;
 use super::server::Server;
-use super::sql::{literal, quoted, quoted_name, quoted_text};
+use super::sql::{literal, quoted, quoted_name};
 use super::steps::{MAX_STEPS, Step};
 use super::there::{SoughtThing, there};
 use super::values::values_of;
@@ -46,6 +49,8 @@ use crate::wanted::LoadFailure;
 
 /// The section of what comes after rows.
 const POST_DATA: i64 = 4;
+/// How often it is looked whether sessions have ended.
+const SESSION_LOOK: Duration = Duration::from_millis(100);
 /// What a table may need of its database, as its catalogues list it.
 const NEEDED_KINDS: [&[u8]; 9] =
     [b"SCHEMA", b"TYPE", b"DOMAIN", b"EXTENSION", b"SEQUENCE", b"TABLE", b"COLLATION", b"FUNCTION", b"ACCESS METHOD"];
@@ -59,6 +64,20 @@ pub(super) struct Graft<'a> {
     pub(super) place: &'a str,
     /// Replace tables that are there.
     pub(super) overwrite: bool,
+}
+
+/// What a load has left in the database.
+enum WhatIsLeft {
+    Nothing,
+    /// The transaction was committed.
+    Tables,
+}
+
+/// The tables are committed, and what comes after failed.
+fn half_done(error: Error, role: &str) -> Error {
+    error
+        .within(format!("the tables are restored, and what they replace is gone, but the restore did not end: they may still belong to {role}, without their grants and the values of their sequences"))
+        .hint("give them to their owner, grant what the source grants, and set their sequences; or run the same command again with --overwrite")
 }
 
 /// What was found out before anything is changed.
@@ -77,7 +96,8 @@ impl Graft<'_> {
     ///
     /// # Errors
     /// A table is there, or what it needs is not; those of a stream, of the server, or of
-    /// `pg_restore`. Then the database is as it was.
+    /// `pg_restore`. Then the database is as it was, unless the error says that the tables are
+    /// restored. [`Class::Unknown`]: nobody can tell.
     pub(super) async fn run(&self, parts: &[(DumpPart, &str)]) -> Result<Loaded> {
         let within = |error: Error| error.within(format!("cannot restore into database {}", self.place));
         let mut plan = self.plan(parts).await.map_err(within)?;
@@ -96,14 +116,26 @@ impl Graft<'_> {
         };
         let moved: Result<Filling<'_>> = moved.await;
         let closed = self.close(&loader.role, &helper, moved.is_err()).await;
-        if let (Err(_), Err(left)) = (&moved, &closed) {
-            let (role, error) = (&loader.role, left.chain());
-            tracing::warn!(role, error, "what this load used could not be taken away; do it by hand");
-        }
-        let filling = moved.map_err(within)?;
-        closed.map_err(within)?;
-        let loaded = self.hand_over(&filling, plan).await.map_err(within)?;
-        loader.give_back(self.server, self.place, ORPHANS).await.map_err(within)?;
+        let filling = match (moved, closed) {
+            (Ok(filling), Ok(_)) => filling,
+            (Ok(_), Err(error)) => return Err(within(half_done(error, &loader.role))),
+            (Err(error), Ok(WhatIsLeft::Nothing)) => return Err(within(error)),
+            (Err(error), Ok(WhatIsLeft::Tables)) => return Err(within(half_done(error, &loader.role))),
+            (Err(error), Err(left)) => {
+                let (role, left) = (&loader.role, left.chain());
+                tracing::warn!(
+                    role,
+                    error = left,
+                    "it is not known whether the tables were restored; see what this role owns"
+                );
+                return Err(within(Error::new(Class::Unknown, error.chain()).hint(format!(
+                    "look whether the tables are there and belong to {role}; if so, give them to their owner and drop that role"
+                ))));
+            }
+        };
+        let after = |error: Error| within(half_done(error, &loader.role));
+        let loaded = self.hand_over(&filling, plan).await.map_err(after)?;
+        loader.give_back(self.server, self.place, ORPHANS).await.map_err(after)?;
         Ok(loaded)
     }
 
@@ -182,7 +214,11 @@ impl Graft<'_> {
             let name = TypedName(&table.schema, &table.name);
             return Err(Error::integrity(format!("the snapshot has no rows of table {name}")));
         }
-        let contents = contents.with_only(|_, entry| picked.entries.contains(&entry.id));
+        // Its names and rows are in the encoding that this entry tells.
+        let is_kept = |all: &Contents, entry: &ContentsEntry| {
+            picked.entries.contains(&entry.id) || all.get(&entry.kind) == b"ENCODING"
+        };
+        let contents = contents.with_only(is_kept);
         let otherwise = match self.loading.loads_as {
             LoadsAs::Loader(_) => ORPHANS.to_owned(),
             // It made them, so they are its own.
@@ -216,6 +252,13 @@ impl Graft<'_> {
             return Err(Error::usage(format!("database {} has a table {} already", self.place, TypedName(&table.schema, &table.name)))
                 .hint("pass --overwrite to replace it; or restore into another database with --database and --rename, and compare"));
         }
+        let is_typed = |one: &&&PickedRelation| {
+            self.tables
+                .iter()
+                .any(|name| (name.schema.as_bytes(), name.name.as_bytes()) == (&one.schema[..], &one.name[..]))
+        };
+        let typed: Vec<&PickedRelation> = found.iter().filter(is_typed).copied().collect();
+        refuse_torn(self.server, self.place, &found, &typed).await?;
         Ok(found.iter().map(|one| String::from_utf8_lossy(&qualified(one)).into_owned()).collect())
     }
 
@@ -266,7 +309,8 @@ impl Graft<'_> {
                 "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT REFERENCES ON TABLE {schema}.{name} TO {role}"
             ));
         }
-        let mut bodies = vec![("look", nothing_else(&plan.picked, &loader.role, loader.verifier()))];
+        let look = |more: &str| nothing_else(&plan.picked, &loader.role, loader.verifier(), more);
+        let mut bodies = vec![("look", look("")), ("look_before_policies", look(NO_POLICY))];
         if !plan.replaced.is_empty() {
             bodies.push(("replace", format!("BEGIN DROP TABLE {}; END", plan.replaced.join(", "))));
         }
@@ -300,12 +344,22 @@ impl Graft<'_> {
             archive.add_own("DROP", "of the tables that are replaced", drop);
         }
         let mut numbers = None;
-        for entry in contents.entries.iter().filter(|entry| contents.get(&entry.kind) != b"ACL") {
+        // Those of the archive, and rights, are written anew.
+        let is_ours = |entry: &&ContentsEntry| !matches!(contents.get(&entry.kind), b"ACL" | b"ENCODING");
+        // Policies run no code while they are made, and what runs some must have made none.
+        let is_last = |entry: &&ContentsEntry| contents.get(&entry.kind) == b"POLICY";
+        let ours = || contents.entries.iter().filter(is_ours);
+        let mut looked = false;
+        for entry in ours().filter(|entry| !is_last(entry)).chain(ours().filter(is_last)) {
             let (kind, definition) = (contents.get(&entry.kind), contents.get(&entry.definition));
             if !is_plain(kind, definition) {
                 return Err(Error::integrity(format!("{} is not as pg_dump writes it", contents.name(entry))).hint(
                     "restore the whole database under another name with --rename, and copy the table from there",
                 ));
+            }
+            if is_last(&entry) && !std::mem::replace(&mut looked, true) {
+                numbers.get_or_insert_with(|| add_rows(&mut archive, &sources));
+                add_look(&mut archive, helper, "look_before_policies");
             }
             if entry.section == POST_DATA {
                 numbers.get_or_insert_with(|| add_rows(&mut archive, &sources));
@@ -321,9 +375,10 @@ impl Graft<'_> {
             });
         }
         let numbers = numbers.unwrap_or_else(|| add_rows(&mut archive, &sources));
-        if let Some(helper) = helper {
-            archive.add_own("CHECK", "that nothing else was made", format!("SELECT {}.look();\n", quoted(helper)));
+        if !looked {
+            add_look(&mut archive, helper, "look_before_policies");
         }
+        add_look(&mut archive, helper, "look");
         let list = archive.begin();
         let known = Contents::read(&mut Once(Some(list.clone().into()))).await?;
         let mut rows = GraftedRows::new(list, numbers, self.loading.streams, sources);
@@ -332,17 +387,32 @@ impl Graft<'_> {
         if rows.has_ended() { Ok(()) } else { Err(Error::source_failed("pg_restore did not read all rows")) }
     }
 
-    /// Shuts the role that loads out again. If it failed, what it made goes.
-    async fn close(&self, role: &str, helper: &str, failed: bool) -> Result<()> {
+    /// Shuts the role that loads out again. If it failed, what it was given goes, and nothing that
+    /// it has committed: what cuts a load off may come after the transaction's end.
+    async fn close(&self, role: &str, helper: &str, failed: bool) -> Result<WhatIsLeft> {
         // Also if the restore was cancelled, or because it was.
         let cx = WorkContext { cancel: CancellationToken::new(), ..self.server.cx.clone() };
-        let ask = async |sql: String| {
-            query(&self.server.clients, &self.server.connection, self.place, &sql, &cx).await.map(drop)
-        };
+        let ask = async |sql: String| query(&self.server.clients, &self.server.connection, self.place, &sql, &cx).await;
         let (name, role, helper) = (literal(role), quoted(role), quoted(helper));
         let sessions = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename =";
         ask(format!("ALTER ROLE {role} NOLOGIN; {sessions} {name}; DROP SCHEMA IF EXISTS {helper} CASCADE")).await?;
-        if failed { ask(format!("DROP OWNED BY {role}")).await } else { Ok(()) }
+        if !failed {
+            return Ok(WhatIsLeft::Tables);
+        }
+        // Only when its sessions have ended is it known what they committed.
+        let lives = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = {name}");
+        let until = Instant::now() + cx.stall;
+        while ask(lives.clone()).await?.trim() != "0" {
+            if Instant::now() > until {
+                return Err(Error::source_failed("a session of the role that loads does not end"));
+            }
+            tokio::time::sleep(SESSION_LOOK).await;
+        }
+        let owns = "SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE r.rolname =";
+        if ask(format!("{owns} {name}")).await?.trim() != "0" {
+            return Ok(WhatIsLeft::Tables);
+        }
+        ask(format!("DROP OWNED BY {role}")).await.map(|_| WhatIsLeft::Nothing)
     }
 
     /// Gives the tables to their owners, and sequences their values. What the server refuses of
@@ -418,36 +488,4 @@ fn add_rows(archive: &mut OwnArchive, sources: &[RowSource]) -> Vec<u32> {
         archive.add_rows(&rows.schema, &rows.table, copy)
     })
     .collect()
-}
-
-fn qualified(one: &PickedRelation) -> Vec<u8> {
-    [&quoted_name(&one.schema)[..], b".", &quoted_name(&one.name)].concat()
-}
-
-/// The body of a function that fails unless the role that loads owns the picked tables and
-/// sequences and nothing else, has given nobody rights on them, and is as it was made.
-fn nothing_else(picked: &Picked, role: &str, verifier: &str) -> String {
-    let relations = picked.tables.iter().chain(&picked.sequences);
-    let expected: Vec<String> =
-        relations.map(|one| format!("{}::regclass", String::from_utf8_lossy(&quoted_text(&qualified(one))))).collect();
-    format!(
-        "DECLARE me oid; expected oid[] := ARRAY[{expected}]::oid[]; BEGIN
-            me := (SELECT oid FROM pg_authid WHERE rolname = {role} AND md5(coalesce(rolpassword, '')) = {verifier});
-            IF me IS NULL
-                OR EXISTS (SELECT FROM pg_db_role_setting WHERE setrole = me)
-                OR EXISTS (SELECT FROM pg_auth_members WHERE roleid = me OR member = me)
-                OR EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = me AND d.deptype = 'o'
-                    AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-                    AND d.classid <> 'pg_statistic_ext'::regclass
-                    AND NOT (d.classid = 'pg_class'::regclass AND d.objid = ANY (expected)))
-                OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (expected)
-                    AND (c.relacl IS NOT NULL OR c.relhasrules OR c.relowner <> me))
-                OR EXISTS (SELECT FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid = ANY (expected)) THEN
-                RAISE EXCEPTION 'code of the database made more than the tables while they were loaded';
-            END IF;
-        END",
-        expected = expected.join(", "),
-        role = literal(role),
-        verifier = literal(verifier),
-    )
 }
