@@ -201,9 +201,9 @@ mod tests {
                 while let Some(asked) = partly.next() {
                     let at = snapshots.iter().position(|one| one == asked).unwrap_or_default();
                     if at % 3 == 1 {
-                        partly.leave_aside()
+                        partly.leave_aside();
                     } else {
-                        partly.note(at < good)
+                        partly.note(at < good);
                     }
                     asked_ones += 1;
                 }
