@@ -15,6 +15,7 @@ use lifeboat_base::{Error, Result};
 use super::contents::{Contents, ContentsEntry};
 use super::late::FOREIGN_KEY;
 use super::names::{TypedName, near, referred_table, table_of};
+pub(crate) use super::partitions::PickedRelation;
 use super::partitions::{LackingRows, with_partitions};
 use super::parts::{DumpPart, TableName};
 use super::values::is_of_large_object;
@@ -94,7 +95,7 @@ impl<'a> Chosen<'a> {
                 let mut picked = Picked::of(&contents, database, names)?;
                 picked.without_foreign_keys(&contents, |_| false);
                 let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
-                *lacking = LackingRows::of(&contents, &picked);
+                *lacking = LackingRows::of(&contents, &picked.tables);
                 Extract::Tables(picked)
             }
         };
@@ -120,7 +121,7 @@ impl<'a> Chosen<'a> {
         let Some(Extract::Tables(picked)) = self.extract.get() else { return };
         let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in contents.of_kind("TABLE DATA") {
-            lacking.found(picked, contents.get(&entry.schema), contents.get(&entry.tag));
+            lacking.found(&picked.tables, contents.get(&entry.schema), contents.get(&entry.tag));
         }
     }
 
@@ -130,7 +131,7 @@ impl<'a> Chosen<'a> {
     /// The snapshot lacks rows of one.
     pub(crate) fn without_rows(&self) -> Result<Vec<String>> {
         let Some(Extract::Tables(picked)) = self.extract.get() else { return Ok(Vec::new()) };
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).told(picked)
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).told(&picked.tables)
     }
 
     /// The parts that are wanted.
@@ -182,31 +183,12 @@ pub(crate) struct Picked {
     pub(crate) left_out: Vec<String>,
 }
 
-/// A table or sequence of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PickedRelation {
-    pub(crate) id: i64,
-    pub(crate) schema: Vec<u8>,
-    pub(crate) name: Vec<u8>,
-}
-
 /// A foreign key to a table that was not asked for.
 #[derive(Debug)]
 pub(crate) struct ForeignKey {
     pub(crate) id: i64,
     /// Schema and name of the other table.
     pub(crate) to: (Vec<u8>, Vec<u8>),
-}
-
-impl PickedRelation {
-    fn of(contents: &Contents, entry: &ContentsEntry) -> Self {
-        Self { id: entry.id, schema: contents.get(&entry.schema).to_vec(), name: contents.get(&entry.tag).to_vec() }
-    }
-
-    /// Whether an entry bears its name.
-    fn names(&self, contents: &Contents, entry: &ContentsEntry) -> bool {
-        contents.get(&entry.schema) == self.schema && contents.get(&entry.tag) == self.name
-    }
 }
 
 impl Extract {

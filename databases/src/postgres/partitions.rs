@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use lifeboat_base::{Error, Result};
 
 use super::contents::{Contents, ContentsEntry};
-use super::extract::{Picked, PickedRelation};
 use super::names::{TypedName, one_name};
 
 /// How `pg_dump` begins the line of a column, and of a constraint.
@@ -17,6 +16,25 @@ const ITEM_INDENT: &[u8] = b"    ";
 const CONSTRAINT_ITEM: &[u8] = b"CONSTRAINT ";
 /// What ends the columns.
 const ITEMS_END: &[u8] = b")";
+
+/// A table or sequence of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PickedRelation {
+    pub(crate) id: i64,
+    pub(crate) schema: Vec<u8>,
+    pub(crate) name: Vec<u8>,
+}
+
+impl PickedRelation {
+    pub(super) fn of(contents: &Contents, entry: &ContentsEntry) -> Self {
+        Self { id: entry.id, schema: contents.get(&entry.schema).to_vec(), name: contents.get(&entry.tag).to_vec() }
+    }
+
+    /// Whether an entry bears its name.
+    pub(super) fn names(&self, contents: &Contents, entry: &ContentsEntry) -> bool {
+        contents.get(&entry.schema) == self.schema && contents.get(&entry.tag) == self.name
+    }
+}
 
 /// Tables that were asked for, until their rows are found.
 #[derive(Debug, Default)]
@@ -28,9 +46,9 @@ pub(super) struct LackingRows {
 
 impl LackingRows {
     /// Of these tables. `contents` is of the definitions.
-    pub(super) fn of(contents: &Contents, picked: &Picked) -> Self {
+    pub(super) fn of(contents: &Contents, tables: &[PickedRelation]) -> Self {
         let mut all = Self::default();
-        for table in &picked.tables {
+        for table in tables {
             let definition = contents.by_number(table.id).map_or(&b""[..], |entry| contents.get(&entry.definition));
             if definition.starts_with(b"CREATE UNLOGGED ") {
                 all.unlogged.insert(table.id);
@@ -43,9 +61,9 @@ impl LackingRows {
     }
 
     /// Takes out a table whose rows were found.
-    pub(super) fn found(&mut self, picked: &Picked, schema: &[u8], name: &[u8]) {
+    pub(super) fn found(&mut self, tables: &[PickedRelation], schema: &[u8], name: &[u8]) {
         let is_found = |table: &&PickedRelation| table.schema == schema && table.name == name;
-        for table in picked.tables.iter().filter(is_found) {
+        for table in tables.iter().filter(is_found) {
             self.lacking.remove(&table.id);
         }
     }
@@ -54,9 +72,9 @@ impl LackingRows {
     ///
     /// # Errors
     /// Rows are missing that must be there.
-    pub(super) fn told(&self, picked: &Picked) -> Result<Vec<String>> {
+    pub(super) fn told(&self, tables: &[PickedRelation]) -> Result<Vec<String>> {
         let mut told = Vec::new();
-        for table in picked.tables.iter().filter(|table| self.lacking.contains(&table.id)) {
+        for table in tables.iter().filter(|table| self.lacking.contains(&table.id)) {
             let name = TypedName(&table.schema, &table.name);
             if !self.unlogged.contains(&table.id) {
                 return Err(Error::integrity(format!("the snapshot has no rows of table {name}"))

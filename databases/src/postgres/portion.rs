@@ -64,7 +64,7 @@ pub(super) async fn give(
         let name = TypedName(&foreign.schema, &foreign.name);
         outcome.warnings.push(format!("the rows of partition {name} lie on another server, and are not among these"));
     }
-    let mut lacking = LackingRows::of(&contents, &picked);
+    let mut lacking = LackingRows::of(&contents, &picked.tables);
     let is_asked = |entry: &&ContentsEntry| {
         let is_named = |schema: &[u8], name: &[u8]| schema == table.schema.as_bytes() && name == table.name.as_bytes();
         is_named(contents.get(&entry.schema), contents.get(&entry.tag))
@@ -74,9 +74,9 @@ pub(super) async fn give(
     let mut giving = Giving { out, format: *format, partitioned, columns: None, outcome };
     if *first == DumpPart::Whole {
         let source = RowSource::of(name, false, &contents, &picked)?;
-        source.rows.iter().for_each(|rows| lacking.found(&picked, &rows.schema, &rows.table));
+        source.rows.iter().for_each(|rows| lacking.found(&picked.tables, &rows.schema, &rows.table));
         // Before anything is given.
-        lacking.told(&picked)?;
+        lacking.told(&picked.tables)?;
         let items = Items::new(contents.take_rest(), archive);
         giving.source(source.opened(items), streams).await?;
     } else {
@@ -86,14 +86,14 @@ pub(super) async fn give(
             let failed = |error: Error| error.within(format!("cannot read {name}"));
             let mut contents = Contents::read(archive.as_mut()).await.map_err(failed)?;
             let source = RowSource::of(name, *part != DumpPart::Data, &contents, &picked)?;
-            source.rows.iter().for_each(|rows| lacking.found(&picked, &rows.schema, &rows.table));
+            source.rows.iter().for_each(|rows| lacking.found(&picked.tables, &rows.schema, &rows.table));
             if !source.rows.is_empty() {
                 let items = Items::new(contents.take_rest(), archive);
                 giving.source(source.opened(items), streams).await?;
             }
         }
     }
-    let told = lacking.told(&picked)?;
+    let told = lacking.told(&picked.tables)?;
     if giving.columns.is_none() {
         let why = if told.is_empty() { "it has no partition with rows here".to_owned() } else { told.join("; ") };
         return Err(Error::usage(format!("the snapshot has no rows of table {table}: {why}"))
