@@ -90,6 +90,8 @@ fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
         (&["--table", "a.b", "--format", "csv", "--to-postgres", "service:x"], "--format goes with"),
         (&["--format", "csv", "--stdout", "globals"], "required arguments were not provided"),
         (&["--table", "a.b", "--stdout", "--database", "a", "--database", "b"], "is of one database"),
+        (&["--schema-only", "--to-file", "x", "--database", "a", "--database", "b"], "is of one database"),
+        (&["--schema-only", "--stdout", "--database", "a", "--database", "b"], "is of one database"),
     ] {
         let refused = lifeboat(&[&["restore", "shop"], flags].concat());
         assert_eq!(refused.status.code(), Some(2), "{flags:?}");

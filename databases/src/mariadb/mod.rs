@@ -17,6 +17,7 @@ mod lines;
 mod load;
 mod losses;
 mod rights;
+mod row_lines;
 mod server;
 mod settings;
 mod target;
@@ -40,6 +41,8 @@ use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
+use crate::rows::RowSink;
+use crate::streams::StreamReader;
 
 const MARIADB_KIND: &str = "mariadb";
 
@@ -63,6 +66,10 @@ impl Database for MariaDb {
 
     fn has_rows(&self, _: &str) -> bool {
         true
+    }
+
+    async fn rows(&self, stream: &str, mut reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        row_lines::read(stream, reader.as_mut(), sink).await
     }
 
     fn highest_level(&self) -> ProofLevel {

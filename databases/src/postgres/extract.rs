@@ -8,24 +8,28 @@
 //! type or a function, is known by number: a new database gets it too.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use lifeboat_base::{Error, Result};
 
 use super::contents::{Contents, ContentsEntry};
 use super::late::FOREIGN_KEY;
-use super::names::{TypedName, names_after, near};
+use super::names::{TypedName, near, referred_table, table_of};
+pub(crate) use super::partitions::PickedRelation;
+use super::partitions::{LackingRows, with_partitions};
 use super::parts::{DumpPart, TableName};
+use super::values::is_of_large_object;
 
 const TABLE_KIND: &[u8] = b"TABLE";
-/// Entries that belong to the table whose name their own name begins with.
+const FOREIGN_TABLE_KIND: &[u8] = b"FOREIGN TABLE";
+/// Entries that belong to the table that their statement names.
 const OF_TABLE_BY_NAME: [&[u8]; 4] = [b"DEFAULT", b"CONSTRAINT", b"CHECK CONSTRAINT", b"POLICY"];
 /// Entries that belong to the table, index or constraint that they need.
 const OF_WHAT_THEY_NEED: [&[u8]; 7] =
     [b"SEQUENCE", b"SEQUENCE OWNED BY", b"INDEX", b"STATISTICS", b"ROW SECURITY", b"COMMENT", b"ACL"];
 /// Entries that join two tables or two indexes: both must be there.
 const JOINING: [&[u8]; 2] = [b"TABLE ATTACH", b"INDEX ATTACH"];
-/// Entries that are left out, if they are of a table by its name, …
+/// Entries that are left out, if their statement names a table, …
 const LEFT_OUT_BY_NAME: [&[u8]; 2] = [b"TRIGGER", b"RULE"];
 /// … or by what they need.
 const LEFT_OUT_BY_NEED: [&[u8]; 2] = [b"PUBLICATION TABLE", b"SECURITY LABEL"];
@@ -48,7 +52,7 @@ const HEADING: [&[u8]; 3] = [b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"];
 const OTHER_KINDS: [(&[u8], &str); 4] = [
     (b"VIEW", "a view has no rows of its own: restore the tables that it reads"),
     (b"MATERIALIZED VIEW", "its rows come from other tables: restore those, then REFRESH MATERIALIZED VIEW"),
-    (b"FOREIGN TABLE", "the rows of a foreign table lie on another server, and are in no snapshot of this one"),
+    (FOREIGN_TABLE_KIND, "the rows of a foreign table lie on another server, and are in no snapshot of this one"),
     (b"SEQUENCE", "a sequence comes with the table that owns it"),
 ];
 
@@ -66,11 +70,12 @@ pub(crate) struct Chosen<'a> {
     pub(crate) request: Request<'a>,
     /// Known once the definitions were read.
     extract: OnceLock<Extract>,
+    lacking: Mutex<LackingRows>,
 }
 
 impl<'a> Chosen<'a> {
     pub(crate) fn new(request: Request<'a>) -> Self {
-        Self { request, extract: OnceLock::new() }
+        Self { request, extract: OnceLock::new(), lacking: Mutex::default() }
     }
 
     /// Whether that is less than the whole database.
@@ -89,19 +94,44 @@ impl<'a> Chosen<'a> {
             Request::Tables(names) => {
                 let mut picked = Picked::of(&contents, database, names)?;
                 picked.without_foreign_keys(&contents, |_| false);
+                let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+                *lacking = LackingRows::of(&contents, &picked.tables);
                 Extract::Tables(picked)
             }
         };
         let extract = self.extract.get_or_init(|| extract);
-        Ok(extract.of(contents, true))
+        let contents = extract.of(contents, true);
+        self.note_rows(&contents);
+        Ok(contents)
     }
 
     /// What is wanted of the archive of this part.
     pub(crate) fn of_part(&self, contents: Contents, part: Option<&DumpPart>) -> Contents {
         match self.extract.get() {
-            Some(extract) => extract.of(contents, part.is_some_and(DumpPart::creates)),
+            Some(extract) => {
+                let contents = extract.of(contents, part.is_some_and(DumpPart::creates));
+                self.note_rows(&contents);
+                contents
+            }
             None => contents,
         }
+    }
+
+    fn note_rows(&self, contents: &Contents) {
+        let Some(Extract::Tables(picked)) = self.extract.get() else { return };
+        let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in contents.of_kind("TABLE DATA") {
+            lacking.found(&picked.tables, contents.get(&entry.schema), contents.get(&entry.tag));
+        }
+    }
+
+    /// What is told of chosen tables without rows, once all parts were read.
+    ///
+    /// # Errors
+    /// The snapshot lacks rows of one.
+    pub(crate) fn without_rows(&self) -> Result<Vec<String>> {
+        let Some(Extract::Tables(picked)) = self.extract.get() else { return Ok(Vec::new()) };
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).told(&picked.tables)
     }
 
     /// The parts that are wanted.
@@ -147,16 +177,10 @@ pub(crate) struct Picked {
     pub(crate) schemas_needed: BTreeSet<Vec<u8>>,
     /// Their foreign keys to other tables.
     pub(crate) foreign_keys: Vec<ForeignKey>,
+    /// Partitions whose rows lie on other servers; they are left out.
+    pub(crate) foreign: Vec<PickedRelation>,
     /// What is left out, for people.
     pub(crate) left_out: Vec<String>,
-}
-
-/// A table or sequence of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PickedRelation {
-    pub(crate) id: i64,
-    pub(crate) schema: Vec<u8>,
-    pub(crate) name: Vec<u8>,
 }
 
 /// A foreign key to a table that was not asked for.
@@ -167,25 +191,16 @@ pub(crate) struct ForeignKey {
     pub(crate) to: (Vec<u8>, Vec<u8>),
 }
 
-impl PickedRelation {
-    fn of(contents: &Contents, entry: &ContentsEntry) -> Self {
-        Self { id: entry.id, schema: contents.get(&entry.schema).to_vec(), name: contents.get(&entry.tag).to_vec() }
-    }
-
-    /// Whether an entry bears its name.
-    fn names(&self, contents: &Contents, entry: &ContentsEntry) -> bool {
-        contents.get(&entry.schema) == self.schema && contents.get(&entry.tag) == self.name
-    }
-}
-
 impl Extract {
     /// The archive without what is not wanted. `contents` is of the definitions, of rows, or of
     /// both.
     pub(crate) fn of(&self, contents: Contents, has_definitions: bool) -> Contents {
         match self {
             Self::Definitions => contents.with_only(|contents, entry| {
-                let tag = contents.get(&entry.tag);
-                !ROW_KINDS.contains(&contents.get(&entry.kind)) && !tag.starts_with(b"LARGE OBJECT")
+                let is_grant = contents.get(&entry.kind) == b"ACL" && contents.get(&entry.schema).is_empty();
+                let is_of_large = is_of_large_object(contents, entry)
+                    || is_grant && contents.get(&entry.tag).starts_with(b"LARGE OBJECT");
+                !ROW_KINDS.contains(&contents.get(&entry.kind)) && !is_of_large
             }),
             Self::Tables(picked) => {
                 let of_database: BTreeSet<i64> = contents.of_database().map(|entry| entry.id).collect();
@@ -213,7 +228,14 @@ impl Picked {
             ids.insert(find(contents, database, name)?);
         }
         with_partitions(contents, &mut ids);
+        let is_foreign = |entry: &&ContentsEntry| contents.get(&entry.kind) == FOREIGN_TABLE_KIND;
+        let foreign: Vec<&ContentsEntry> =
+            contents.entries.iter().filter(|entry| ids.contains(&entry.id)).filter(is_foreign).collect();
+        ids.retain(|id| foreign.iter().all(|entry| entry.id != *id));
         let mut picked = Self { entries: ids.clone(), ..Self::default() };
+        picked.foreign = foreign.iter().map(|entry| PickedRelation::of(contents, entry)).collect();
+        let told = foreign.iter().map(|entry| format!("{}: its rows lie on another server", contents.name(entry)));
+        picked.left_out.extend(told);
         for entry in contents.entries.iter().filter(|entry| ids.contains(&entry.id)) {
             picked.tables.push(PickedRelation::of(contents, entry));
         }
@@ -242,6 +264,7 @@ impl Picked {
     fn take(&mut self, contents: &Contents, entry: &ContentsEntry, tables: &BTreeSet<i64>) {
         let kind = contents.get(&entry.kind);
         let mut needs = contents.needs(entry);
+        let is_of_table = || self.is_of_table(contents, entry, tables);
         if OF_WHAT_THEY_NEED.contains(&kind) {
             if needs.any(|id| self.entries.contains(&id)) {
                 self.entries.insert(entry.id);
@@ -250,7 +273,7 @@ impl Picked {
                 }
             }
         } else if JOINING.contains(&kind) {
-            let joined = [TABLE_KIND, b"INDEX", b"CONSTRAINT"];
+            let joined = [TABLE_KIND, FOREIGN_TABLE_KIND, b"INDEX", b"CONSTRAINT"];
             let of_kind = |id: i64| contents.by_number(id).is_some_and(|one| joined.contains(&contents.get(&one.kind)));
             let (here, others): (Vec<i64>, Vec<i64>) =
                 needs.filter(|id| of_kind(*id)).partition(|id| self.entries.contains(id));
@@ -259,18 +282,24 @@ impl Picked {
             } else if kind == b"TABLE ATTACH" && here.len() == 1 && self.is_named(contents, entry) {
                 self.left_out.push(format!("{}: its parent was not asked for", contents.name(entry)));
             }
-        } else if OF_TABLE_BY_NAME.contains(&kind) && self.is_of_table(contents, entry, tables) {
+        } else if OF_TABLE_BY_NAME.contains(&kind) && is_of_table() {
             self.entries.insert(entry.id);
-        } else if LEFT_OUT_BY_NAME.contains(&kind) && self.is_of_table(contents, entry, tables)
+        } else if LEFT_OUT_BY_NAME.contains(&kind) && is_of_table()
             || LEFT_OUT_BY_NEED.contains(&kind) && needs.any(|id| self.entries.contains(&id))
         {
             self.left_out.push(contents.name(entry));
-        } else if kind == FOREIGN_KEY.as_bytes() && self.is_of_table(contents, entry, tables) {
-            match refers_to(contents.get(&entry.definition)) {
-                Some((schema, name)) if self.has(&schema, &name) => drop(self.entries.insert(entry.id)),
-                Some(to) => self.foreign_keys.push(ForeignKey { id: entry.id, to }),
+        } else if kind == FOREIGN_KEY.as_bytes() && is_of_table() {
+            match referred_table(contents.get(&entry.definition)) {
+                Some([schema, name]) if self.has(&schema, &name) => drop(self.entries.insert(entry.id)),
+                Some([schema, name]) => self.foreign_keys.push(ForeignKey { id: entry.id, to: (schema, name) }),
                 None => self.left_out.push(contents.name(entry)),
             }
+        } else if (OF_TABLE_BY_NAME.contains(&kind) || LEFT_OUT_BY_NAME.contains(&kind))
+            && table_of(contents.get(&entry.definition)).is_none()
+            && needs.any(|id| tables.contains(&id))
+        {
+            // Whose it is is not clear, so it is not left out in silence.
+            self.left_out.push(contents.name(entry));
         }
     }
 
@@ -283,13 +312,14 @@ impl Picked {
     }
 
     /// Whether an entry, such as a default, is of a table that was taken: it needs that, and its
-    /// name begins with that of the table.
+    /// statement names it as the one that it changes.
     fn is_of_table(&self, contents: &Contents, entry: &ContentsEntry, tables: &BTreeSet<i64>) -> bool {
-        let (schema, tag) = (contents.get(&entry.schema), contents.get(&entry.tag));
         let needs: BTreeSet<i64> = contents.needs(entry).filter(|id| tables.contains(id)).collect();
-        self.tables.iter().filter(|table| needs.contains(&table.id) && table.schema == schema).any(|table| {
-            tag.strip_prefix(&table.name[..]).is_some_and(|rest| rest.is_empty() || rest.starts_with(b" "))
-        })
+        let named = table_of(contents.get(&entry.definition));
+        self.tables
+            .iter()
+            .filter(|table| needs.contains(&table.id))
+            .any(|table| named.as_ref().is_some_and(|[schema, name]| table.schema == *schema && table.name == *name))
     }
 
     /// Whether an entry holds rows of a table, or the value of a sequence, that was taken.
@@ -373,38 +403,6 @@ fn find(contents: &Contents, database: &str, wanted: &TableName) -> Result<i64> 
     Err(error.hint(near(wanted, &names)))
 }
 
-/// Adds the partitions of tables, and theirs.
-fn with_partitions(contents: &Contents, ids: &mut BTreeSet<i64>) {
-    // Tools before version 14 attach a partition in the definition of the partition itself.
-    let attached = |entry: &&ContentsEntry| {
-        let definition = contents.get(&entry.definition);
-        contents.get(&entry.kind) == TABLE_KIND && definition.windows(18).any(|text| text == b" ATTACH PARTITION ")
-    };
-    let attach: Vec<(i64, Vec<i64>)> = contents
-        .of_kind("TABLE ATTACH")
-        .filter_map(|entry| {
-            let needs: Vec<i64> = contents.needs(entry).collect();
-            let partition = needs.iter().copied().find(|id| {
-                contents.by_number(*id).is_some_and(|one| {
-                    contents.get(&one.schema) == contents.get(&entry.schema)
-                        && contents.get(&one.tag) == contents.get(&entry.tag)
-                })
-            })?;
-            Some((partition, needs))
-        })
-        .chain(contents.entries.iter().filter(attached).map(|entry| (entry.id, contents.needs(entry).collect())))
-        .collect();
-    let mut before = 0;
-    while ids.len() > before {
-        before = ids.len();
-        for (partition, needs) in &attach {
-            if needs.iter().any(|id| id != partition && ids.contains(id)) {
-                ids.insert(*partition);
-            }
-        }
-    }
-}
-
 /// Whether an entry makes an index that is no B-tree.
 fn uses_other_methods(contents: &Contents, entry: &ContentsEntry) -> bool {
     const USING: &[u8] = b" USING ";
@@ -412,12 +410,4 @@ fn uses_other_methods(contents: &Contents, entry: &ContentsEntry) -> bool {
     let is_index = [&b"INDEX"[..], b"CONSTRAINT"].contains(&contents.get(&entry.kind));
     let at = definition.windows(USING.len()).position(|text| text == USING);
     is_index && at.is_some_and(|at| !definition[at + USING.len()..].starts_with(b"btree "))
-}
-
-/// The table that a foreign key refers to.
-fn refers_to(definition: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    const REFERENCES: &[u8] = b" REFERENCES ";
-    let at = definition.windows(REFERENCES.len()).position(|text| text == REFERENCES)?;
-    let [schema, name] = names_after(&definition[at + REFERENCES.len()..])?;
-    Some((schema, name))
 }

@@ -137,6 +137,8 @@ impl Filling<'_> {
         self.tell_refused(refusals.refused)?;
         strange.extend(creation.strange);
         let mut warnings = Vec::new();
+        let told = self.chosen.without_rows()?.into_iter();
+        warnings.extend(told.map(|told| format!("database {}: {told}", self.database)));
         if !self.chosen.left_out().is_empty() {
             let left_out = several(self.chosen.left_out().iter().map(String::as_str));
             warnings.push(format!("database {}: {LEFT_OUT_REASON}: {left_out}", self.database));

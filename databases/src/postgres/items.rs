@@ -22,14 +22,25 @@ pub(crate) struct Items {
     read: Vec<u8>,
     at: usize,
     is_within: bool,
+    /// Whether large objects follow, one after the other.
+    is_among_large_objects: bool,
     /// How much of the current block is left.
     left: usize,
+}
+
+/// What has content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArchiveItem {
+    /// Rows of the table with this number.
+    Rows(i64),
+    /// The large object with this number.
+    LargeObject(i64),
 }
 
 impl Items {
     /// `rest` is what of `archive` was read after its list.
     pub(crate) fn new(rest: Vec<u8>, archive: Box<dyn StreamReader>) -> Self {
-        Self { archive, read: rest, at: 0, is_within: false, left: 0 }
+        Self { archive, read: rest, at: 0, is_within: false, is_among_large_objects: false, left: 0 }
     }
 
     /// Goes on to the next item that holds rows. Returns its number; `None` at the archive's end.
@@ -38,7 +49,29 @@ impl Items {
     /// Those of the stream; or it is not understood.
     pub(crate) async fn next(&mut self) -> Result<Option<i64>> {
         loop {
-            while self.content().await?.is_some() {}
+            match self.next_item().await? {
+                Some(ArchiveItem::Rows(number)) => return Ok(Some(number)),
+                Some(ArchiveItem::LargeObject(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Goes on to the next item that has content; `None` at the archive's end.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub(crate) async fn next_item(&mut self) -> Result<Option<ArchiveItem>> {
+        while self.content().await?.is_some() {}
+        loop {
+            if self.is_among_large_objects {
+                let number = self.int().await?;
+                self.is_among_large_objects = number != 0;
+                self.is_within = number != 0;
+                if number != 0 {
+                    return Ok(Some(ArchiveItem::LargeObject(number)));
+                }
+            }
             if !self.has(1).await? {
                 return Ok(None);
             }
@@ -47,14 +80,9 @@ impl Items {
             match kind {
                 ROWS_ITEM => {
                     self.is_within = true;
-                    return Ok(Some(number));
+                    return Ok(Some(ArchiveItem::Rows(number)));
                 }
-                LARGE_OBJECTS_ITEM => {
-                    while self.int().await? != 0 {
-                        self.is_within = true;
-                        while self.content().await?.is_some() {}
-                    }
-                }
+                LARGE_OBJECTS_ITEM => self.is_among_large_objects = true,
                 _ => return Err(not_understood()),
             }
         }

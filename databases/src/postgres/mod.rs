@@ -41,6 +41,7 @@ mod orphans;
 mod own_archive;
 mod owners;
 mod ownership;
+mod partitions;
 mod parts;
 mod phases;
 mod places;

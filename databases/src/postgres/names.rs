@@ -95,7 +95,44 @@ pub(super) fn names_after(text: &[u8]) -> Option<[Vec<u8>; 2]> {
     Some([schema, name])
 }
 
-fn one_name(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+/// The table that a statement of `pg_dump` changes, or makes a trigger, a rule or a policy of.
+pub(super) fn table_of(statement: &[u8]) -> Option<[Vec<u8>; 2]> {
+    const MADE: [(&[u8], &[u8]); 4] = [
+        (b"CREATE POLICY ", b"ON"),
+        (b"CREATE TRIGGER ", b"ON"),
+        (b"CREATE CONSTRAINT TRIGGER ", b"ON"),
+        (b"CREATE RULE ", b"TO"),
+    ];
+    if let Some((begin, word)) = MADE.iter().find(|(begin, _)| statement.starts_with(begin)) {
+        return names_after(after_word(&statement[begin.len()..], word)?);
+    }
+    let rest = statement.strip_prefix(b"ALTER ")?;
+    let rest = rest.strip_prefix(b"FOREIGN ").unwrap_or(rest).strip_prefix(b"TABLE ")?;
+    names_after(rest.strip_prefix(b"ONLY ").unwrap_or(rest))
+}
+
+/// The table that the statement of a foreign key refers to.
+pub(super) fn referred_table(statement: &[u8]) -> Option<[Vec<u8>; 2]> {
+    names_after(after_word(statement, b"REFERENCES")?)
+}
+
+/// What follows the first such word, and a blank. It is no part of a name: names in capitals are
+/// quoted.
+fn after_word<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = text;
+    while let Some(first) = rest.first() {
+        rest = match one_name(rest) {
+            Some((name, after)) if *first != b'"' && name == word => return after.strip_prefix(b" "),
+            Some((_, after)) => after,
+            // A quote that is not closed.
+            None if *first == b'"' => return None,
+            None => &rest[1..],
+        };
+    }
+    None
+}
+
+pub(super) fn one_name(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     if let Some(quoted) = text.strip_prefix(b"\"") {
         return until_quote(quoted);
     }
@@ -168,6 +205,30 @@ mod tests {
         assert_eq!(names("\"a.b\".\"c\"\"d\"(id)"), both("a.b", "c\"d"));
         assert_eq!(names("orders(id)"), None);
         assert_eq!(names("\"a.b"), None);
+    }
+
+    #[test]
+    fn a_statement_tells_its_table_whatever_its_names_are() {
+        let both = |schema: &str, name: &str| Some([schema.as_bytes().to_vec(), name.as_bytes().to_vec()]);
+        for (statement, table) in [
+            ("ALTER TABLE ONLY public.orders ALTER COLUMN n SET DEFAULT 1;", both("public", "orders")),
+            ("ALTER TABLE ONLY public.\"orders x\"\n    ADD CONSTRAINT fk FOREIGN KEY", both("public", "orders x")),
+            ("ALTER FOREIGN TABLE \"a.b\".c\n    ADD CONSTRAINT k CHECK (true);", both("a.b", "c")),
+            ("CREATE POLICY \"own ON x.y\" ON public.orders USING (true);", both("public", "orders")),
+            ("CREATE TRIGGER t AFTER UPDATE OF \"ON \" ON s.\"b\"\"c\" FOR EACH ROW", both("s", "b\"c")),
+            ("CREATE CONSTRAINT TRIGGER \"ON\" AFTER INSERT ON s.t FROM s.o", both("s", "t")),
+            (
+                "CREATE RULE \"x TO y.z\" AS\n    ON INSERT TO public.orders DO INSTEAD NOTHING;",
+                both("public", "orders"),
+            ),
+            ("ALTER DOMAIN public.orders\n    ADD CONSTRAINT k CHECK (true);", None),
+            ("CREATE POLICY \"open ON public.orders", None),
+        ] {
+            assert_eq!(table_of(statement.as_bytes()), table, "{statement}");
+        }
+        let key = "ALTER TABLE ONLY s.t\n    ADD CONSTRAINT \"a REFERENCES s.false\" FOREIGN KEY (\"REFERENCES x\") REFERENCES s.o(id);";
+        assert_eq!(referred_table(key.as_bytes()), both("s", "o"));
+        assert_eq!(referred_table(b"ALTER TABLE ONLY s.t ADD CONSTRAINT c CHECK (true);"), None);
     }
 
     #[test]

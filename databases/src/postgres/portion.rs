@@ -1,17 +1,19 @@
 //! Gives rows of one table, or all definitions, to a file or to standard output, without a server.
 //!
 //! Rows are given as PostgreSQL's `COPY` would write them, as text or as CSV, in the encoding of
-//! the database. Those of a partitioned table are those of its partitions, one after the other.
+//! the database. Those of a partitioned table are those of its partitions, one after the other,
+//! with their values in the order of the table's columns.
 
 use lifeboat_base::{Class, Context, Error, Result};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::contents::{Change, Contents};
+use super::contents::{Change, Contents, ContentsEntry};
 use super::copy_text::{CopyText, RowShape};
 use super::extract::{Extract, Picked};
 use super::grafted::{ChosenRows, RowSource};
 use super::items::{Items, drain};
 use super::names::TypedName;
+use super::partitions::{LackingRows, in_order_of_table, is_partitioned};
 use super::parts::{DumpPart, Stored, TableName, by_database};
 use crate::streams::StoredStreams;
 use crate::wanted::{Portion, PortionOutcome, RowFormat};
@@ -52,15 +54,29 @@ pub(super) async fn give(
         Portion::Rows { table, .. } => TableName::typed_or_refused(table)?,
     };
     let Portion::Rows { format, .. } = portion else { return Ok(PortionOutcome::default()) };
-    let picked = Picked::of(&contents, database, &[table])?;
+    let picked = Picked::of(&contents, database, std::slice::from_ref(&table))?;
     let mut outcome = PortionOutcome { rows: Some(0), ..PortionOutcome::default() };
     let encoding = contents.encoding();
     if encoding != "UTF8" {
         outcome.warnings.push(format!("the text is in the encoding of the database, {encoding}"));
     }
-    let mut giving = Giving { out, format: *format, columns: None, outcome };
+    for foreign in &picked.foreign {
+        let name = TypedName(&foreign.schema, &foreign.name);
+        outcome.warnings.push(format!("the rows of partition {name} lie on another server, and are not among these"));
+    }
+    let mut lacking = LackingRows::of(&contents, &picked.tables);
+    let is_asked = |entry: &&ContentsEntry| {
+        let is_named = |schema: &[u8], name: &[u8]| schema == table.schema.as_bytes() && name == table.name.as_bytes();
+        is_named(contents.get(&entry.schema), contents.get(&entry.tag))
+    };
+    let asked = contents.of_kind("TABLE").find(is_asked).map_or(&b""[..], |entry| contents.get(&entry.definition));
+    let partitioned = is_partitioned(asked).then(|| asked.to_vec());
+    let mut giving = Giving { out, format: *format, partitioned, columns: None, outcome };
     if *first == DumpPart::Whole {
         let source = RowSource::of(name, false, &contents, &picked)?;
+        source.rows.iter().for_each(|rows| lacking.found(&picked.tables, &rows.schema, &rows.table));
+        // Before anything is given.
+        lacking.told(&picked.tables)?;
         let items = Items::new(contents.take_rest(), archive);
         giving.source(source.opened(items), streams).await?;
     } else {
@@ -70,16 +86,20 @@ pub(super) async fn give(
             let failed = |error: Error| error.within(format!("cannot read {name}"));
             let mut contents = Contents::read(archive.as_mut()).await.map_err(failed)?;
             let source = RowSource::of(name, *part != DumpPart::Data, &contents, &picked)?;
+            source.rows.iter().for_each(|rows| lacking.found(&picked.tables, &rows.schema, &rows.table));
             if !source.rows.is_empty() {
                 let items = Items::new(contents.take_rest(), archive);
                 giving.source(source.opened(items), streams).await?;
             }
         }
     }
+    let told = lacking.told(&picked.tables)?;
     if giving.columns.is_none() {
-        let table = picked.tables.first().map(|table| TypedName(&table.schema, &table.name).to_string());
-        return Err(Error::integrity(format!("the snapshot has no rows of table {}", table.unwrap_or_default())));
+        let why = if told.is_empty() { "it has no partition with rows here".to_owned() } else { told.join("; ") };
+        return Err(Error::usage(format!("the snapshot has no rows of table {table}: {why}"))
+            .hint("restore its definition alone, with --schema-only"));
     }
+    giving.outcome.warnings.extend(told);
     giving.out.flush().await.context(Class::Storage, cannot_write)?;
     Ok(giving.outcome)
 }
@@ -106,6 +126,8 @@ fn choose<'a, 'n>(there: &'a [Stored<'n>], wanted: Option<&str>) -> Result<(&'a 
 struct Giving<'a> {
     out: Out<'a>,
     format: RowFormat,
+    /// How the table that was asked for is made, if its rows are those of its partitions.
+    partitioned: Option<Vec<u8>>,
     /// The columns in the order in which they are given, once rows of a table were found.
     columns: Option<Vec<Vec<u8>>>,
     outcome: PortionOutcome,
@@ -134,10 +156,24 @@ impl Giving<'_> {
         let columns = match &self.columns {
             Some(columns) => columns.clone(),
             None => {
+                let columns = match &self.partitioned {
+                    None => rows.columns.clone(),
+                    Some(definition) => match in_order_of_table(definition, &rows.columns) {
+                        Some(columns) => columns,
+                        // Its names are told above the values.
+                        None if is_csv => rows.columns.clone(),
+                        None => {
+                            return Err(Error::usage(
+                                "the order of the columns of this partitioned table is not clear",
+                            )
+                            .hint("pass --format csv: its first line names the columns"));
+                        }
+                    },
+                };
                 if is_csv {
-                    self.write(&super::copy_text::csv_header(&rows.columns)).await?;
+                    self.write(&super::copy_text::csv_header(&columns)).await?;
                 }
-                self.columns.insert(rows.columns.clone()).clone()
+                self.columns.insert(columns).clone()
             }
         };
         let mut text = CopyText::new(RowShape::of(&rows.columns, &columns, is_csv)?);

@@ -1,14 +1,15 @@
-//! The rows of a stream of a PostgreSQL snapshot, table by table, and its definitions, each as a
-//! row of its own.
+//! The rows of a stream of a PostgreSQL snapshot, table by table. Definitions, values of sequences
+//! and large objects are each a row of their own, in tables that are called so.
 
 use std::collections::BTreeMap;
 
 use lifeboat_base::{Error, Result};
 
-use super::contents::Contents;
-use super::items::Items;
+use super::contents::{Contents, ContentsEntry};
+use super::items::{ArchiveItem, Items};
 use super::names::TypedName;
 use super::parts::DumpPart;
+use super::values::{SEQUENCE_VALUE, is_of_large_object};
 use crate::rows::{RowSink, lines};
 use crate::streams::StreamReader;
 
@@ -33,7 +34,11 @@ pub(super) async fn read(stream: &str, mut reader: Box<dyn StreamReader>, sink: 
     }
     if part.creates() {
         sink.table(&format!("{database}: definitions"))?;
-        for entry in contents.entries.iter().filter(|entry| entry.definition.len() > 1) {
+        let is_definition = |entry: &&ContentsEntry| {
+            let is_value = contents.get(&entry.kind) == SEQUENCE_VALUE.as_bytes();
+            entry.definition.len() > 1 && !is_value && !is_of_large_object(&contents, entry)
+        };
+        for entry in contents.entries.iter().filter(is_definition) {
             for field in [&entry.kind, &entry.schema, &entry.tag, &entry.owner, &entry.definition] {
                 sink.bytes(contents.get(field));
                 sink.bytes(&[0]);
@@ -41,6 +46,12 @@ pub(super) async fn read(stream: &str, mut reader: Box<dyn StreamReader>, sink: 
             sink.end()?;
         }
     }
+    sink.table(&format!("{database}: sequence values"))?;
+    for entry in contents.of_kind(SEQUENCE_VALUE) {
+        sink.bytes(contents.get(&entry.definition));
+        sink.end()?;
+    }
+    let large_objects = format!("{database}: large objects");
     let tables: BTreeMap<i64, String> = contents
         .of_kind("TABLE DATA")
         .map(|entry| {
@@ -49,7 +60,19 @@ pub(super) async fn read(stream: &str, mut reader: Box<dyn StreamReader>, sink: 
         })
         .collect();
     let mut items = Items::new(contents.take_rest(), reader);
-    while let Some(number) = items.next().await.map_err(failed)? {
+    while let Some(item) = items.next_item().await.map_err(failed)? {
+        let number = match item {
+            ArchiveItem::Rows(number) => number,
+            ArchiveItem::LargeObject(number) => {
+                sink.table(&large_objects)?;
+                sink.bytes(&number.to_le_bytes());
+                while let Some(piece) = items.content().await.map_err(failed)? {
+                    sink.bytes(&piece);
+                }
+                sink.end()?;
+                continue;
+            }
+        };
         let Some(table) = tables.get(&number) else { continue };
         sink.table(table)?;
         let mut line = LineStart::default();

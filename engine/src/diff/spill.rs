@@ -101,8 +101,11 @@ fn compare(
 ) -> Result<()> {
     let failed = || "cannot read rows' hashes from the temporary directory";
     let mut held: HashMap<[u8; SPILL_RECORD_BYTES], i64> = HashMap::new();
-    for (side, more) in file.sides.iter_mut().zip([-1, 1]) {
+    // Both first: a division reads both, too.
+    for side in &mut file.sides {
         side.flush().context(Class::Storage, failed)?;
+    }
+    for (side, more) in file.sides.iter_mut().zip([-1, 1]) {
         side.get_mut().seek(SeekFrom::Start(0)).context(Class::Storage, failed)?;
         let mut reader = BufReader::new(side.get_ref());
         while let Some(record) = next(&mut reader)? {

@@ -2,20 +2,23 @@
 //! restores one snapshot into a throw-away database, up to `loaded`, and asks the one query.
 //!
 //! It assumes that what once failed fails ever after. Where that is not so, the two neighbours that
-//! it ends with are still true: the one holds, and the one after it does not.
+//! it ends with are still true: the one holds, and the one after it, of those that could be opened,
+//! does not. A query that ends in an error gives no answer: the search ends there.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_databases::proof::{CheckResult, DrillQuery};
 use lifeboat_databases::streams::StoredStreams;
-use lifeboat_databases::{ToolEnvironment, WorkContext};
+use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
 use super::DRILL_STALL_LIMIT;
-use crate::restore::VaultReader;
+use crate::restore::{SnapshotStreams, VaultReader};
 
 /// A search among the snapshots of a dataset, oldest first.
 #[derive(Debug, Clone)]
@@ -38,23 +41,33 @@ impl Bisect {
     /// `None` once both neighbours are known.
     #[must_use]
     pub fn next(&self) -> Option<&SnapshotId> {
-        let at = match self.bad {
-            None => self.snapshots.len().checked_sub(1).filter(|newest| *newest >= self.good)?,
-            Some(bad) if bad > self.good => self.good + (bad - self.good) / 2,
-            Some(_) => return None,
-        };
-        self.snapshots.get(at)
+        self.snapshots.get(self.next_at()?)
+    }
+
+    fn next_at(&self) -> Option<usize> {
+        match self.bad {
+            None => self.snapshots.len().checked_sub(1).filter(|newest| *newest >= self.good),
+            Some(bad) if bad > self.good => Some(self.good + (bad - self.good) / 2),
+            Some(_) => None,
+        }
     }
 
     /// Notes what [`Self::next`] gave.
     pub fn note(&mut self, holds: bool) {
-        let asked = self.next().cloned();
-        let Some(at) = asked.and_then(|asked| self.snapshots.iter().position(|one| *one == asked)) else { return };
+        let Some(at) = self.next_at() else { return };
         if holds {
             self.good = at + 1;
         } else {
             self.bad = Some(at);
         }
+    }
+
+    /// Goes on without the snapshot that [`Self::next`] gave: it cannot be asked.
+    pub fn leave_aside(&mut self) {
+        let Some(at) = self.next_at() else { return };
+        self.snapshots.remove(at);
+        // It stood before the oldest one that fails.
+        self.bad = self.bad.map(|bad| bad - 1);
     }
 
     /// At most so many more snapshots are asked.
@@ -104,15 +117,41 @@ pub struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// Restores a snapshot into a throw-away database below `scratch`, and asks. The database is
-    /// stopped and removed whatever happens.
+    /// Opens a snapshot.
     ///
     /// # Errors
-    /// The snapshot cannot be restored, its kind has no throw-away databases, or the query is no
-    /// SQL.
-    pub async fn ask(&self, snapshot: &SnapshotId, scratch: PathBuf) -> Result<CheckResult> {
-        let streams = self.reader.streams(self.dataset, snapshot).await?;
-        let taken = self.reader.taken(streams.manifest()).await?.time;
+    /// It cannot be opened.
+    pub async fn open(&self, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
+        self.reader.streams(self.dataset, snapshot).await
+    }
+
+    /// Fails if it is not clear which database is meant, or if that is not there.
+    fn check_database(&self, streams: &SnapshotStreams) -> Result<()> {
+        let Some(engine) = registry::find(&streams.facts().engine) else { return Ok(()) };
+        let names: BTreeSet<String> = streams.names().iter().filter_map(|name| engine.database_of(name)).collect();
+        let told = || names.iter().map(|name| name.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+        match &self.query.database {
+            None if names.len() > 1 => {
+                Err(Error::usage("the snapshot has several databases, and the query is for one of them")
+                    .hint(format!("name it with --database: {}", told())))
+            }
+            Some(wanted) if !names.is_empty() && !names.contains(wanted) => {
+                let wanted = wanted.escape_debug();
+                Err(Error::usage(format!("the snapshot has no database `{wanted}`, which is no answer"))
+                    .hint(format!("it has: {}", told())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Restores a snapshot, which was taken at the time `taken`, into a throw-away database below
+    /// `scratch`, and asks. The database is stopped and removed whatever happens.
+    ///
+    /// # Errors
+    /// The snapshot cannot be restored, its kind has no throw-away databases, it is not clear which
+    /// database is meant, or the query ends in an error.
+    pub async fn ask(&self, streams: &SnapshotStreams, taken: DateTime<Utc>, scratch: PathBuf) -> Result<CheckResult> {
+        self.check_database(streams)?;
         let cx = WorkContext {
             environment: self.environment.clone(),
             scratch,
@@ -120,14 +159,14 @@ impl Asking<'_> {
             jobs: self.jobs,
             cancel: self.cancel.clone(),
         };
-        let server = lifeboat_worker::throw_away(self.worker, &streams, self.directories, &cx).await?;
+        let server = lifeboat_worker::throw_away(self.worker, streams, self.directories, &cx).await?;
         let mut server = server.ok_or_else(|| {
             Error::usage(format!("a snapshot of kind {} has no throw-away database to ask", streams.facts().engine))
                 .hint("restore the snapshots one by one, and look")
         })?;
         let query = DrillQuery { taken_at: Some(taken), ..self.query.clone() };
         let asked = async {
-            server.load(&streams).await?;
+            server.load(streams).await?;
             let answers = server.ask(std::slice::from_ref(&query)).await?;
             answers.into_iter().next().ok_or_else(|| Error::failed("the query was not answered"))
         };
@@ -157,6 +196,23 @@ mod tests {
                     bisect.note(at < good);
                     steps += 1;
                 }
+                // The same where each third one cannot be asked.
+                let (mut partly, mut asked_ones) = (Bisect::among(snapshots.clone()), 0);
+                while let Some(asked) = partly.next() {
+                    let at = snapshots.iter().position(|one| one == asked).unwrap_or_default();
+                    if at % 3 == 1 {
+                        partly.leave_aside();
+                    } else {
+                        partly.note(at < good);
+                    }
+                    asked_ones += 1;
+                }
+                let can = |at: &usize| at % 3 != 1;
+                let found = (partly.last_good(), partly.first_bad());
+                let nearest = |at: Option<usize>| at.and_then(|at| snapshots.get(at));
+                let (below, above) = ((0..good).rev().find(can), (good..snapshots.len()).find(can));
+                assert_eq!(found, (nearest(below), nearest(above)), "{count}, {good}");
+                assert!(asked_ones <= count, "{count}, {good}: {asked_ones} steps");
                 assert!(steps <= expected && expected <= 8, "{count}, {good}: {steps} of {expected} steps");
                 assert_eq!(bisect.last_good(), good.checked_sub(1).and_then(|at| snapshots.get(at)), "{count}, {good}");
                 assert_eq!(bisect.first_bad(), snapshots.get(good), "{count}, {good}");

@@ -1,5 +1,6 @@
 //! `bisect`: since when a query gives another answer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::worker::{DrillDirectory, WorkerPlace};
-use lifeboat_engine::{Error, Result, is_future};
+use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use super::drill::{own_config, sweep};
@@ -25,8 +26,9 @@ use crate::table::Plain;
 /// Find the newest snapshot for which a query gives what it should, restoring few of them into
 /// temporary databases
 ///
-/// It assumes that what once failed fails in all later snapshots. Exit code 0 means that the last
-/// good snapshot was found, 8 that no snapshot is good.
+/// It assumes that what once failed fails in all later snapshots. A query that ends in an error is
+/// no answer, and ends the search. Exit code 0 means that the last good snapshot was found, 8 that
+/// no snapshot is good.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("expectation").required(true).multiple(true).args(["expect", "at_least", "at_most"]))]
 pub(crate) struct Args {
@@ -44,7 +46,7 @@ pub(crate) struct Args {
     /// It must give a number that is not more
     #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true)]
     at_most: Option<Number>,
-    /// The database to ask, if a snapshot has several
+    /// The database to ask; needed if a snapshot has several
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
     /// Socket of the workers that do the work with the database [default: the program
@@ -105,21 +107,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let reader = session.reader_for(&args.dataset, &place, Need::Packs).await?;
     let look = async {
         session.datasets(&reader, Some(&args.dataset)).await?;
-        reader.snapshots(&args.dataset).await
+        reader.believed(&args.dataset, session.clock.now()).await
     };
-    let listed = session.cancellable("listing the snapshots", look).await?;
-    let now = session.clock.now();
-    let (future, snapshots): (Vec<SnapshotId>, Vec<SnapshotId>) = listed
-        .into_iter()
-        .map(|listed| listed.snapshot)
-        .partition(|snapshot| is_future(snapshot.time(), now, reader.limits()));
-    if !future.is_empty() {
-        let left = human::count(future.len() as u64, "snapshot");
-        session.out.warning(format!("{left} left aside: their times lie in the future"));
-    }
-    if snapshots.is_empty() {
-        return Err(Error::usage(format!("dataset {} has no snapshot", args.dataset)).hint("back up first"));
-    }
+    let believed = session.cancellable("listing the snapshots", look).await?;
+    believed.warnings.iter().for_each(|warning| session.out.warning(warning));
+    let times: BTreeMap<SnapshotId, DateTime<Utc>> =
+        believed.snapshots.iter().map(|(snapshot, taken)| (snapshot.clone(), taken.time)).collect();
+    let snapshots: Vec<SnapshotId> = believed.snapshots.into_iter().map(|(snapshot, _)| snapshot).collect();
     let query = DrillQuery {
         database: args.database.clone(),
         sql: args.sql.clone(),
@@ -153,13 +147,27 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             human::count(bisect.steps_left().into(), "snapshot")
         ));
         let (began, scratch) = (session.clock.elapsed(), DrillDirectory::make(&session.temporary)?);
-        let answer = asking.ask(&snapshot, scratch.work().to_owned()).await;
-        let answer = answer.map_err(|error| error.within(format!("cannot ask snapshot {snapshot}")))?;
+        let cannot = |error: Error| error.within(format!("cannot ask snapshot {snapshot}"));
+        let streams = match asking.open(&snapshot).await {
+            // The replicas have answered, and none has it whole.
+            Err(error) if error.class() == Class::Integrity => {
+                session.out.warning(format!("{snapshot} is left aside, as it cannot be opened: {}", error.chain()));
+                bisect.leave_aside();
+                continue;
+            }
+            opened => opened.map_err(cannot)?,
+        };
+        let taken = times.get(&snapshot).copied().unwrap_or_else(|| snapshot.time());
+        let answer = asking.ask(&streams, taken, scratch.work().to_owned()).await.map_err(cannot)?;
         let seconds = session.clock.elapsed().saturating_sub(began).as_secs_f64();
-        let (holds, taken) = (answer.passed, snapshot.time());
+        let holds = answer.passed;
         session.out.note(format!("{snapshot} {}: {}", word(holds), answer.detail));
         bisect.note(holds);
         steps.push(BisectStep { snapshot, taken, holds, detail: answer.detail, seconds });
+    }
+    if steps.is_empty() {
+        return Err(Error::integrity(format!("no snapshot of dataset {} can be opened", args.dataset))
+            .hint(format!("run `lifeboat verify {}` to see what is damaged", args.dataset)));
     }
     let (last_good, first_bad) = (bisect.last_good().cloned(), bisect.first_bad().cloned());
     let restore = last_good.as_ref().map(|good| {
@@ -172,7 +180,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if is_found {
         return Ok(());
     }
-    Err(Error::new(lifeboat_engine::Class::ObjectiveMissed, "the query gives what it should for no snapshot")
+    Err(Error::new(Class::ObjectiveMissed, "the query gives what it should for no snapshot")
         .hint("look at what it gave for the oldest one: the fault may be older than all snapshots, or in the query"))
 }
 
@@ -189,7 +197,10 @@ impl fmt::Display for Bisected {
         }
         write!(f, "{steps}\n\n")?;
         let told = |snapshot: &Option<SnapshotId>, none: &str| {
-            snapshot.as_ref().map_or_else(|| none.to_owned(), |id| format!("{id} ({})", human::time(id.time())))
+            let taken = |id: &SnapshotId| {
+                self.steps.iter().find(|step| step.snapshot == *id).map(|step| human::time(step.taken))
+            };
+            snapshot.as_ref().map_or_else(|| none.to_owned(), |id| format!("{id} ({})", taken(id).unwrap_or_default()))
         };
         let mut facts = vec![
             ("asked", format!("{} of {}", self.steps.len(), human::count(self.snapshots as u64, "snapshot"))),

@@ -128,8 +128,12 @@ impl fmt::Display for ToldDiff {
             ("from", diff.old.to_string()),
             ("to", diff.new.to_string()),
             (
-                "stored anew",
-                format!("{} in {}", human::bytes(diff.new_pack_bytes), human::count(diff.new_packs as u64, "pack")),
+                "packs of its own",
+                format!(
+                    "{} in {} that the first does not refer to",
+                    human::bytes(diff.new_pack_bytes),
+                    human::count(diff.new_packs as u64, "pack")
+                ),
             ),
         ];
         writeln!(f, "{}\n", Plain::facts(facts))?;

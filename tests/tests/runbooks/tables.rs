@@ -65,6 +65,12 @@ async fn one_table_comes_back() {
     let none = db1.shell(&none).await;
     assert_eq!(none.status.code(), Some(8), "{none}");
 
+    // A typing error moves no boundary.
+    let misspelt = db1.shell(&bisect.replace("FROM orders", "FROM ordres")).await;
+    let asked = misspelt.stderr.matches("asking ").count();
+    assert_eq!((misspelt.status.code(), asked), (Some(4), 1), "{misspelt}");
+    assert!(misspelt.stderr.contains("is no answer"), "{misspelt}");
+
     let at = ("2026-11-23T18:00:00Z", good.as_str());
     let file = "lifeboat restore shop --at 2026-11-23T18:00:00Z --identity master.txt --table public.orders --format csv \
                 --to-file orders.csv";
