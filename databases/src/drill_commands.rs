@@ -106,10 +106,7 @@ impl ThrowAway for ThrowAwayDirectory {
     }
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
-        if !queries.is_empty() {
-            return Err(Error::usage("a directory that commands restored answers no queries")
-                .hint("leave out [dataset.drill] queries; ask in the command of `verify`"));
-        }
+        self.ask(queries).await?;
         let Some(argv) = &self.commands.verify else { return Ok(Vec::new()) };
         let mut tool = self.invocation(argv)?.start(false)?;
         while tool.read().await?.is_some() {}
@@ -122,6 +119,14 @@ impl ThrowAway for ThrowAwayDirectory {
             Err(error) => error.message().to_owned(),
         };
         Ok(vec![CheckResult { check: VERIFY_CHECK.to_owned(), passed: verdict.is_ok(), detail }])
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        if queries.is_empty() {
+            return Ok(Vec::new());
+        }
+        Err(Error::usage("a directory that commands restored answers no queries")
+            .hint("leave out [dataset.drill] queries; ask in the command of `verify`"))
     }
 
     async fn prove(&mut self, _: &dyn StoredStreams) -> Result<ProofResult> {

@@ -14,9 +14,10 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lifeboat_base::{Class, Error, Result};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Contents, ContentsEntry};

@@ -15,6 +15,7 @@ use lifeboat_databases::streams::StoredStreams;
 use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
+use lifeboat_worker::protocol::DrillTools;
 use tokio_util::sync::CancellationToken;
 
 use super::DRILL_STALL_LIMIT;
@@ -159,7 +160,9 @@ impl Asking<'_> {
             jobs: self.jobs,
             cancel: self.cancel.clone(),
         };
-        let server = lifeboat_worker::throw_away(self.worker, streams, self.directories, &cx).await?;
+        // Commands of the operator answer no query.
+        let tools = DrillTools { directories: self.directories.to_vec(), ..DrillTools::default() };
+        let server = lifeboat_worker::throw_away(self.worker, streams, tools, &cx).await?;
         let mut server = server.ok_or_else(|| {
             Error::usage(format!("a snapshot of kind {} has no throw-away database to ask", streams.facts().engine))
                 .hint("restore the snapshots one by one, and look")
