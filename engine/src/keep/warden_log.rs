@@ -73,7 +73,7 @@ pub async fn warden_tells(
         }
     }
     let datasets = datasets.into_iter().map(|(name, hearing)| (name, hearing.word)).collect();
-    Some(WardenTells { name, datasets, unbelieved: records.unbelieved })
+    Some(WardenTells { name, datasets, unbelieved: records.unbelieved() })
 }
 
 /// What was read of one dataset, from the newest record on.

@@ -9,24 +9,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::join_all;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::log::{LogEvent, LogKind, LogName};
 use lifeboat_format::root::Root;
 use lifeboat_store::SharedReplica;
 
 use crate::catalog::first_seen::{Contradicted, DatedClaim, FirstSeen};
-use crate::catalog::verdict::is_verdict;
 use crate::config::Limits;
 use crate::keys::trust::{SeenManifests, Trust};
-use crate::log::{LogReader, LoggedRecord};
+use crate::log::{LogBackwards, LogReader};
 
 /// No more records of one witness are read. One looks every hour, so these are of two years.
 const MAX_READ_RECORDS: usize = 20_000;
 /// No more manifests are held that witnesses have seen.
 const MAX_HELD_MANIFESTS: usize = 1_000_000;
-/// So many are asked for at once.
-const READ_AT_ONCE: usize = 16;
 
 /// Who is asked.
 #[derive(Clone, Copy)]
@@ -83,8 +79,8 @@ impl Evidence<'_> {
         let reader = LogReader { vault: self.vault, trust: self.trust };
         // The looks at which it has not been found yet, the oldest of those that were read last.
         let mut undecided: BTreeSet<&SnapshotId> = BTreeSet::new();
-        let mut records = WitnessRecords::of(reader, log, self.replicas).await;
-        while let Some(found) = records.next().await {
+        let mut records = LogBackwards::of(&reader, log.clone(), self.replicas, MAX_READ_RECORDS).await;
+        while let Some(found) = records.next(&reader).await {
             let time = found.record.time;
             let LogEvent::Witness { looked, snapshots } = &found.record.event else { continue };
             let is_named = |claim: &DatedClaim| {
@@ -101,9 +97,11 @@ impl Evidence<'_> {
                 }
             }
             if time < earliest {
+                tell(&mut records);
                 return seen;
             }
         }
+        tell(&mut records);
         if records.were_too_many {
             tracing::warn!(%log, "Only the newest {MAX_READ_RECORDS} records of this witness are read");
             seen.values_mut().for_each(|first| first.not_yet = None);
@@ -118,8 +116,8 @@ pub(crate) async fn tell_what_was_seen(vault: &str, trust: &Trust, replicas: &[S
     let (reader, mut all) = (LogReader { vault, trust }, SeenManifests::new());
     for name in &root.witnesses {
         let log = LogName { kind: LogKind::DrillHosts, name: name.clone() };
-        let mut records = WitnessRecords::of(reader, &log, replicas).await;
-        while let Some(found) = records.next().await {
+        let mut records = LogBackwards::of(&reader, log, replicas, MAX_READ_RECORDS).await;
+        while let Some(found) = records.next(&reader).await {
             let LogEvent::Witness { snapshots, .. } = &found.record.event else { continue };
             // A directory tells not when it came: one revoked signer must not vouch for another.
             if trust.log_of(LogKind::DrillHosts, &found.signer).is_none() {
@@ -131,79 +129,14 @@ pub(crate) async fn tell_what_was_seen(vault: &str, trust: &Trust, replicas: &[S
                 *first = found.record.time.min(*first);
             }
         }
+        tell(&mut records);
     }
     trust.believe_witnesses(all);
 }
 
-/// The numbers of the records of a log, each with the replicas that show it.
-async fn numbers(
-    reader: &LogReader<'_>,
-    log: &LogName,
-    replicas: &[SharedReplica],
-) -> BTreeMap<u64, Vec<SharedReplica>> {
-    let lists = replicas.iter().map(|replica| async move { (replica, reader.numbers(replica, log).await) });
-    let mut numbers: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
-    for (replica, listed) in join_all(lists).await {
-        match listed {
-            Ok(listed) => {
-                listed.into_iter().for_each(|number| numbers.entry(number).or_default().push(replica.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%log, replica = %replica.name(), error = %error.chain(), "What a witness saw is not read in this replica");
-            }
-        }
-    }
-    numbers
-}
-
-/// The records of a witness, the newest first.
-struct WitnessRecords<'a> {
-    reader: LogReader<'a>,
-    log: &'a LogName,
-    /// What was not fetched yet, the newest last.
-    left: Vec<(u64, Vec<SharedReplica>)>,
-    /// What was fetched, the newest last.
-    fetched: Vec<LoggedRecord>,
-    were_too_many: bool,
-}
-
-impl<'a> WitnessRecords<'a> {
-    async fn of(reader: LogReader<'a>, log: &'a LogName, replicas: &[SharedReplica]) -> Self {
-        let mut left: Vec<(u64, Vec<SharedReplica>)> = numbers(&reader, log, replicas).await.into_iter().collect();
-        let too_many = left.len().saturating_sub(MAX_READ_RECORDS);
-        left.drain(..too_many);
-        Self { reader, log, left, fetched: Vec::new(), were_too_many: too_many > 0 }
-    }
-
-    async fn next(&mut self) -> Option<LoggedRecord> {
-        while self.fetched.is_empty() && !self.left.is_empty() {
-            let batch = self.left.split_off(self.left.len().saturating_sub(READ_AT_ONCE));
-            let (reader, log) = (&self.reader, self.log);
-            let fetches = batch.iter().map(|(number, holders)| fetch(reader, holders, log, *number));
-            self.fetched = join_all(fetches).await.into_iter().flatten().collect();
-        }
-        self.fetched.pop()
-    }
-}
-
-/// A record, from the first replica that returns a good one.
-pub(super) async fn fetch(
-    reader: &LogReader<'_>,
-    holders: &[SharedReplica],
-    log: &LogName,
-    number: u64,
-) -> Option<LoggedRecord> {
-    for replica in holders {
-        match reader.fetch(replica, log, number).await {
-            Ok(Some(found)) => return Some(found),
-            Ok(None) => {}
-            Err(error) if is_verdict(&error) => {}
-            Err(error) => {
-                tracing::warn!(%log, number, replica = %replica.name(), error = %error.chain(), "A record of a witness cannot be read");
-            }
-        }
-    }
-    None
+/// Says what is wrong with a log of which all was read that is needed.
+fn tell(records: &mut LogBackwards) {
+    records.warnings().into_iter().chain(records.missing()).for_each(|told| tracing::warn!("{told}"));
 }
 
 /// Each host may differ from the right time by `limits.clock_skew`, so two may differ by twice

@@ -1,0 +1,231 @@
+//! Reads a log as all replicas together show it, from its newest record back.
+//!
+//! - **One good record is enough**: what one replica lacks or has damaged, another one may have.
+//! - **Names that are no records** hide nothing: they count against the replicas that show them,
+//!   never against how many records are read. Whoever shows too many is left aside: what it alone
+//!   shows is passed over ([`MAX_UNBELIEVED`](crate::catalog::unbelieved::MAX_UNBELIEVED)).
+//! - **What is missing is told**: numbers in between, records that do not follow each other, what
+//!   is listed and not returned, and lists that nobody returns.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use futures::future::join_all;
+use lifeboat_base::Error;
+use lifeboat_format::id::{Digest, Name};
+use lifeboat_format::layout;
+use lifeboat_format::log::LogName;
+use lifeboat_store::SharedReplica;
+
+use super::reader::{LogReader, LoggedRecord};
+use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::is_verdict;
+
+/// So many records are asked for at once.
+const READ_AT_ONCE: usize = 16;
+
+/// A log that is being read.
+pub(crate) struct LogBackwards {
+    log: LogName,
+    /// What was not fetched yet, the newest last.
+    left: Vec<(u64, Vec<SharedReplica>)>,
+    /// What was fetched, the newest first.
+    fetched: VecDeque<(u64, Vec<SharedReplica>, Fetched)>,
+    /// So many records are still read.
+    more: usize,
+    /// The number of the record that was read last, and the hash that it gives for the one before.
+    after: Option<(u64, Option<Digest>)>,
+    unbelieved: Unbelieved,
+    /// The replicas that list the log.
+    listed: Vec<Name>,
+    /// Who does not show the newest record that is believed, in words.
+    behind: Vec<String>,
+    /// How many names were no records.
+    pub(crate) false_names: usize,
+    /// Whether there are more records than are read.
+    pub(crate) were_too_many: bool,
+    missing: Vec<String>,
+}
+
+enum Fetched {
+    Good(LoggedRecord),
+    /// No holder has one that can be believed.
+    Wrong(Error),
+    /// A holder fails to return what it lists.
+    Unread(String),
+}
+
+impl LogBackwards {
+    /// The log as these replicas list it. No more than `most` records are read.
+    pub(crate) async fn of(reader: &LogReader<'_>, log: LogName, replicas: &[SharedReplica], most: usize) -> Self {
+        let of = &log;
+        let lists = replicas.iter().map(|replica| async move { (replica, reader.numbers(replica, of).await) });
+        let lists = join_all(lists).await;
+        let (mut numbers, mut missing) = (BTreeMap::<u64, Vec<SharedReplica>>::new(), Vec::new());
+        let mut names = Vec::new();
+        for (replica, listed) in lists {
+            match listed {
+                Ok(listed) => {
+                    names.push(replica.name().clone());
+                    listed.into_iter().for_each(|number| numbers.entry(number).or_default().push(replica.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%log, replica = %replica.name(), error = %error.chain(), "A log is not read in this replica");
+                }
+            }
+        }
+        if names.is_empty() {
+            missing.push(format!("no replica lists log {log}"));
+        }
+        Self {
+            log,
+            left: numbers.into_iter().collect(),
+            fetched: VecDeque::new(),
+            more: most,
+            after: None,
+            unbelieved: Unbelieved::new("a name in a log that is no record of it"),
+            listed: names,
+            behind: Vec::new(),
+            false_names: 0,
+            were_too_many: false,
+            missing,
+        }
+    }
+
+    /// The next record that is believed; `None` if there is none, or all were read that may be.
+    pub(crate) async fn next(&mut self, reader: &LogReader<'_>) -> Option<LoggedRecord> {
+        loop {
+            if self.more == 0 {
+                self.were_too_many |= !(self.fetched.is_empty() && self.left.is_empty());
+                return None;
+            }
+            let Some((number, holders, fetched)) = self.fetched.pop_front() else {
+                let batch = self.batch();
+                if batch.is_empty() {
+                    self.end();
+                    return None;
+                }
+                let log = &self.log;
+                let fetches = batch.into_iter().map(|(number, holders)| async move {
+                    let fetched = fetch(reader, &holders, log, number).await;
+                    (number, holders, fetched)
+                });
+                self.fetched = join_all(fetches).await.into();
+                continue;
+            };
+            match fetched {
+                Fetched::Good(found) => {
+                    self.more -= 1;
+                    if self.after.is_none() {
+                        self.tell_who_lacks(number, &holders);
+                    }
+                    self.follow(number, found.record.previous, Some(found.hash()));
+                    return Some(found);
+                }
+                Fetched::Wrong(error) => {
+                    self.false_names += 1;
+                    let key = layout::log_record(&self.log, number);
+                    self.unbelieved.add(holders.iter().map(|holder| holder.name()), key, &error);
+                }
+                Fetched::Unread(why) => self.missing.push(format!("record {number} of log {}: {why}", self.log)),
+            }
+        }
+    }
+
+    /// What was found missing since this was asked last. For people to read.
+    pub(crate) fn missing(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.missing)
+    }
+
+    /// A warning for each replica that shows names that are no records, or not the newest record.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.unbelieved.warnings("it is passed over");
+        warnings.extend(self.behind.iter().cloned());
+        warnings
+    }
+
+    fn tell_who_lacks(&mut self, number: u64, holders: &[SharedReplica]) {
+        let has = |name: &Name| holders.iter().any(|holder| holder.name() == name);
+        let lacking = self.listed.iter().filter(|name| !has(name));
+        let told = lacking.map(|name| {
+            format!("replica {name} does not show record {number} of log {}, which another one returns", self.log)
+        });
+        self.behind = told.collect();
+    }
+
+    /// What is fetched next, the newest first.
+    fn batch(&mut self) -> Vec<(u64, Vec<SharedReplica>)> {
+        let mut batch = Vec::new();
+        while batch.len() < READ_AT_ONCE
+            && let Some((number, holders)) = self.left.pop()
+        {
+            if self.unbelieved.leaves_aside(holders.iter().map(|holder| holder.name())) {
+                self.false_names += 1;
+            } else {
+                batch.push((number, holders));
+            }
+        }
+        batch
+    }
+
+    /// Goes on to a record with this `hash`, or to the beginning, and tells what lies in between.
+    fn follow(&mut self, number: u64, previous: Option<Digest>, hash: Option<Digest>) {
+        let log = &self.log;
+        match self.after {
+            Some((after, _)) if after > number + 1 => {
+                self.missing.push(format!("records {} to {} of log {log} are missing", number + 1, after - 1));
+            }
+            Some((after, expected)) if expected != hash => {
+                self.missing.push(format!("record {after} of log {log} does not follow record {number} as it is now"));
+            }
+            _ => {}
+        }
+        self.after = Some((number, previous));
+    }
+
+    /// All was looked at.
+    fn end(&mut self) {
+        let left_aside: Vec<&Name> = self.unbelieved.left_aside().collect();
+        match self.after {
+            Some((1, None)) => {}
+            Some(_) => self.follow(0, None, None),
+            None if !left_aside.is_empty() => {
+                let names = left_aside.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+                self.missing.push(format!("names that are no records may hide log {} in replica {names}", self.log));
+            }
+            None => {}
+        }
+    }
+}
+
+/// A record, from the first replica that returns a good one.
+pub(crate) async fn fetch_record(
+    reader: &LogReader<'_>,
+    holders: &[SharedReplica],
+    log: &LogName,
+    number: u64,
+) -> Option<LoggedRecord> {
+    match fetch(reader, holders, log, number).await {
+        Fetched::Good(found) => Some(found),
+        Fetched::Wrong(_) | Fetched::Unread(_) => None,
+    }
+}
+
+async fn fetch(reader: &LogReader<'_>, holders: &[SharedReplica], log: &LogName, number: u64) -> Fetched {
+    let (mut wrong, mut unread) = (None, None);
+    for replica in holders {
+        match reader.fetch(replica, log, number).await {
+            Ok(Some(found)) => return Fetched::Good(found),
+            Ok(None) => unread = Some(format!("replica {} lists it, and does not have it", replica.name())),
+            Err(error) if is_verdict(&error) => wrong = Some(error),
+            Err(error) => {
+                tracing::warn!(%log, number, replica = %replica.name(), error = %error.chain(), "A record of a log cannot be read");
+                unread = Some(error.chain());
+            }
+        }
+    }
+    match (unread, wrong) {
+        (Some(why), _) => Fetched::Unread(why),
+        (None, Some(error)) => Fetched::Wrong(error),
+        (None, None) => Fetched::Unread("no replica lists it".to_owned()),
+    }
+}
