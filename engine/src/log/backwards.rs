@@ -47,7 +47,7 @@ pub(crate) struct LogBackwards {
 }
 
 enum Fetched {
-    Good(LoggedRecord),
+    Good(Box<LoggedRecord>),
     /// No holder has one that can be believed.
     Wrong(Error),
     /// A holder fails to return what it lists.
@@ -91,6 +91,10 @@ impl LogBackwards {
         }
     }
 
+    pub(crate) fn log(&self) -> &LogName {
+        &self.log
+    }
+
     /// The next record that is believed; `None` if there is none, or all were read that may be.
     pub(crate) async fn next(&mut self, reader: &LogReader<'_>) -> Option<LoggedRecord> {
         loop {
@@ -119,7 +123,7 @@ impl LogBackwards {
                         self.tell_who_lacks(number, &holders);
                     }
                     self.follow(number, found.record.previous, Some(found.hash()));
-                    return Some(found);
+                    return Some(*found);
                 }
                 Fetched::Wrong(error) => {
                     self.false_names += 1;
@@ -205,7 +209,7 @@ pub(crate) async fn fetch_record(
     number: u64,
 ) -> Option<LoggedRecord> {
     match fetch(reader, holders, log, number).await {
-        Fetched::Good(found) => Some(found),
+        Fetched::Good(found) => Some(*found),
         Fetched::Wrong(_) | Fetched::Unread(_) => None,
     }
 }
@@ -214,7 +218,7 @@ async fn fetch(reader: &LogReader<'_>, holders: &[SharedReplica], log: &LogName,
     let (mut wrong, mut unread) = (None, None);
     for replica in holders {
         match reader.fetch(replica, log, number).await {
-            Ok(Some(found)) => return Fetched::Good(found),
+            Ok(Some(found)) => return Fetched::Good(Box::new(found)),
             Ok(None) => unread = Some(format!("replica {} lists it, and does not have it", replica.name())),
             Err(error) if is_verdict(&error) => wrong = Some(error),
             Err(error) => {

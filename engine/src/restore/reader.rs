@@ -34,7 +34,7 @@ use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::combine;
 use crate::config::Limits;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
-use crate::witness::tell_what_was_seen;
+use crate::witness::{ToldLogs, tell_what_was_seen};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
@@ -91,6 +91,8 @@ pub struct VaultReader {
     /// Keys of packs, by dataset and generation, that were opened already.
     opened: Mutex<BTreeMap<(Name, u32), Vec<PackKeys>>>,
     ahead: Ahead,
+    /// What witnesses told.
+    told: ToldLogs,
 }
 
 impl VaultReader {
@@ -169,6 +171,7 @@ impl VaultReader {
                 keyrings: Mutex::default(),
                 opened: Mutex::default(),
                 ahead: Ahead::default(),
+                told: ToldLogs::default(),
             });
         }
         let mut reader = match readers.len() {
@@ -411,6 +414,7 @@ impl VaultReader {
             keyrings: Mutex::default(),
             opened: Mutex::default(),
             ahead: Ahead::default(),
+            told: ToldLogs::default(),
         }
     }
 

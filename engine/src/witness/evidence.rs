@@ -4,6 +4,7 @@
 //!   was filled again, have new dates. A witness who has seen the manifest before knows better.
 //! - **Only where it matters**: the logs of witnesses are read only for snapshots of which no store
 //!   tells that they are as old as they claim, and no further back than these claim.
+//! - **What is missing is told** (`told.rs`): who deletes stops, who restores goes on.
 //! - **Only with a root**, which says who is a witness. Without one, everybody is believed who was.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +15,12 @@ use lifeboat_format::log::{LogEvent, LogKind, LogName};
 use lifeboat_format::root::Root;
 use lifeboat_store::SharedReplica;
 
+use super::told::{ByWitness, MAX_READ_RECORDS, ToldLogs};
 use crate::catalog::first_seen::{Contradicted, DatedClaim, FirstSeen};
 use crate::config::Limits;
 use crate::keys::trust::{SeenManifests, Trust};
 use crate::log::{LogBackwards, LogReader};
 
-/// No more records of one witness are read. One looks every hour, so these are of two years.
-const MAX_READ_RECORDS: usize = 20_000;
 /// No more manifests are held that witnesses have seen.
 const MAX_HELD_MANIFESTS: usize = 1_000_000;
 
@@ -31,28 +31,50 @@ pub(crate) struct Evidence<'a> {
     pub(crate) trust: &'a Trust,
     pub(crate) replicas: &'a [SharedReplica],
     pub(crate) limits: &'a Limits,
+    /// What was read already.
+    pub(crate) told: &'a ToldLogs,
+}
+
+/// What there is against the claims of a dataset.
+#[derive(Debug, Default)]
+pub(crate) struct Against {
+    /// The claims that stores or witnesses contradict.
+    pub(crate) contradicted: BTreeMap<SnapshotId, Contradicted>,
+    /// What is missing that may contradict others. For people to read.
+    pub(crate) doubts: BTreeSet<String>,
 }
 
 impl Evidence<'_> {
-    /// The claims of a dataset that stores or witnesses contradict.
-    pub(crate) async fn against(&self, dataset: &Name, claims: &[DatedClaim]) -> BTreeMap<SnapshotId, Contradicted> {
-        let Some(root) = self.trust.root() else { return BTreeMap::new() };
+    /// What there is against the claims of a dataset.
+    pub(crate) async fn against(&self, dataset: &Name, claims: &[DatedClaim]) -> Against {
+        let mut found = Against::default();
+        let Some(root) = self.trust.root() else { return found };
         let tolerance = tolerance(self.limits);
-        let stored = |claim: &DatedClaim| claim.stored.map(FirstSeen::stored);
         let doubtful: Vec<&DatedClaim> = claims.iter().filter(|claim| self.is_doubtful(claim)).collect();
-        let mut seen: BTreeMap<&SnapshotId, FirstSeen> =
-            doubtful.iter().filter_map(|claim| Some((&claim.snapshot, stored(claim)?))).collect();
-        let asked: &[Name] = if doubtful.is_empty() { &[] } else { &root.witnesses };
-        for witness in asked {
-            let log = LogName { kind: LogKind::DrillHosts, name: witness.clone() };
-            for (snapshot, told) in self.witnessed(&log, dataset, &doubtful).await {
-                seen.entry(snapshot).and_modify(|known| *known = known.earlier(told)).or_insert(told);
+        let Some(earliest) = doubtful.iter().map(|claim| claim.ended).min() else { return found };
+        let until = earliest.checked_sub_signed(tolerance).unwrap_or(earliest);
+        let reader = LogReader { vault: self.vault, trust: self.trust };
+        let witnesses = self.told.ask(&reader, self.replicas, (dataset, &root.witnesses), &doubtful, until).await;
+        for claim in doubtful {
+            let snapshot = &claim.snapshot;
+            let mut seen: Option<FirstSeen> = None;
+            for told in witnesses.iter().filter_map(|witness| witness.seen.get(snapshot)) {
+                seen = Some(seen.map_or(*told, |known| known.earlier(*told)));
+            }
+            let first = claim.stored.map(FirstSeen::stored);
+            let first = first.into_iter().chain(seen).reduce(FirstSeen::earlier);
+            if let Some(contradicted) = first.and_then(|first| first.contradicts(claim, tolerance)) {
+                found.contradicted.insert(snapshot.clone(), contradicted);
+            }
+            let is_sure = |witness: &ByWitness<'_>| {
+                let told = witness.seen.get(snapshot).filter(|_| !witness.unsure.contains_key(snapshot));
+                told.is_some_and(|told| told.not_yet.is_some())
+            };
+            if claim.stored.is_none() && !witnesses.iter().any(is_sure) {
+                found.doubts.extend(witnesses.iter().filter_map(|witness| witness.unsure.get(snapshot).cloned()));
             }
         }
-        let contradicted = doubtful.into_iter().filter_map(|claim| {
-            Some((claim.snapshot.clone(), seen.get(&claim.snapshot)?.contradicts(claim, tolerance)?))
-        });
-        contradicted.collect()
+        found
     }
 
     /// Whether anybody who is asked could contradict a claim. The hash is not looked at.
@@ -63,50 +85,6 @@ impl Evidence<'_> {
             Some(stored) => self.trust.root().is_some() && stored.contradicts(claim, tolerance).is_some(),
             None => self.trust.root().is_some_and(|root| has_witnesses(&root)),
         }
-    }
-
-    /// When a witness first saw these. Its records are read from the newest on, until they are
-    /// older than what is claimed: nothing that is older can matter.
-    async fn witnessed<'c>(
-        &self,
-        log: &LogName,
-        dataset: &Name,
-        claims: &[&'c DatedClaim],
-    ) -> BTreeMap<&'c SnapshotId, FirstSeen> {
-        let mut seen: BTreeMap<&SnapshotId, FirstSeen> = BTreeMap::new();
-        let Some(earliest) = claims.iter().map(|claim| claim.ended).min() else { return seen };
-        let earliest = earliest.checked_sub_signed(tolerance(self.limits)).unwrap_or(earliest);
-        let reader = LogReader { vault: self.vault, trust: self.trust };
-        // The looks at which it has not been found yet, the oldest of those that were read last.
-        let mut undecided: BTreeSet<&SnapshotId> = BTreeSet::new();
-        let mut records = LogBackwards::of(&reader, log.clone(), self.replicas, MAX_READ_RECORDS).await;
-        while let Some(found) = records.next(&reader).await {
-            let time = found.record.time;
-            let LogEvent::Witness { looked, snapshots } = &found.record.event else { continue };
-            let is_named = |claim: &DatedClaim| {
-                let mut named = snapshots.iter().filter(|named| named.dataset == *dataset);
-                named.any(|named| named.snapshot == claim.snapshot && named.blake3 == claim.hash)
-            };
-            let has_looked = looked.contains(dataset);
-            for claim in claims {
-                if is_named(claim) {
-                    seen.insert(&claim.snapshot, FirstSeen { not_yet: None, seen: time });
-                    undecided.insert(&claim.snapshot);
-                } else if has_looked && undecided.remove(&claim.snapshot) {
-                    seen.entry(&claim.snapshot).and_modify(|first| first.not_yet = Some(time));
-                }
-            }
-            if time < earliest {
-                tell(&mut records);
-                return seen;
-            }
-        }
-        tell(&mut records);
-        if records.were_too_many {
-            tracing::warn!(%log, "Only the newest {MAX_READ_RECORDS} records of this witness are read");
-            seen.values_mut().for_each(|first| first.not_yet = None);
-        }
-        seen
     }
 }
 

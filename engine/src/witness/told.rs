@@ -1,0 +1,212 @@
+//! What the logs of witnesses tell of datasets. Each is read once, no further back than somebody
+//! needs, and kept for whoever asks next.
+//!
+//! - **What is missing is no evidence**: a snapshot of which a missing record may tell is *unsure*.
+//!   Who deletes stops there; who restores goes on and says so.
+//! - **Bounds**: [`MAX_READ_RECORDS`] of each log, and [`MAX_HELD_NAMES`] of its names.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::log::{LogEvent, LogKind, LogName};
+use lifeboat_store::SharedReplica;
+use tokio::sync::Mutex;
+
+use crate::catalog::first_seen::{DatedClaim, FirstSeen};
+use crate::log::{LogBackwards, LogReader, LoggedRecord};
+
+/// No more records of one witness are read. One looks every hour, so these are of two years.
+pub(super) const MAX_READ_RECORDS: usize = 20_000;
+/// No more snapshots of a dataset are held that one witness has named.
+const MAX_HELD_NAMES: usize = 1_000_000;
+
+/// What was read of logs of witnesses, by witness and dataset.
+#[derive(Default)]
+pub(crate) struct ToldLogs {
+    logs: Mutex<BTreeMap<(Name, Name), ToldLog>>,
+    /// What somebody was told that is missing.
+    doubts: std::sync::Mutex<BTreeSet<String>>,
+}
+
+impl ToldLogs {
+    /// What these witnesses tell of `claims`, of which the earliest is not before `until`.
+    pub(super) async fn ask<'c>(
+        &self,
+        reader: &LogReader<'_>,
+        replicas: &[SharedReplica],
+        (dataset, witnesses): (&Name, &[Name]),
+        claims: &[&'c DatedClaim],
+        until: DateTime<Utc>,
+    ) -> Vec<ByWitness<'c>> {
+        let mut logs = self.logs.lock().await;
+        let place = |witness: &Name| (witness.clone(), dataset.clone());
+        for witness in witnesses {
+            let told = match logs.entry(place(witness)) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(new) => {
+                    let log = LogName { kind: LogKind::DrillHosts, name: witness.clone() };
+                    new.insert(ToldLog::new(LogBackwards::of(reader, log, replicas, MAX_READ_RECORDS).await))
+                }
+            };
+            told.read(reader, dataset, until).await;
+        }
+        let there: Vec<(&Name, &ToldLog)> =
+            witnesses.iter().filter_map(|witness| Some((witness, logs.get(&place(witness))?))).collect();
+        let told = |(witness, log): &(&Name, &ToldLog)| {
+            // Of one that is revoked, records do not count that others have seen.
+            let counts = reader.trust.root().is_some_and(|root| {
+                let mut own = root.drill_hosts.iter().filter(|host| host.name == **witness);
+                own.all(|host| host.until.is_none())
+            });
+            let heads = there.iter().filter(|_| counts).filter_map(|(by, other)| {
+                let (number, time) = other.heads.get(*witness)?;
+                (*number > log.newest).then(|| MissingRecord {
+                    before: *time,
+                    why: format!("record {number} of log drill-hosts/{witness} is missing: {by} has seen it"),
+                })
+            });
+            log.tell(claims, heads.collect())
+        };
+        there.iter().map(told).collect()
+    }
+
+    /// Whether nobody was told this before.
+    pub(crate) fn is_new(&self, doubt: &str) -> bool {
+        let mut doubts = self.doubts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        doubts.insert(doubt.to_owned())
+    }
+}
+
+/// What one witness tells of some claims.
+#[derive(Default)]
+pub(super) struct ByWitness<'c> {
+    /// When it first saw each.
+    pub(super) seen: BTreeMap<&'c SnapshotId, FirstSeen>,
+    /// When it last looked at all of the dataset. What it never named was not there then.
+    pub(super) looked: Option<DateTime<Utc>>,
+    /// Those of which a missing record may tell, and what is missing.
+    pub(super) unsure: BTreeMap<&'c SnapshotId, String>,
+}
+
+/// One or more are missing that were written before this time.
+#[derive(Debug, Clone)]
+struct MissingRecord {
+    before: DateTime<Utc>,
+    why: String,
+}
+
+/// What a log tells of one dataset.
+enum ToldLook {
+    Seen { time: DateTime<Utc>, is_whole: bool, named: Vec<(SnapshotId, Digest)> },
+    Missing(MissingRecord),
+}
+
+/// What was read of the log of one witness, for one dataset.
+struct ToldLog {
+    records: LogBackwards,
+    /// What it tells, the newest first.
+    told: Vec<ToldLook>,
+    /// The number of its newest record, and the time of the oldest one that was read.
+    newest: u64,
+    oldest: Option<DateTime<Utc>>,
+    /// The newest records of others that it names, and when it did.
+    heads: BTreeMap<Name, (u64, DateTime<Utc>)>,
+    held: usize,
+    is_read: bool,
+    is_warned: bool,
+}
+
+impl ToldLog {
+    fn new(records: LogBackwards) -> Self {
+        let (told, heads) = (Vec::new(), BTreeMap::new());
+        Self { records, told, newest: 0, oldest: None, heads, held: 0, is_read: false, is_warned: false }
+    }
+
+    /// Reads on, until a record is older than `until`: nothing that is older can matter.
+    async fn read(&mut self, reader: &LogReader<'_>, dataset: &Name, until: DateTime<Utc>) {
+        while !self.is_read && self.oldest.is_none_or(|oldest| oldest >= until) {
+            let found = self.records.next(reader).await;
+            let before = self.oldest.unwrap_or(DateTime::<Utc>::MAX_UTC);
+            self.told
+                .extend(self.records.missing().into_iter().map(|why| ToldLook::Missing(MissingRecord { before, why })));
+            match found {
+                Some(found) => self.hear(&found, dataset),
+                None => self.is_read = true,
+            }
+            if self.held > MAX_HELD_NAMES {
+                (self.records.were_too_many, self.is_read) = (true, true);
+            }
+            if self.is_read && self.records.were_too_many {
+                tracing::warn!(log = %self.records.log(), "Only the newest {MAX_READ_RECORDS} records of this witness are read");
+            }
+        }
+        if !self.is_warned {
+            let warnings = self.records.warnings();
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.is_warned = !warnings.is_empty();
+        }
+    }
+
+    fn hear(&mut self, found: &LoggedRecord, dataset: &Name) {
+        let record = &found.record;
+        self.newest = self.newest.max(record.number);
+        self.oldest = Some(record.time);
+        for head in record.heads.iter().filter(|head| head.kind == LogKind::DrillHosts) {
+            let known = self.heads.entry(head.name.clone()).or_insert((head.number, record.time));
+            *known = (*known).max((head.number, record.time));
+        }
+        let LogEvent::Witness { looked, snapshots } = &record.event else { return };
+        let named = snapshots.iter().filter(|named| named.dataset == *dataset);
+        let named: Vec<(SnapshotId, Digest)> = named.map(|named| (named.snapshot.clone(), named.blake3)).collect();
+        let is_whole = looked.contains(dataset);
+        if is_whole || !named.is_empty() {
+            self.held += named.len();
+            self.told.push(ToldLook::Seen { time: record.time, is_whole, named });
+        }
+    }
+
+    /// What it tells of `claims`, where `gaps` are known beside its own.
+    fn tell<'c>(&self, claims: &[&'c DatedClaim], mut gaps: Vec<MissingRecord>) -> ByWitness<'c> {
+        let by_place: BTreeMap<(&SnapshotId, &Digest), &'c SnapshotId> =
+            claims.iter().map(|claim| ((&claim.snapshot, &claim.hash), &claim.snapshot)).collect();
+        let mut told = ByWitness::default();
+        // The looks at which it has not been found yet, the oldest of those that were read last.
+        let mut undecided: BTreeSet<&'c SnapshotId> = BTreeSet::new();
+        for each in &self.told {
+            match each {
+                ToldLook::Seen { time, is_whole, named } => {
+                    let here = named.iter().filter_map(|(snapshot, hash)| by_place.get(&(snapshot, hash)).copied());
+                    let here: BTreeSet<&'c SnapshotId> = here.collect();
+                    if *is_whole {
+                        told.looked = told.looked.or(Some(*time));
+                        for snapshot in undecided.extract_if(.., |snapshot| !here.contains(snapshot)) {
+                            told.seen.entry(snapshot).and_modify(|first| first.not_yet = Some(*time));
+                        }
+                    }
+                    for snapshot in here {
+                        told.seen.insert(snapshot, FirstSeen { not_yet: None, seen: *time });
+                        told.unsure.remove(snapshot);
+                        undecided.insert(snapshot);
+                    }
+                }
+                ToldLook::Missing(gap) => {
+                    told.unsure.extend(undecided.iter().map(|snapshot| (*snapshot, gap.why.clone())));
+                    gaps.push(gap.clone());
+                }
+            }
+        }
+        if self.is_read && self.records.were_too_many {
+            told.seen.values_mut().for_each(|first| first.not_yet = None);
+            told.looked = None;
+        }
+        for claim in claims.iter().filter(|claim| !told.seen.contains_key(&claim.snapshot)) {
+            // Whoever claims to be younger than what is missing was not in it.
+            if let Some(gap) = gaps.iter().find(|gap| claim.ended < gap.before) {
+                told.unsure.insert(&claim.snapshot, gap.why.clone());
+            }
+        }
+        told
+    }
+}
