@@ -52,9 +52,9 @@ pub struct Listed {
     pub replicas: Vec<Name>,
     /// How long its manifest is, as all of them say, in bytes; `None` if they differ.
     pub bytes: Option<u64>,
-    /// When the first store took its manifest or its signature, of those whose clocks agree with
-    /// this machine's.
-    pub stored: Option<DateTime<Utc>>,
+    /// When each store took its manifest or its signature, of those whose clocks agree with this
+    /// machine's.
+    pub stored: Vec<DateTime<Utc>>,
 }
 
 /// The snapshots that the replicas show, oldest first.
@@ -350,10 +350,10 @@ impl VaultReader {
             let Some(snapshot) = layout::parse_manifest(dataset, key) else { continue };
             let signature = layout::signature(key);
             let Some(signed) = present.get(&(replica, signature.as_str())).copied() else { continue };
-            let new = || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length), stored: None };
+            let new =
+                || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length), stored: Vec::new() };
             let listed = listed.entry(snapshot.clone()).or_insert_with(new);
-            let stored = dating.contains(replica).then(|| time.min(signed));
-            listed.stored = listed.stored.into_iter().chain(stored).min();
+            listed.stored.extend(dating.contains(replica).then(|| time.min(signed)));
             listed.replicas.push(replica.clone());
             listed.bytes = listed.bytes.filter(|others| *others == length);
         }

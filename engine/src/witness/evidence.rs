@@ -2,8 +2,11 @@
 //!
 //! - **Whoever saw it earlier counts**: objects of a bucket that was moved, or of a replica that
 //!   was filled again, have new dates. A witness who has seen the manifest before knows better.
-//! - **Only where it matters**: the logs of witnesses are read only for snapshots of which no store
-//!   tells that they are as old as they claim, and no further back than these claim.
+//! - **One store alone is not believed** against another one and a witness who had not seen it yet
+//!   ([`FirstSeen::of`]).
+//! - **Only where it matters**: the logs of witnesses are read only for snapshots of which the two
+//!   earliest dates of stores do not tell that they are as old as they claim, and no further back
+//!   than these claim.
 //! - **What is missing is told** (`told.rs`): who deletes stops, who restores goes on.
 //! - **Only with a root**, which says who is a witness. Without one, everybody is believed who was.
 
@@ -61,8 +64,9 @@ impl Evidence<'_> {
             for told in witnesses.iter().filter_map(|witness| witness.seen.get(snapshot)) {
                 seen = Some(seen.map_or(*told, |known| known.earlier(*told)));
             }
-            let first = claim.stored.map(FirstSeen::stored);
-            let first = first.into_iter().chain(seen).reduce(FirstSeen::earlier);
+            let looked = || witnesses.iter().filter_map(|witness| witness.looked).max();
+            let not_yet = seen.map_or_else(looked, |seen| seen.not_yet);
+            let first = FirstSeen::of(&claim.stored, seen, not_yet, tolerance);
             if let Some(contradicted) = first.and_then(|first| first.contradicts(claim, tolerance)) {
                 found.contradicted.insert(snapshot.clone(), contradicted);
             }
@@ -70,7 +74,7 @@ impl Evidence<'_> {
                 let told = witness.seen.get(snapshot).filter(|_| !witness.unsure.contains_key(snapshot));
                 told.is_some_and(|told| told.not_yet.is_some())
             };
-            if claim.stored.is_none() && !witnesses.iter().any(is_sure) {
+            if claim.stored.is_empty() && !witnesses.iter().any(is_sure) {
                 found.doubts.extend(witnesses.iter().filter_map(|witness| witness.unsure.get(snapshot).cloned()));
             }
         }
@@ -81,9 +85,11 @@ impl Evidence<'_> {
     pub(crate) fn is_doubtful(&self, claim: &DatedClaim) -> bool {
         let tolerance = tolerance(self.limits);
         let has_witnesses = |root: &Root| !root.witnesses.is_empty();
-        match claim.stored.map(FirstSeen::stored) {
-            Some(stored) => self.trust.root().is_some() && stored.contradicts(claim, tolerance).is_some(),
-            None => self.trust.root().is_some_and(|root| has_witnesses(&root)),
+        let Some(root) = self.trust.root() else { return false };
+        let contradicts = |stored: DateTime<Utc>| FirstSeen::stored(stored).contradicts(claim, tolerance).is_some();
+        match FirstSeen::earliest(&claim.stored) {
+            [None, _] => has_witnesses(&root),
+            stores => stores.into_iter().flatten().any(contradicts),
         }
     }
 }

@@ -31,10 +31,12 @@ impl Prune<'_> {
         let agrees =
             |inventory: &&Inventory| inventory.replica.clock_offset(skew).is_some_and(|offset| offset.abs() <= skew);
         let stores: Vec<&Inventory> = inventories.iter().filter(agrees).collect();
-        let stored = |snapshot: &SnapshotId| -> Option<DateTime<Utc>> {
-            let stored = stores.iter().filter_map(|store| store.written.get(snapshot).copied());
+        let stored = |snapshot: &SnapshotId| -> Vec<DateTime<Utc>> {
+            let stored: Vec<DateTime<Utc>> =
+                stores.iter().filter_map(|store| store.written.get(snapshot).copied()).collect();
             // A warden was there itself: whoever overwrites an object dates nothing anew for it.
-            stored.chain(first.and_then(|first| first.seen(snapshot))).min()
+            let own = first.and_then(|first| first.seen(snapshot));
+            own.filter(|own| stored.iter().all(|stored| own < stored)).map_or(stored, |own| vec![own])
         };
         let claim = |outline: &Outline| {
             let began = times.time(outline);

@@ -54,7 +54,7 @@ impl VaultReader {
             hash: times.hash,
             began: counts,
             ended: ended(counts, times.started, times.finished, &self.limits),
-            stored: listed.stored,
+            stored: listed.stored.clone(),
         }
     }
 
