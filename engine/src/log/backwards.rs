@@ -2,10 +2,13 @@
 //!
 //! - **One good record is enough**: what one replica lacks or has damaged, another one may have.
 //! - **Names that are no records** hide nothing: they count against the replicas that show them,
-//!   never against how many records are read. Whoever shows too many is left aside: what it alone
-//!   shows is passed over ([`MAX_UNBELIEVED`](crate::catalog::unbelieved::MAX_UNBELIEVED)).
-//! - **What is missing is told**: numbers in between, records that do not follow each other, what
-//!   is listed and not returned, and lists that nobody returns.
+//!   never against how many records are read. Nor do names that a replica lists and does not
+//!   return. Whoever shows too many is left aside: it alone is asked only for records right before
+//!   or after one that is believed
+//!   ([`MAX_UNBELIEVED`](crate::catalog::unbelieved::MAX_UNBELIEVED)).
+//! - **What is missing is told**: numbers in between, records that do not follow each other, and
+//!   lists that nobody returns. Beyond the newest record that is believed, a name is missing only
+//!   if every replica lists it: one that invents it stops nobody.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,11 +33,15 @@ pub(crate) struct LogBackwards {
     left: Vec<(u64, Vec<SharedReplica>)>,
     /// What was fetched, the newest first.
     fetched: VecDeque<(u64, Vec<SharedReplica>, Fetched)>,
+    /// What replicas alone list that are left aside, until a record is believed.
+    aside: BTreeMap<u64, Vec<SharedReplica>>,
     /// So many records are still read.
     more: usize,
     /// The number of the record that was read last, and the hash that it gives for the one before.
     after: Option<(u64, Option<Digest>)>,
     unbelieved: Unbelieved,
+    /// A name behind the record that was read last that nobody returned, and why.
+    unread: Option<UnreadName>,
     /// The replicas that list the log.
     listed: Vec<Name>,
     /// Who does not show the newest record that is believed, in words.
@@ -51,7 +58,15 @@ enum Fetched {
     /// No holder has one that can be believed.
     Wrong(Error),
     /// A holder fails to return what it lists.
-    Unread(String),
+    Unread(Error),
+}
+
+/// A name that a replica lists and fails to return.
+struct UnreadName {
+    number: u64,
+    /// Whether every replica lists it that lists the log.
+    is_everywhere: bool,
+    why: String,
 }
 
 impl LogBackwards {
@@ -80,9 +95,11 @@ impl LogBackwards {
             log,
             left: numbers.into_iter().collect(),
             fetched: VecDeque::new(),
+            aside: BTreeMap::new(),
             more: most,
             after: None,
-            unbelieved: Unbelieved::new("a name in a log that is no record of it"),
+            unbelieved: Unbelieved::new("a name in a log for which it returns no record"),
+            unread: None,
             listed: names,
             behind: Vec::new(),
             false_names: 0,
@@ -117,6 +134,10 @@ impl LogBackwards {
                 continue;
             };
             match fetched {
+                Fetched::Good(_) if self.after.is_none() && !self.aside.is_empty() => {
+                    self.fetched.push_front((number, holders, fetched));
+                    self.climb(reader, number).await;
+                }
                 Fetched::Good(found) => {
                     self.more -= 1;
                     if self.after.is_none() {
@@ -127,11 +148,36 @@ impl LogBackwards {
                 }
                 Fetched::Wrong(error) => {
                     self.false_names += 1;
-                    let key = layout::log_record(&self.log, number);
-                    self.unbelieved.add(holders.iter().map(|holder| holder.name()), key, &error);
+                    self.count(number, &holders, &error);
                 }
-                Fetched::Unread(why) => self.missing.push(format!("record {number} of log {}: {why}", self.log)),
+                Fetched::Unread(error) => {
+                    self.count(number, &holders, &error);
+                    let is_everywhere = holders.len() == self.listed.len();
+                    if self.unread.as_ref().is_none_or(|unread| is_everywhere && !unread.is_everywhere) {
+                        self.unread = Some(UnreadName { number, is_everywhere, why: error.chain() });
+                    }
+                }
             }
+        }
+    }
+
+    fn count(&mut self, number: u64, holders: &[SharedReplica], why: &Error) {
+        let key = layout::log_record(&self.log, number);
+        self.unbelieved.add(holders.iter().map(|holder| holder.name()), key, why);
+    }
+
+    /// Looks for records after the newest one of those that are not left aside.
+    async fn climb(&mut self, reader: &LogReader<'_>, mut number: u64) {
+        let mut aside = std::mem::take(&mut self.aside);
+        for _ in 0..READ_AT_ONCE {
+            let Some(holders) = aside.remove(&(number + 1)) else { break };
+            number += 1;
+            let found = fetch(reader, &holders, &self.log, number).await;
+            if !matches!(found, Fetched::Good(_)) {
+                break;
+            }
+            self.false_names = self.false_names.saturating_sub(1);
+            self.fetched.push_front((number, holders, found));
         }
     }
 
@@ -156,16 +202,26 @@ impl LogBackwards {
         self.behind = told.collect();
     }
 
-    /// What is fetched next, the newest first.
+    /// What is fetched next, the newest first. What replicas alone list that are left aside is
+    /// fetched by itself, once it is known that the record after it is believed.
     fn batch(&mut self) -> Vec<(u64, Vec<SharedReplica>)> {
         let mut batch = Vec::new();
         while batch.len() < READ_AT_ONCE
             && let Some((number, holders)) = self.left.pop()
         {
-            if self.unbelieved.leaves_aside(holders.iter().map(|holder| holder.name())) {
-                self.false_names += 1;
-            } else {
+            if !self.unbelieved.leaves_aside(holders.iter().map(|holder| holder.name())) {
                 batch.push((number, holders));
+            } else if !batch.is_empty() {
+                self.left.push((number, holders));
+                break;
+            } else if self.after.is_some_and(|(after, _)| after == number + 1) {
+                batch.push((number, holders));
+                break;
+            } else {
+                self.false_names += 1;
+                if self.after.is_none() {
+                    self.aside.insert(number, holders);
+                }
             }
         }
         batch
@@ -173,13 +229,17 @@ impl LogBackwards {
 
     /// Goes on to a record with this `hash`, or to the beginning, and tells what lies in between.
     fn follow(&mut self, number: u64, previous: Option<Digest>, hash: Option<Digest>) {
-        let log = &self.log;
-        match self.after {
-            Some((after, _)) if after > number + 1 => {
-                self.missing.push(format!("records {} to {} of log {log} are missing", number + 1, after - 1));
+        let (log, unread) = (&self.log, self.unread.take());
+        match (self.after, unread) {
+            (Some((after, _)), unread) if after > number + 1 => {
+                let why = unread.map_or(String::new(), |unread| format!(" ({}: {})", unread.number, unread.why));
+                self.missing.push(format!("records {} to {} of log {log} are missing{why}", number + 1, after - 1));
             }
-            Some((after, expected)) if expected != hash => {
+            (Some((after, expected)), _) if expected != hash => {
                 self.missing.push(format!("record {after} of log {log} does not follow record {number} as it is now"));
+            }
+            (None, Some(UnreadName { number, is_everywhere: true, why })) => {
+                self.missing.push(format!("record {number} of log {log} cannot be read: {why}"));
             }
             _ => {}
         }
@@ -196,7 +256,13 @@ impl LogBackwards {
                 let names = left_aside.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
                 self.missing.push(format!("names that are no records may hide log {} in replica {names}", self.log));
             }
-            None => {}
+            None => {
+                let (log, unread) = (&self.log, self.unread.take());
+                let told = unread.map(|UnreadName { number, why, .. }| {
+                    format!("no record of log {log} can be read, such as {number}: {why}")
+                });
+                self.missing.extend(told);
+            }
         }
     }
 }
@@ -219,17 +285,16 @@ async fn fetch(reader: &LogReader<'_>, holders: &[SharedReplica], log: &LogName,
     for replica in holders {
         match reader.fetch(replica, log, number).await {
             Ok(Some(found)) => return Fetched::Good(Box::new(found)),
-            Ok(None) => unread = Some(format!("replica {} lists it, and does not have it", replica.name())),
-            Err(error) if is_verdict(&error) => wrong = Some(error),
-            Err(error) => {
-                tracing::warn!(%log, number, replica = %replica.name(), error = %error.chain(), "A record of a log cannot be read");
-                unread = Some(error.chain());
+            Ok(None) => {
+                unread = Some(Error::storage(format!("replica {} lists it, and does not have it", replica.name())));
             }
+            Err(error) if is_verdict(&error) => wrong = Some(error),
+            Err(error) => unread = Some(error),
         }
     }
     match (unread, wrong) {
         (Some(why), _) => Fetched::Unread(why),
         (None, Some(error)) => Fetched::Wrong(error),
-        (None, None) => Fetched::Unread("no replica lists it".to_owned()),
+        (None, None) => Fetched::Unread(Error::storage("no replica lists it")),
     }
 }

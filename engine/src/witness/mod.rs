@@ -20,3 +20,6 @@ pub use last::last_looks;
 pub(crate) use last::{NewestRecords, has_warden_looked};
 pub use look::{LookReport, WitnessLook};
 pub(crate) use told::ToldLogs;
+
+#[cfg(test)]
+mod tests;

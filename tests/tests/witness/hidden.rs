@@ -50,7 +50,7 @@ async fn names_that_are_no_records_in_one_replica_hide_nothing() {
     }
     let after = checked(&vault).await;
     assert_eq!(looked(&after), looked(&before), "{after}");
-    let told = "replica r1 shows a name in a log that is no record of it";
+    let told = "replica r1 shows a name in a log for which it returns no record";
     assert!(after.stderr.contains(told) && !after.stderr.contains("replica r2 shows"), "{after}");
     let listed = vault.lifeboat("db1", &["--json", "list", "shop"]).await;
     assert!(listed.stderr.contains(told), "{listed}");

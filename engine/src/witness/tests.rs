@@ -1,0 +1,223 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use lifeboat_base::clock::ManualClock;
+use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::line::OwnerLine;
+use lifeboat_format::log::{LogEvent, LogHead, LogKind, LogName, LogRecord, SeenSnapshot};
+use lifeboat_format::requirements::Requirements;
+use lifeboat_format::root::{Floors, Pattern, Root};
+use lifeboat_store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
+
+use super::{Against, Evidence, ToldLogs};
+use crate::catalog::first_seen::{DatedClaim, FalseClaim};
+use crate::catalog::unbelieved::MAX_UNBELIEVED;
+use crate::config::Limits;
+use crate::keys::sign::Signer;
+use crate::keys::trust::Trust;
+use crate::root::{NewDrillHost, first_root};
+
+const VAULT: &str = "01230123012301230123012301230123";
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// So many minutes after a time. Clocks may differ by ten.
+fn at(minutes: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_000_000 + 60 * minutes, 0).unwrap()
+}
+
+fn limits() -> Limits {
+    Limits { clock_skew: Duration::from_secs(300), ..Limits::default() }
+}
+
+/// A snapshot that claims to be of this minute, and when stores took it.
+fn claim(ended: i64, stored: &[i64]) -> DatedClaim {
+    let (snapshot, stored) = (SnapshotId::new(at(ended), 1), stored.iter().copied().map(at).collect());
+    DatedClaim { snapshot, hash: Digest::of(b"its manifest"), began: at(ended), ended: at(ended), stored }
+}
+
+/// Two replicas, and witnesses that write their logs there.
+struct Logs {
+    root: Root,
+    signers: BTreeMap<&'static str, Signer>,
+    memories: [Arc<MemoryReplica>; 2],
+    heads: BTreeMap<&'static str, LogHead>,
+}
+
+impl Logs {
+    fn of(witnesses: &[&'static str]) -> Self {
+        let clock = ManualClock::at(at(10_000));
+        let signers: BTreeMap<&'static str, Signer> =
+            witnesses.iter().map(|witness| (*witness, Signer::generate().unwrap())).collect();
+        let master = age::x25519::Identity::generate().to_public().to_string();
+        let owner = Signer::generate().unwrap().public().to_string();
+        let owner = OwnerLine { name: name("ann"), recipient: master.clone(), signer: owner };
+        let drill = |(own, signer): (&&str, &Signer)| NewDrillHost {
+            name: name(own),
+            recipient: master.clone(),
+            signer: signer.public().to_string(),
+            datasets: vec![Pattern::all()],
+        };
+        let drills = signers.iter().map(drill).collect();
+        let times = (at(-10_000), at(-10_000));
+        let root = first_root(VAULT, (&[owner], 1), Vec::new(), (Vec::new(), drills), Floors::default(), times);
+        let memory = |own: &str| Arc::new(MemoryReplica::new(name(own), "east", clock.clone()));
+        Self { root: root.unwrap(), signers, memories: [memory("r1"), memory("r2")], heads: BTreeMap::new() }
+    }
+
+    /// The next record of a witness: it has looked at both datasets, and first saw `named`.
+    async fn look(&mut self, witness: &'static str, minute: i64, named: &[&DatedClaim]) {
+        self.record(witness, minute, named, &[]).await;
+    }
+
+    async fn record(&mut self, witness: &'static str, minute: i64, named: &[&DatedClaim], heads: &[&str]) {
+        let seen = |claim: &&DatedClaim| {
+            let (snapshot, blake3) = (claim.snapshot.clone(), claim.hash);
+            SeenSnapshot { dataset: name("shop"), snapshot, blake3 }
+        };
+        let looked = vec![name("shop"), name("wiki")];
+        let event = LogEvent::Witness { looked, snapshots: named.iter().map(seen).collect() };
+        let last = self.heads.get(witness);
+        let record = LogRecord {
+            requires: Requirements::default(),
+            vault: VAULT.to_owned(),
+            kind: LogKind::DrillHosts,
+            principal: name(witness),
+            number: last.map_or(1, |last| last.number + 1),
+            previous: last.map(|last| last.blake3),
+            time: at(minute),
+            event,
+            why: None,
+            heads: heads.iter().map(|head| self.heads[head].clone()).collect(),
+            acts: Vec::new(),
+        };
+        let key = layout::log_record(&record.log(), record.number);
+        let mut stored = record.to_line().unwrap();
+        let signature = self.signers[witness].sign(&stored, &layout::trusted_comment(VAULT, &key)).unwrap();
+        stored.extend_from_slice(signature.as_bytes());
+        let (kind, number, blake3) = (record.kind, record.number, Digest::of(&stored));
+        self.heads.insert(witness, LogHead { kind, name: record.principal, number, blake3 });
+        for memory in &self.memories {
+            memory.put_new(&key, Bytes::from(stored.clone())).await.unwrap();
+        }
+    }
+
+    fn key(witness: &str, number: u64) -> String {
+        layout::log_record(&LogName { kind: LogKind::DrillHosts, name: name(witness) }, number)
+    }
+
+    async fn remove(&self, witness: &str, number: u64) {
+        for memory in &self.memories {
+            memory.delete(&Self::key(witness, number)).await.unwrap();
+        }
+    }
+
+    /// Names of `r1` in the log of a witness, behind which nothing is that anybody believes.
+    async fn flood(&self, witness: &str, count: usize) {
+        for number in 1000..1000 + count as u64 {
+            self.memories[0].put_new(&Self::key(witness, number), Bytes::from_static(b"rubbish")).await.unwrap();
+        }
+    }
+
+    fn replicas(&self) -> Vec<SharedReplica> {
+        self.memories.iter().map(|memory| -> SharedReplica { memory.clone() }).collect()
+    }
+
+    async fn against(&self, claim: &DatedClaim) -> (Option<FalseClaim>, Vec<String>) {
+        self.against_in(&self.replicas(), claim).await
+    }
+
+    async fn against_in(&self, replicas: &[SharedReplica], claim: &DatedClaim) -> (Option<FalseClaim>, Vec<String>) {
+        let told = ToldLogs::default();
+        self.ask(replicas, &told, "shop", claim).await
+    }
+
+    async fn ask(
+        &self,
+        replicas: &[SharedReplica],
+        told: &ToldLogs,
+        dataset: &str,
+        claim: &DatedClaim,
+    ) -> (Option<FalseClaim>, Vec<String>) {
+        let trust = Trust::of_root(Arc::new(self.root.clone()), Vec::new(), at(10_000)).unwrap();
+        let evidence = Evidence { vault: VAULT, trust: &trust, replicas, limits: &limits(), told };
+        let Against { contradicted, doubts } = evidence.against(&name(dataset), std::slice::from_ref(claim)).await;
+        (contradicted.get(&claim.snapshot).map(|found| found.claim), doubts.into_iter().collect())
+    }
+}
+
+/// A thief's snapshot that claims to be of minute 0. A witness saw it at minute 200.
+async fn backdated(stored: &[i64]) -> (Logs, DatedClaim) {
+    let (mut logs, claim) = (Logs::of(&["drill"]), claim(0, stored));
+    logs.look("drill", 100, &[]).await;
+    logs.look("drill", 200, &[&claim]).await;
+    logs.look("drill", 300, &[]).await;
+    (logs, claim)
+}
+
+const BACKDATED: Option<FalseClaim> = Some(FalseClaim::Backdated);
+
+#[tokio::test]
+async fn names_that_a_replica_lists_and_does_not_return_are_bounded_and_stop_no_deletion() {
+    let (logs, claim) = backdated(&[]).await;
+    logs.flood("drill", 2 * MAX_UNBELIEVED).await;
+    let refusing = Arc::new(FailingReplica::new(logs.memories[0].clone()));
+    refusing.list(&layout::log(&LogName { kind: LogKind::DrillHosts, name: name("drill") })).await.unwrap();
+    let pages = refusing.calls();
+    for call in 2 * pages + 1..2 * pages + 3 * MAX_UNBELIEVED as u64 {
+        refusing.fail(call, Failure::Denied);
+    }
+    let replicas: [SharedReplica; 2] = [refusing.clone(), logs.memories[1].clone()];
+    let (found, doubts) = logs.against_in(&replicas, &claim).await;
+    let asked = refusing.calls() - 2 * pages;
+    println!("{asked} records were asked for, of {}", 2 * MAX_UNBELIEVED);
+    assert!(asked <= MAX_UNBELIEVED as u64 + 32, "{asked}");
+    assert_eq!((found, doubts), (BACKDATED, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_record_that_no_replica_returns_is_missing_and_told_once() {
+    let (mut logs, claim) = backdated(&[]).await;
+    logs.look("drill", 400, &[]).await;
+    // The first call lists. Then the first replica is asked for records 4 to 1, and the other one
+    // for what the first did not return.
+    let refusing = |logs: &Logs, record: u64| -> [SharedReplica; 2] {
+        let replicas = logs.memories.clone().map(|memory| Arc::new(FailingReplica::new(memory)));
+        replicas[0].fail(6 - record, Failure::Denied);
+        replicas[1].fail(2, Failure::Denied);
+        replicas.map(|replica| -> SharedReplica { replica })
+    };
+    // It does not matter for one that the rest tells of.
+    assert_eq!(logs.against_in(&refusing(&logs, 4), &claim).await, (BACKDATED, Vec::new()));
+    let (found, doubts) = logs.against_in(&refusing(&logs, 2), &claim).await;
+    let told = "records 2 to 2 of log drill-hosts/drill are missing";
+    assert!(found.is_none() && doubts.len() == 1 && doubts[0].contains(told), "{found:?} {doubts:?}");
+    // The newest one may tell of another.
+    let other = DatedClaim { hash: Digest::of(b"another"), ..claim };
+    let (_, doubts) = logs.against_in(&refusing(&logs, 4), &other).await;
+    assert!(doubts.len() == 1 && doubts[0].contains("record 4"), "{doubts:?}");
+}
+
+#[tokio::test]
+async fn the_newest_record_is_found_in_a_replica_that_is_left_aside() {
+    let (logs, claim) = backdated(&[]).await;
+    // The other replica was away when the two newest were written.
+    for number in [2, 3] {
+        logs.memories[1].delete(&Logs::key("drill", number)).await.unwrap();
+    }
+    logs.flood("drill", 2 * MAX_UNBELIEVED).await;
+    assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
+    // So is one in the middle.
+    let (logs, claim) = backdated(&[]).await;
+    logs.memories[1].delete(&Logs::key("drill", 2)).await.unwrap();
+    logs.flood("drill", 2 * MAX_UNBELIEVED).await;
+    assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
+}
