@@ -58,11 +58,12 @@ impl FirstSeen {
         Self { not_yet: Some(time), seen: time }
     }
 
-    /// What counts of the dates of stores, and of when a witness saw it.
+    /// What counts of the dates of stores, and of when a witness first saw it.
     ///
     /// The earliest date counts: objects that were copied or brought back have later ones. But one
-    /// store alone may lie. So where no other one tells the same, its date does not count if a
-    /// witness looked at all after that, which was `not_yet` there then.
+    /// store alone may lie. So where no other one tells the same, its date does not count if it was
+    /// earlier than `not_yet`, when it was not there yet: as all witnesses say that have seen it,
+    /// or if none has, as one says that has looked.
     pub(crate) fn of(
         stores: &[DateTime<Utc>],
         seen: Option<Self>,

@@ -2,8 +2,8 @@
 //!
 //! - **Whoever saw it earlier counts**: objects of a bucket that was moved, or of a replica that
 //!   was filled again, have new dates. A witness who has seen the manifest before knows better.
-//! - **One store alone is not believed** against another one and a witness who had not seen it yet
-//!   ([`FirstSeen::of`]).
+//! - **One store alone is not believed** against another one and every witness who has seen it,
+//!   and had not seen it yet ([`FirstSeen::of`]).
 //! - **Only where it matters**: the logs of witnesses are read only for snapshots of which the two
 //!   earliest dates of stores do not tell that they are as old as they claim, and no further back
 //!   than these claim.
@@ -60,12 +60,13 @@ impl Evidence<'_> {
         let witnesses = self.told.ask(&reader, self.replicas, (dataset, &root.witnesses), &doubtful, until).await;
         for claim in doubtful {
             let snapshot = &claim.snapshot;
-            let mut seen: Option<FirstSeen> = None;
-            for told in witnesses.iter().filter_map(|witness| witness.seen.get(snapshot)) {
-                seen = Some(seen.map_or(*told, |known| known.earlier(*told)));
-            }
-            let looked = || witnesses.iter().filter_map(|witness| witness.looked).max();
-            let not_yet = seen.map_or_else(looked, |seen| seen.not_yet);
+            let named = || witnesses.iter().filter_map(|witness| witness.seen.get(snapshot).copied());
+            let seen = named().reduce(FirstSeen::earlier);
+            // Whoever has looked and not named it has not seen it, unless a record is missing.
+            let is_whole = |witness: &&ByWitness<'_>| !witness.unsure.contains_key(snapshot);
+            let looked = || witnesses.iter().filter(is_whole).filter_map(|witness| witness.looked).max();
+            // One of them may lie, so all must say so. `None` is less than any time.
+            let not_yet = named().map(|told| told.not_yet).min().unwrap_or_else(looked);
             let first = FirstSeen::of(&claim.stored, seen, not_yet, tolerance);
             if let Some(contradicted) = first.and_then(|first| first.contradicts(claim, tolerance)) {
                 found.contradicted.insert(snapshot.clone(), contradicted);
@@ -74,7 +75,11 @@ impl Evidence<'_> {
                 let told = witness.seen.get(snapshot).filter(|_| !witness.unsure.contains_key(snapshot));
                 told.is_some_and(|told| told.not_yet.is_some())
             };
-            if claim.stored.is_empty() && !witnesses.iter().any(is_sure) {
+            // What is missing can void dates of stores, and no more. So where none can be voided,
+            // it makes nothing younger.
+            let latest = FirstSeen::of(&claim.stored, None, Some(DateTime::<Utc>::MAX_UTC), tolerance);
+            let may_be_younger = latest.is_none() || latest != first;
+            if may_be_younger && !witnesses.iter().any(is_sure) {
                 found.doubts.extend(witnesses.iter().filter_map(|witness| witness.unsure.get(snapshot).cloned()));
             }
         }

@@ -221,3 +221,54 @@ async fn the_newest_record_is_found_in_a_replica_that_is_left_aside() {
     logs.flood("drill", 2 * MAX_UNBELIEVED).await;
     assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
 }
+
+#[tokio::test]
+async fn a_record_that_is_missing_is_doubt_also_where_stores_date_the_snapshot() {
+    // One store lies, and another one took it at minute 150.
+    let (logs, claim) = backdated(&[0, 150]).await;
+    assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
+    logs.remove("drill", 2).await;
+    let (_, doubts) = logs.against(&claim).await;
+    assert!(doubts.len() == 1 && doubts[0].contains("records 2 to 2"), "{doubts:?}");
+    // Where two tell the same, or there is but one, no witness makes it younger.
+    for stored in [&[0, 5, 150][..], &[150], &[0]] {
+        let of = DatedClaim { stored: stored.iter().copied().map(at).collect(), ..claim.clone() };
+        let (found, doubts) = logs.against(&of).await;
+        assert_eq!((found, doubts), (BACKDATED.filter(|_| stored == [150]), Vec::new()), "{stored:?}");
+    }
+    // A store knows it exactly, and the witness that was first did not look before.
+    let (mut logs, claim) = (Logs::of(&["drill"]), claim.clone());
+    let of = DatedClaim { stored: vec![at(500)], ..claim };
+    logs.look("drill", 100, &[]).await;
+    logs.look("drill", 200, &[&of]).await;
+    assert_eq!(logs.against(&of).await, (BACKDATED, Vec::new()));
+    logs.remove("drill", 1).await;
+    let (found, doubts) = logs.against(&of).await;
+    assert!(found.is_none() && doubts.len() == 1, "{found:?} {doubts:?}");
+}
+
+#[tokio::test]
+async fn looks_count_against_no_snapshot_that_a_missing_record_may_name() {
+    // An honest one, which was copied to the other store much later.
+    let (logs, claim) = (Logs::of(&["drill"]), claim(150, &[150, 9000]));
+    let mut logs = logs;
+    logs.look("drill", 100, &[]).await;
+    logs.look("drill", 200, &[&claim]).await;
+    logs.look("drill", 300, &[]).await;
+    assert_eq!(logs.against(&claim).await, (None, Vec::new()));
+    logs.remove("drill", 2).await;
+    let (found, doubts) = logs.against(&claim).await;
+    assert!(found.is_none() && doubts.len() == 1, "{found:?} {doubts:?}");
+}
+
+#[tokio::test]
+async fn one_stolen_witness_voids_no_true_date_that_another_one_bears_out() {
+    let (mut logs, claim) = (Logs::of(&["drill", "stolen"]), claim(100, &[100, 900]));
+    logs.look("drill", 60, &[]).await;
+    logs.look("stolen", 115, &[]).await;
+    logs.look("stolen", 120, &[&claim]).await;
+    // Until another witness has looked, nobody knows better.
+    assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
+    logs.look("drill", 130, &[&claim]).await;
+    assert_eq!(logs.against(&claim).await, (None, Vec::new()));
+}
