@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::ManualClock;
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
@@ -42,6 +42,10 @@ fn limits() -> Limits {
 fn claim(ended: i64, stored: &[i64]) -> DatedClaim {
     let (snapshot, stored) = (SnapshotId::new(at(ended), 1), stored.iter().copied().map(at).collect());
     DatedClaim { snapshot, hash: Digest::of(b"its manifest"), began: at(ended), ended: at(ended), stored }
+}
+
+fn shared<R: Replica + 'static>(replica: &Arc<R>) -> SharedReplica {
+    replica.clone()
 }
 
 /// Two replicas, and witnesses that write their logs there.
@@ -128,7 +132,7 @@ impl Logs {
     }
 
     fn replicas(&self) -> Vec<SharedReplica> {
-        self.memories.iter().map(|memory| -> SharedReplica { memory.clone() }).collect()
+        self.memories.iter().map(shared).collect()
     }
 
     async fn against(&self, claim: &DatedClaim) -> (Option<FalseClaim>, Vec<String>) {
@@ -178,7 +182,6 @@ async fn names_that_a_replica_lists_and_does_not_return_are_bounded_and_stop_no_
     let replicas: [SharedReplica; 2] = [refusing.clone(), logs.memories[1].clone()];
     let (found, doubts) = logs.against_in(&replicas, &claim).await;
     let asked = refusing.calls() - 2 * pages;
-    println!("{asked} records were asked for, of {}", 2 * MAX_UNBELIEVED);
     assert!(asked <= MAX_UNBELIEVED as u64 + 32, "{asked}");
     assert_eq!((found, doubts), (BACKDATED, Vec::new()));
 }
@@ -193,7 +196,7 @@ async fn a_record_that_no_replica_returns_is_missing_and_told_once() {
         let replicas = logs.memories.clone().map(|memory| Arc::new(FailingReplica::new(memory)));
         replicas[0].fail(6 - record, Failure::Denied);
         replicas[1].fail(2, Failure::Denied);
-        replicas.map(|replica| -> SharedReplica { replica })
+        replicas.map(|replica| shared(&replica))
     };
     // It does not matter for one that the rest tells of.
     assert_eq!(logs.against_in(&refusing(&logs, 4), &claim).await, (BACKDATED, Vec::new()));
@@ -271,4 +274,41 @@ async fn one_stolen_witness_voids_no_true_date_that_another_one_bears_out() {
     assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
     logs.look("drill", 130, &[&claim]).await;
     assert_eq!(logs.against(&claim).await, (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_witness_with_a_new_key_is_missed_though_its_old_key_was_revoked() {
+    let (mut logs, claim) = (Logs::of(&["drill", "other"]), claim(0, &[]));
+    logs.look("drill", 100, &[]).await;
+    logs.look("drill", 200, &[&claim]).await;
+    logs.record("other", 210, &[], &["drill"]).await;
+    logs.remove("drill", 2).await;
+    let old = Signer::generate().unwrap();
+    let own = logs.root.drill_hosts.iter().position(|host| host.name == name("drill")).unwrap();
+    let mut revoked = logs.root.drill_hosts[own].clone();
+    (revoked.signer, revoked.until) = (old.public().to_string(), Some(at(-5000)));
+    logs.root.drill_hosts.push(revoked);
+    let (_, doubts) = logs.against(&claim).await;
+    let told = "record 2 of log drill-hosts/drill is missing: other has seen it";
+    assert!(doubts.len() == 1 && doubts[0] == told, "{doubts:?}");
+    // Of one that is gone, nobody misses any.
+    logs.root.drill_hosts[own].until = Some(at(9999) + TimeDelta::minutes(100));
+    assert_eq!(logs.against(&claim).await.1, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_log_is_read_once_for_however_many_datasets() {
+    let (mut logs, claim) = backdated(&[]).await;
+    for minute in 1..40 {
+        logs.look("drill", 300 + minute, &[]).await;
+    }
+    let counting: Vec<Arc<FailingReplica>> =
+        logs.memories.iter().map(|memory| Arc::new(FailingReplica::new(memory.clone()))).collect();
+    let replicas: Vec<SharedReplica> = counting.iter().map(shared).collect();
+    let calls = || counting.iter().map(|replica| replica.calls()).sum::<u64>();
+    let told = ToldLogs::default();
+    assert_eq!(logs.ask(&replicas, &told, "shop", &claim).await.0, BACKDATED);
+    let first = calls();
+    assert_eq!(logs.ask(&replicas, &told, "wiki", &claim).await.0, None, "it names none of that dataset");
+    assert!(first > 40 && calls() == first, "{first} calls, then {}", calls());
 }

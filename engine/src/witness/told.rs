@@ -1,16 +1,18 @@
-//! What the logs of witnesses tell of datasets. Each is read once, no further back than somebody
-//! needs, and kept for whoever asks next.
+//! What the logs of witnesses tell of snapshots. Each log is read once for all datasets that
+//! somebody asks for, no further back than the oldest claim, and kept for whoever asks next.
 //!
 //! - **What is missing is no evidence**: a snapshot of which a missing record may tell is *unsure*.
 //!   Who deletes stops there; who restores goes on and says so.
-//! - **Bounds**: [`MAX_READ_RECORDS`] of each log, and [`MAX_HELD_NAMES`] of its names.
+//! - **Bounds**: [`MAX_READ_RECORDS`] of each log, and [`MAX_HELD_NAMES`] of what it names, of
+//!   which a hash alone is held.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
-use lifeboat_format::log::{LogEvent, LogKind, LogName};
+use lifeboat_format::log::{LogEvent, LogKind, LogName, SeenSnapshot};
 use lifeboat_store::SharedReplica;
 use tokio::sync::Mutex;
 
@@ -19,13 +21,13 @@ use crate::log::{LogBackwards, LogReader, LoggedRecord};
 
 /// No more records of one witness are read. One looks every hour, so these are of two years.
 pub(super) const MAX_READ_RECORDS: usize = 20_000;
-/// No more snapshots of a dataset are held that one witness has named.
-const MAX_HELD_NAMES: usize = 1_000_000;
+/// No more snapshots and datasets are held that one witness has named.
+const MAX_HELD_NAMES: usize = 2_000_000;
 
-/// What was read of logs of witnesses, by witness and dataset.
+/// What was read of logs of witnesses, by witness.
 #[derive(Default)]
 pub(crate) struct ToldLogs {
-    logs: Mutex<BTreeMap<(Name, Name), ToldLog>>,
+    logs: Mutex<BTreeMap<Name, ToldLog>>,
     /// What somebody was told that is missing.
     doubts: std::sync::Mutex<BTreeSet<String>>,
 }
@@ -41,24 +43,23 @@ impl ToldLogs {
         until: DateTime<Utc>,
     ) -> Vec<ByWitness<'c>> {
         let mut logs = self.logs.lock().await;
-        let place = |witness: &Name| (witness.clone(), dataset.clone());
         for witness in witnesses {
-            let told = match logs.entry(place(witness)) {
+            let told = match logs.entry(witness.clone()) {
                 Entry::Occupied(there) => there.into_mut(),
                 Entry::Vacant(new) => {
                     let log = LogName { kind: LogKind::DrillHosts, name: witness.clone() };
                     new.insert(ToldLog::new(LogBackwards::of(reader, log, replicas, MAX_READ_RECORDS).await))
                 }
             };
-            told.read(reader, dataset, until).await;
+            told.read(reader, until).await;
         }
         let there: Vec<(&Name, &ToldLog)> =
-            witnesses.iter().filter_map(|witness| Some((witness, logs.get(&place(witness))?))).collect();
+            witnesses.iter().filter_map(|witness| Some((witness, logs.get(witness)?))).collect();
         let told = |(witness, log): &(&Name, &ToldLog)| {
-            // Of one that is revoked, records do not count that others have seen.
+            // Of one whose every key is revoked, records do not count that others have seen.
             let counts = reader.trust.root().is_some_and(|root| {
                 let mut own = root.drill_hosts.iter().filter(|host| host.name == **witness);
-                own.all(|host| host.until.is_none())
+                own.any(|host| host.until.is_none())
             });
             let heads = there.iter().filter(|_| counts).filter_map(|(by, other)| {
                 let (number, time) = other.heads.get(*witness)?;
@@ -67,7 +68,7 @@ impl ToldLogs {
                     why: format!("record {number} of log drill-hosts/{witness} is missing: {by} has seen it"),
                 })
             });
-            log.tell(claims, heads.collect())
+            log.tell(dataset, claims, heads.collect())
         };
         there.iter().map(told).collect()
     }
@@ -97,13 +98,24 @@ struct MissingRecord {
     why: String,
 }
 
-/// What a log tells of one dataset.
+/// What a record tells, or a gap between records.
 enum ToldLook {
-    Seen { time: DateTime<Utc>, is_whole: bool, named: Vec<(SnapshotId, Digest)> },
+    /// The datasets that were looked at as a whole, sorted, and the [places](place) of what was
+    /// seen first.
+    Seen {
+        time: DateTime<Utc>,
+        looked: Arc<[Name]>,
+        named: Vec<Digest>,
+    },
     Missing(MissingRecord),
 }
 
-/// What was read of the log of one witness, for one dataset.
+/// A hash for each snapshot and what its manifest contains: short, as there may be many.
+fn place(dataset: &Name, snapshot: &SnapshotId, hash: &Digest) -> Digest {
+    Digest::of(format!("{dataset}/{snapshot}/{hash}").as_bytes())
+}
+
+/// What was read of the log of one witness.
 struct ToldLog {
     records: LogBackwards,
     /// What it tells, the newest first.
@@ -113,6 +125,8 @@ struct ToldLog {
     oldest: Option<DateTime<Utc>>,
     /// The newest records of others that it names, and when it did.
     heads: BTreeMap<Name, (u64, DateTime<Utc>)>,
+    /// The datasets of the look that was read last: most are at the same ones.
+    looked: Arc<[Name]>,
     held: usize,
     is_read: bool,
     is_warned: bool,
@@ -120,19 +134,19 @@ struct ToldLog {
 
 impl ToldLog {
     fn new(records: LogBackwards) -> Self {
-        let (told, heads) = (Vec::new(), BTreeMap::new());
-        Self { records, told, newest: 0, oldest: None, heads, held: 0, is_read: false, is_warned: false }
+        let (told, heads, looked) = (Vec::new(), BTreeMap::new(), Arc::default());
+        Self { records, told, newest: 0, oldest: None, heads, looked, held: 0, is_read: false, is_warned: false }
     }
 
     /// Reads on, until a record is older than `until`: nothing that is older can matter.
-    async fn read(&mut self, reader: &LogReader<'_>, dataset: &Name, until: DateTime<Utc>) {
+    async fn read(&mut self, reader: &LogReader<'_>, until: DateTime<Utc>) {
         while !self.is_read && self.oldest.is_none_or(|oldest| oldest >= until) {
             let found = self.records.next(reader).await;
             let before = self.oldest.unwrap_or(DateTime::<Utc>::MAX_UTC);
             self.told
                 .extend(self.records.missing().into_iter().map(|why| ToldLook::Missing(MissingRecord { before, why })));
             match found {
-                Some(found) => self.hear(&found, dataset),
+                Some(found) => self.hear(&found),
                 None => self.is_read = true,
             }
             if self.held > MAX_HELD_NAMES {
@@ -149,7 +163,7 @@ impl ToldLog {
         }
     }
 
-    fn hear(&mut self, found: &LoggedRecord, dataset: &Name) {
+    fn hear(&mut self, found: &LoggedRecord) {
         let record = &found.record;
         self.newest = self.newest.max(record.number);
         self.oldest = Some(record.time);
@@ -158,28 +172,29 @@ impl ToldLog {
             *known = (*known).max((head.number, record.time));
         }
         let LogEvent::Witness { looked, snapshots } = &record.event else { return };
-        let named = snapshots.iter().filter(|named| named.dataset == *dataset);
-        let named: Vec<(SnapshotId, Digest)> = named.map(|named| (named.snapshot.clone(), named.blake3)).collect();
-        let is_whole = looked.contains(dataset);
-        if is_whole || !named.is_empty() {
-            self.held += named.len();
-            self.told.push(ToldLook::Seen { time: record.time, is_whole, named });
+        if *looked != *self.looked {
+            self.held += looked.len();
+            self.looked = looked.as_slice().into();
         }
+        self.held += snapshots.len();
+        let named = |seen: &SeenSnapshot| place(&seen.dataset, &seen.snapshot, &seen.blake3);
+        let (looked, named) = (self.looked.clone(), snapshots.iter().map(named).collect());
+        self.told.push(ToldLook::Seen { time: record.time, looked, named });
     }
 
-    /// What it tells of `claims`, where `gaps` are known beside its own.
-    fn tell<'c>(&self, claims: &[&'c DatedClaim], mut gaps: Vec<MissingRecord>) -> ByWitness<'c> {
-        let by_place: BTreeMap<(&SnapshotId, &Digest), &'c SnapshotId> =
-            claims.iter().map(|claim| ((&claim.snapshot, &claim.hash), &claim.snapshot)).collect();
+    /// What it tells of `claims` in a dataset, where `gaps` are known beside its own.
+    fn tell<'c>(&self, dataset: &Name, claims: &[&'c DatedClaim], mut gaps: Vec<MissingRecord>) -> ByWitness<'c> {
+        let by_place: BTreeMap<Digest, &'c SnapshotId> =
+            claims.iter().map(|claim| (place(dataset, &claim.snapshot, &claim.hash), &claim.snapshot)).collect();
         let mut told = ByWitness::default();
         // The looks at which it has not been found yet, the oldest of those that were read last.
         let mut undecided: BTreeSet<&'c SnapshotId> = BTreeSet::new();
         for each in &self.told {
             match each {
-                ToldLook::Seen { time, is_whole, named } => {
-                    let here = named.iter().filter_map(|(snapshot, hash)| by_place.get(&(snapshot, hash)).copied());
+                ToldLook::Seen { time, looked, named } => {
+                    let here = named.iter().filter_map(|place| by_place.get(place).copied());
                     let here: BTreeSet<&'c SnapshotId> = here.collect();
-                    if *is_whole {
+                    if looked.binary_search(dataset).is_ok() {
                         told.looked = told.looked.or(Some(*time));
                         for snapshot in undecided.extract_if(.., |snapshot| !here.contains(snapshot)) {
                             told.seen.entry(snapshot).and_modify(|first| first.not_yet = Some(*time));
@@ -197,8 +212,11 @@ impl ToldLog {
                 }
             }
         }
-        if self.is_read && self.records.were_too_many {
-            told.seen.values_mut().for_each(|first| first.not_yet = None);
+        // It may have named older ones before, in what is not read.
+        let is_cut = self.is_read && self.records.were_too_many;
+        let is_beyond = |claim: &&&DatedClaim| is_cut && self.oldest.is_none_or(|oldest| claim.ended < oldest);
+        for claim in claims.iter().filter(is_beyond) {
+            told.seen.entry(&claim.snapshot).and_modify(|first| first.not_yet = None);
             told.looked = None;
         }
         for claim in claims.iter().filter(|claim| !told.seen.contains_key(&claim.snapshot)) {
