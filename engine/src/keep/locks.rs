@@ -4,6 +4,9 @@
 //!   locks for the whole period again what is needed. What is written later is locked for as long
 //!   from then on. So at any time half a period is left of each lock, less the time that a round
 //!   takes and is late.
+//! - **What is kept for longer is locked for longer**: until retention can let it go at the
+//!   earliest (`prune/at_least.rs`), and no longer than `lock_at_most` says. If prune is stopped,
+//!   nobody knows, and what is locked already stays locked.
 //! - **What is needed** is all but the packs, snapshots and what goes with them that prune lets go
 //!   (`prune/going.rs`). If prune is stopped, all is needed: whoever stops prune must not end
 //!   locks.
@@ -25,7 +28,7 @@ use futures::StreamExt;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::layout;
-use lifeboat_store::{Listing, Lock, LockMode, ObjectMeta, ReplicaError, SharedReplica};
+use lifeboat_store::{Listing, Lock, LockMode, ReplicaError, SharedReplica};
 use serde::{Deserialize, Serialize};
 
 use super::gaps::Gap;
@@ -48,6 +51,10 @@ pub struct LockStanding {
     /// Whether nobody can end the locks early.
     #[serde(default)]
     pub is_compliance: bool,
+    /// What is kept for longer than the period is locked for no longer than this, in seconds; 0 or
+    /// the period: for the period, too.
+    #[serde(default)]
+    pub at_most: u64,
     /// When the last whole round began.
     pub last: Option<DateTime<Utc>>,
     /// When the round under way began, and the next part of it.
@@ -62,13 +69,14 @@ pub struct LockStanding {
 impl LockStanding {
     /// Whether it is of locks like this one.
     fn is_of(&self, lock: Lock) -> bool {
-        (self.period, self.is_compliance) == (lock.period.as_secs(), lock.mode == LockMode::Compliance)
+        let own = (self.period, self.at_most.max(self.period), self.is_compliance);
+        own == (lock.period.as_secs(), lock.at_most.as_secs(), lock.mode == LockMode::Compliance)
     }
 
     /// As it stands before the first lock. What was locked otherwise is locked anew.
     fn new(lock: Lock, extended: u64) -> Self {
-        let (period, is_compliance) = (lock.period.as_secs(), lock.mode == LockMode::Compliance);
-        Self { period, is_compliance, extended, ..Self::default() }
+        let (period, at_most) = (lock.period.as_secs(), lock.at_most.as_secs());
+        Self { period, at_most, is_compliance: lock.mode == LockMode::Compliance, extended, ..Self::default() }
     }
 
     /// As somebody else tells it: its period in seconds, and when the last whole round began.
@@ -77,8 +85,14 @@ impl LockStanding {
     }
 
     fn share(&self, numerator: u64, denominator: u64) -> TimeDelta {
-        let seconds = (self.period / denominator).saturating_mul(numerator);
-        TimeDelta::from_std(Duration::from_secs(seconds)).unwrap_or(TimeDelta::MAX)
+        seconds((self.period / denominator).saturating_mul(numerator))
+    }
+
+    /// Until when an object is to be locked that is kept at least until `kept`.
+    fn end(&self, now: DateTime<Utc>, kept: Option<DateTime<Utc>>) -> DateTime<Utc> {
+        let after = |period| now.checked_add_signed(period).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let least = after(self.share(1, 1));
+        kept.map_or(least, |kept| kept.min(after(seconds(self.at_most))).max(least))
     }
 
     /// Until when everything that is needed is locked, if nothing more is done.
@@ -99,6 +113,10 @@ impl LockStanding {
     }
 }
 
+fn seconds(seconds: u64) -> TimeDelta {
+    TimeDelta::from_std(Duration::from_secs(seconds)).unwrap_or(TimeDelta::MAX)
+}
+
 /// How the replicas of a dataset stand.
 pub type LockStandings = BTreeMap<Name, LockStanding>;
 
@@ -110,16 +128,34 @@ struct Going {
     lost: Option<String>,
 }
 
+/// An object that is needed.
+struct LockedObject {
+    key: String,
+    /// Until when it is kept at least, if that is known.
+    kept: Option<DateTime<Utc>>,
+}
+
 impl Going {
-    fn needs(&self, replica: &Name, dataset: &Name, key: &str) -> bool {
+    /// `None`: it is not needed.
+    fn needs(&self, replica: &Name, dataset: &Name, key: &str) -> Option<LockedObject> {
+        let Goes { packs, snapshots, kept, .. } = &self.goes;
         let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
-        if let Some(pack) = layout::parse_pack(dataset, object) {
-            return self.goes.packs.get(replica).is_none_or(|packs| !packs.contains(&pack));
-        }
-        let snapshot = layout::parse_manifest(dataset, object)
-            .or_else(|| layout::parse_index(dataset, object))
-            .or_else(|| layout::parse_needs(dataset, object));
-        snapshot.is_none_or(|snapshot| !self.goes.snapshots.contains(&snapshot))
+        let snapshot = || {
+            layout::parse_manifest(dataset, object)
+                .or_else(|| layout::parse_index(dataset, object))
+                .or_else(|| layout::parse_needs(dataset, object))
+        };
+        let opens = |object: &str| {
+            object == layout::VAULT || object.starts_with(layout::KEYRING) || object.starts_with(layout::ROOTS)
+        };
+        let (goes, kept) = if let Some(pack) = layout::parse_pack(dataset, object) {
+            (packs.get(replica).is_some_and(|packs| packs.contains(&pack)), kept.packs.get(&pack).copied())
+        } else if let Some(snapshot) = snapshot() {
+            (snapshots.contains(&snapshot), kept.snapshots.get(&snapshot).copied())
+        } else {
+            (false, kept.longest.filter(|_| opens(object)))
+        };
+        (!goes).then(|| LockedObject { key: key.to_owned(), kept })
     }
 }
 
@@ -255,13 +291,13 @@ async fn round(
     miss(prune, replica, going, &mut standing, &mut first).await?;
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
-            lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
+            let vault = going.needs(name, dataset, layout::VAULT).into_iter().collect();
+            lock_all(prune, replica, &mut standing, vault, &mut first).await?;
             miss(prune, replica, going, &mut standing, &mut first).await?;
         } else if let Some(prefix) = lock_prefix(dataset, part, has_warden) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
-                let wanted = |object: &ObjectMeta| going.needs(name, dataset, &object.key);
-                let wanted = objects.into_iter().filter(wanted).map(|object| object.key).collect();
+                let wanted = objects.iter().filter_map(|object| going.needs(name, dataset, &object.key)).collect();
                 lock_all(prune, replica, &mut standing, wanted, &mut first).await?;
             }
         }
@@ -325,11 +361,11 @@ async fn lock_all(
     prune: &Prune<'_>,
     replica: &SharedReplica,
     standing: &mut LockStanding,
-    keys: Vec<String>,
+    needed: Vec<LockedObject>,
     first: &mut Option<Error>,
 ) -> Result<()> {
     let at = standing.clone();
-    let locked = futures::stream::iter(keys).map(|key| async { lock(prune, replica, &at, &{ key }).await });
+    let locked = futures::stream::iter(needed).map(|needed| async { lock(prune, replica, &at, &{ needed }).await });
     let mut locked = std::pin::pin!(locked.buffer_unordered(EXTENDED_AT_ONCE));
     while let Some(locked) = locked.next().await {
         match locked {
@@ -344,15 +380,16 @@ async fn lock_all(
     Ok(())
 }
 
-/// Locks an object for the whole period. One that is gone meanwhile needs no lock.
+/// Locks an object for the whole period, or for as long as it is kept at least. One that is gone
+/// meanwhile needs no lock.
 async fn lock(
     prune: &Prune<'_>,
     replica: &SharedReplica,
     standing: &LockStanding,
-    key: &str,
+    needed: &LockedObject,
 ) -> Result<(), ReplicaError> {
-    let until = prune.clock.now() + standing.share(1, 1);
-    match replica.lock_until(key, until).await {
+    let until = standing.end(prune.clock.now(), needed.kept);
+    match replica.lock_until(&needed.key, until).await {
         Err(error) if error.is_not_found() => Ok(()),
         locked => locked,
     }
