@@ -173,6 +173,11 @@ async fn the_warden_locks_for_as_long_as_its_own_rules_keep() {
     backup(&vault, "the first").await;
     let now = chrono::Utc::now().timestamp();
     look(&vault).await;
+    let told = last_look(&vault).await;
+    assert_eq!(told["locks"][0]["at_most"], 30 * 86_400, "{told}");
+    vault.reconfigure("db1", "\"30d\"", "\"31d\"");
+    let shorter = format!("the warden locks for {} s, and `lock_at_most` here says {} s", 30 * 86_400, 31 * 86_400);
+    assert!(checked(&vault, "db1").await.1.contains(&shorter));
     for (part, days) in [("/snapshots/", 20), ("/packs/", 20), ("/needs/", 20), ("keyring/", 20), ("/order/", 1)] {
         let found = keys(&region, part).await;
         assert!(!found.is_empty(), "{part}");
