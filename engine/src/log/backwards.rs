@@ -1,6 +1,8 @@
 //! Reads a log as all replicas together show it, from its newest record back.
 //!
 //! - **One good record is enough**: what one replica lacks or has damaged, another one may have.
+//!   Some bytes of a record are not signed. So of several good ones, the one counts that has the
+//!   hash which the record after it names.
 //! - **Names that are no records** hide nothing: they count against the replicas that show them,
 //!   never against how many records are read. Nor do names that a replica lists and does not
 //!   return. Whoever shows too many is left aside: it alone is asked only for records right before
@@ -139,6 +141,7 @@ impl LogBackwards {
                     self.climb(reader, number).await;
                 }
                 Fetched::Good(found) => {
+                    let found = self.followed(reader, number, &holders, found).await;
                     self.more -= 1;
                     if self.after.is_none() {
                         self.tell_who_lacks(number, &holders);
@@ -159,6 +162,25 @@ impl LogBackwards {
                 }
             }
         }
+    }
+
+    /// What the record after this one follows, if a holder has it; else what was `found`.
+    async fn followed(
+        &self,
+        reader: &LogReader<'_>,
+        number: u64,
+        holders: &[SharedReplica],
+        found: Box<LoggedRecord>,
+    ) -> Box<LoggedRecord> {
+        let expected = self.after.filter(|(after, _)| *after == number + 1).and_then(|(_, previous)| previous);
+        let Some(expected) = expected.filter(|expected| *expected != found.hash()) else { return found };
+        for replica in holders {
+            match reader.fetch(replica, &self.log, number).await {
+                Ok(Some(other)) if other.hash() == expected => return Box::new(other),
+                _ => {}
+            }
+        }
+        found
     }
 
     fn count(&mut self, number: u64, holders: &[SharedReplica], why: &Error) {

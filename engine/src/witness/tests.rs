@@ -124,6 +124,16 @@ impl Logs {
         }
     }
 
+    /// Changes what is not signed of a record in `r1`.
+    async fn change_comment(&self, witness: &str, number: u64) {
+        let (key, replica) = (Self::key(witness, number), &self.memories[0]);
+        let mut stored = replica.get(&key, 1 << 20).await.unwrap().to_vec();
+        let comment = stored.windows(9).position(|part| part == b"untrusted").unwrap();
+        let last = comment + stored[comment..].iter().position(|byte| *byte == b'\n').unwrap() - 1;
+        stored[last] ^= 1;
+        replica.put_replace(&key, Bytes::from(stored)).await.unwrap();
+    }
+
     /// Names of `r1` in the log of a witness, behind which nothing is that anybody believes.
     async fn flood(&self, witness: &str, count: usize) {
         for number in 1000..1000 + count as u64 {
@@ -294,6 +304,24 @@ async fn a_witness_with_a_new_key_is_missed_though_its_old_key_was_revoked() {
     // Of one that is gone, nobody misses any.
     logs.root.drill_hosts[own].until = Some(at(9999) + TimeDelta::minutes(100));
     assert_eq!(logs.against(&claim).await.1, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_comment_that_somebody_changed_in_one_replica_hides_nothing_and_stops_no_deletion() {
+    for changed in 1..=3 {
+        let (logs, claim) = backdated(&[]).await;
+        logs.change_comment("drill", changed).await;
+        assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()), "{changed}");
+        let other = DatedClaim { hash: Digest::of(b"another"), ..claim.clone() };
+        assert_eq!(logs.against(&other).await, (None, Vec::new()), "{changed}");
+    }
+    // Where nobody has it as it was, it is doubt.
+    let (logs, claim) = backdated(&[]).await;
+    logs.change_comment("drill", 2).await;
+    logs.memories[1].delete(&Logs::key("drill", 2)).await.unwrap();
+    let other = DatedClaim { hash: Digest::of(b"another"), ..claim };
+    let (_, doubts) = logs.against(&other).await;
+    assert!(doubts.len() == 1 && doubts[0].contains("record 3 of log drill-hosts/drill does not follow"), "{doubts:?}");
 }
 
 #[tokio::test]
