@@ -10,9 +10,10 @@
 //!   ([`MAX_UNBELIEVED`](crate::catalog::unbelieved::MAX_UNBELIEVED)).
 //! - **What is missing is told**: numbers in between, records that do not follow each other, and
 //!   lists that nobody returns. Beyond the newest record that is believed, a name is missing only
-//!   if every replica lists it: one that invents it stops nobody.
+//!   if every replica lists it: one that invents it stops nobody. Where none is believed, every
+//!   replica must list a name that it does not return, or be left aside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures::future::join_all;
 use lifeboat_base::Error;
@@ -44,6 +45,8 @@ pub(crate) struct LogBackwards {
     unbelieved: Unbelieved,
     /// A name behind the record that was read last that nobody returned, and why.
     unread: Option<UnreadName>,
+    /// The replicas that list a name that nobody returned.
+    unread_in: BTreeSet<Name>,
     /// The replicas that list the log.
     listed: Vec<Name>,
     /// Who does not show the newest record that is believed, in words.
@@ -102,6 +105,7 @@ impl LogBackwards {
             after: None,
             unbelieved: Unbelieved::new("a name in a log for which it returns no record"),
             unread: None,
+            unread_in: BTreeSet::new(),
             listed: names,
             behind: Vec::new(),
             false_names: 0,
@@ -155,6 +159,7 @@ impl LogBackwards {
                 }
                 Fetched::Unread(error) => {
                     self.count(number, &holders, &error);
+                    self.unread_in.extend(holders.iter().map(|holder| holder.name().clone()));
                     let is_everywhere = holders.len() == self.listed.len();
                     if self.unread.as_ref().is_none_or(|unread| is_everywhere && !unread.is_everywhere) {
                         self.unread = Some(UnreadName { number, is_everywhere, why: error.chain() });
@@ -270,22 +275,27 @@ impl LogBackwards {
 
     /// All was looked at.
     fn end(&mut self) {
-        let left_aside: Vec<&Name> = self.unbelieved.left_aside().collect();
         match self.after {
             Some((1, None)) => {}
             Some(_) => self.follow(0, None, None),
-            None if !left_aside.is_empty() => {
-                let names = left_aside.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-                self.missing.push(format!("names that are no records may hide log {} in replica {names}", self.log));
-            }
-            None => {
+            None if self.may_be_hidden() => {
                 let (log, unread) = (&self.log, self.unread.take());
-                let told = unread.map(|UnreadName { number, why, .. }| {
-                    format!("no record of log {log} can be read, such as {number}: {why}")
-                });
-                self.missing.extend(told);
+                let why = unread.map_or_else(
+                    || "names that are no records may hide it".to_owned(),
+                    |UnreadName { number, why, .. }| format!("such as {number}: {why}"),
+                );
+                self.missing.push(format!("no record of log {log} can be read in any replica: {why}"));
             }
+            None => {}
         }
+    }
+
+    /// Whether every replica may hide records: one that does so alone, or invents them, stops
+    /// nobody.
+    fn may_be_hidden(&self) -> bool {
+        let left_aside: BTreeSet<&Name> = self.unbelieved.left_aside().collect();
+        let may_hide = |replica: &Name| self.unread_in.contains(replica) || left_aside.contains(replica);
+        !self.listed.is_empty() && self.listed.iter().all(may_hide)
     }
 }
 

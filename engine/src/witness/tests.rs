@@ -325,6 +325,33 @@ async fn a_comment_that_somebody_changed_in_one_replica_hides_nothing_and_stops_
 }
 
 #[tokio::test]
+async fn one_replica_alone_makes_no_doubt_of_a_witness_that_never_looked() {
+    let (logs, claim) = (Logs::of(&["drill"]), claim(0, &[]));
+    let log = layout::log(&LogName { kind: LogKind::DrillHosts, name: name("drill") });
+    // `r1` lists a name and does not return it, or very many that are no records.
+    for count in [1, 2 * MAX_UNBELIEVED] {
+        logs.flood("drill", count).await;
+        let refusing = Arc::new(FailingReplica::new(logs.memories[0].clone()));
+        refusing.list(&log).await.unwrap();
+        let pages = refusing.calls();
+        if count == 1 {
+            refusing.fail(2 * pages + 1, Failure::Denied);
+        }
+        let replicas: [SharedReplica; 2] = [refusing, logs.memories[1].clone()];
+        assert_eq!(logs.against_in(&replicas, &claim).await, (None, Vec::new()), "{count}");
+        logs.memories[0].delete(&Logs::key("drill", 1000)).await.unwrap();
+    }
+    // Both do, each in its way.
+    let key = Logs::key("drill", 1000);
+    logs.memories[1].put_new(&key, Bytes::from_static(b"rubbish")).await.unwrap();
+    let refusing = Arc::new(FailingReplica::new(logs.memories[1].clone()));
+    refusing.fail(2, Failure::Denied);
+    let replicas: [SharedReplica; 2] = [logs.memories[0].clone(), refusing];
+    let (_, doubts) = logs.against_in(&replicas, &claim).await;
+    assert!(doubts.len() == 1 && doubts[0].contains("no record of log drill-hosts/drill can be read"), "{doubts:?}");
+}
+
+#[tokio::test]
 async fn a_log_is_read_once_for_however_many_datasets() {
     let (mut logs, claim) = backdated(&[]).await;
     for minute in 1..40 {
