@@ -131,12 +131,7 @@ impl LogBackwards {
                     self.end();
                     return None;
                 }
-                let log = &self.log;
-                let fetches = batch.into_iter().map(|(number, holders)| async move {
-                    let fetched = fetch(reader, &holders, log, number).await;
-                    (number, holders, fetched)
-                });
-                self.fetched = join_all(fetches).await.into();
+                self.fetched = self.fetch_all(reader, batch).await.into();
                 continue;
             };
             match fetched {
@@ -193,19 +188,46 @@ impl LogBackwards {
         self.unbelieved.add(holders.iter().map(|holder| holder.name()), key, why);
     }
 
-    /// Looks for records after the newest one of those that are not left aside.
-    async fn climb(&mut self, reader: &LogReader<'_>, mut number: u64) {
+    /// Looks for records after the newest one of those that are not left aside, until one is not
+    /// good: each step on costs whoever fills the log a record that is believed. Only the newest
+    /// one is held. The others are fetched once more when it is their turn.
+    async fn climb(&mut self, reader: &LogReader<'_>, number: u64) {
         let mut aside = std::mem::take(&mut self.aside);
-        for _ in 0..READ_AT_ONCE {
-            let Some(holders) = aside.remove(&(number + 1)) else { break };
-            number += 1;
-            let found = fetch(reader, &holders, &self.log, number).await;
-            if !matches!(found, Fetched::Good(_)) {
-                break;
+        let (mut climbed, mut newest, mut is_good) = (Vec::new(), None, true);
+        while is_good {
+            let first = number + 1 + climbed.len() as u64;
+            let batch = (first..).take(READ_AT_ONCE).map_while(|number| Some((number, aside.remove(&number)?)));
+            let batch = self.fetch_all(reader, batch.collect()).await;
+            is_good = !batch.is_empty();
+            for (number, holders, found) in batch {
+                is_good &= matches!(found, Fetched::Good(_));
+                if !is_good {
+                    break;
+                }
+                climbed.push((number, holders.clone()));
+                newest = Some((number, holders, found));
             }
-            self.false_names = self.false_names.saturating_sub(1);
-            self.fetched.push_front((number, holders, found));
         }
+        if let Some(newest) = newest {
+            self.false_names = self.false_names.saturating_sub(climbed.len());
+            climbed.pop();
+            self.left.extend(self.fetched.drain(..).rev().map(|(number, holders, _)| (number, holders)));
+            self.left.append(&mut climbed);
+            self.fetched.push_front(newest);
+        }
+    }
+
+    async fn fetch_all(
+        &self,
+        reader: &LogReader<'_>,
+        batch: Vec<(u64, Vec<SharedReplica>)>,
+    ) -> Vec<(u64, Vec<SharedReplica>, Fetched)> {
+        let log = &self.log;
+        let fetches = batch.into_iter().map(|(number, holders)| async move {
+            let fetched = fetch(reader, &holders, log, number).await;
+            (number, holders, fetched)
+        });
+        join_all(fetches).await
     }
 
     /// What was found missing since this was asked last. For people to read.

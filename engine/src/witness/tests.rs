@@ -352,6 +352,25 @@ async fn one_replica_alone_makes_no_doubt_of_a_witness_that_never_looked() {
 }
 
 #[tokio::test]
+async fn however_many_of_the_newest_records_a_replica_has_alone_that_is_left_aside_they_are_read() {
+    let (mut logs, claim) = (Logs::of(&["drill"]), claim(0, &[]));
+    for minute in 1..=60 {
+        let named: &[&DatedClaim] = if minute == 50 { &[&claim] } else { &[] };
+        logs.look("drill", 100 + minute, named).await;
+        // The other replica was away for most of them.
+        if minute > 3 {
+            logs.memories[1].delete(&Logs::key("drill", minute.unsigned_abs())).await.unwrap();
+        }
+    }
+    logs.flood("drill", 2 * MAX_UNBELIEVED).await;
+    assert_eq!(logs.against(&claim).await, (BACKDATED, Vec::new()));
+    // One in between is in neither.
+    logs.memories[0].delete(&Logs::key("drill", 30)).await.unwrap();
+    let (found, _) = logs.against(&claim).await;
+    assert_eq!(found, None, "what is beyond it is not looked for");
+}
+
+#[tokio::test]
 async fn a_log_is_read_once_for_however_many_datasets() {
     let (mut logs, claim) = backdated(&[]).await;
     for minute in 1..40 {
