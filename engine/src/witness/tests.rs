@@ -371,6 +371,41 @@ async fn however_many_of_the_newest_records_a_replica_has_alone_that_is_left_asi
 }
 
 #[tokio::test]
+async fn what_claims_to_be_older_than_all_that_is_read_is_unsure_unless_that_decides() {
+    // The thief's claims to be older than his theft by far. `old` was named where nobody reads any
+    // more.
+    let (mut logs, old, forged) = (Logs::of(&["drill"]), claim(-5, &[]), claim(-9, &[]));
+    logs.look("drill", 0, &[&old]).await;
+    for minute in [100, 200, 300] {
+        logs.look("drill", minute, &[]).await;
+    }
+    logs.look("drill", 400, &[&forged]).await;
+    let replicas = logs.replicas();
+    let ask = async |logs: &Logs, most: usize, claim: &DatedClaim| {
+        let told = ToldLogs::of_newest(most);
+        logs.ask(&replicas, &told, "shop", claim).await
+    };
+    // All of five may be read, and no more than four.
+    for (most, is_unsure) in [(5, false), (4, true)] {
+        assert_eq!(ask(&logs, most, &forged).await, (BACKDATED, Vec::new()), "{most}");
+        let (found, doubts) = ask(&logs, most, &old).await;
+        assert_eq!((found, doubts.len()), (None, usize::from(is_unsure)), "{most} {doubts:?}");
+        assert!(doubts.iter().all(|told| told.contains("drill has more records than are read")), "{doubts:?}");
+        // What claims to be younger is not beyond.
+        let younger = claim(250, &[]);
+        assert_eq!(ask(&logs, most, &younger).await, (None, Vec::new()), "{most}");
+    }
+    // One such claim does not keep a store's false date of another one from being voided.
+    let lied = DatedClaim { stored: vec![at(250), at(9000)], ..claim(250, &[]) };
+    let told = ToldLogs::of_newest(4);
+    let trust = Trust::of_root(Arc::new(logs.root.clone()), Vec::new(), at(10_000)).unwrap();
+    let evidence = Evidence { vault: VAULT, trust: &trust, replicas: &replicas, limits: &limits(), told: &told };
+    let against = evidence.against(&name("shop"), &[old.clone(), lied.clone()]).await;
+    let found = against.contradicted.get(&lied.snapshot).map(|found| found.claim);
+    assert_eq!((found, against.doubts.len()), (BACKDATED, 1), "{:?}", against.doubts);
+}
+
+#[tokio::test]
 async fn a_log_is_read_once_for_however_many_datasets() {
     let (mut logs, claim) = backdated(&[]).await;
     for minute in 1..40 {

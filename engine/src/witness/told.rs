@@ -2,7 +2,8 @@
 //! somebody asks for, no further back than the oldest claim, and kept for whoever asks next.
 //!
 //! - **What is missing is no evidence**: a snapshot of which a missing record may tell is *unsure*.
-//!   Who deletes stops there; who restores goes on and says so.
+//!   Who deletes stops there; who restores goes on and says so. So is what is beyond the bounds, if
+//!   what is within does not decide.
 //! - **Bounds**: [`MAX_READ_RECORDS`] of each log, and [`MAX_HELD_NAMES`] of what it names, of
 //!   which a hash alone is held.
 
@@ -19,20 +20,32 @@ use tokio::sync::Mutex;
 use crate::catalog::first_seen::{DatedClaim, FirstSeen};
 use crate::log::{LogBackwards, LogReader, LoggedRecord};
 
-/// No more records of one witness are read. One looks every hour, so these are of two years.
-pub(super) const MAX_READ_RECORDS: usize = 20_000;
+/// No more records of one witness are read. One looks every hour, so these are of eleven years.
+pub(super) const MAX_READ_RECORDS: usize = 100_000;
 /// No more snapshots and datasets are held that one witness has named.
 const MAX_HELD_NAMES: usize = 2_000_000;
 
 /// What was read of logs of witnesses, by witness.
-#[derive(Default)]
 pub(crate) struct ToldLogs {
     logs: Mutex<BTreeMap<Name, ToldLog>>,
+    /// No more records of each are read.
+    most: usize,
     /// What somebody was told that is missing.
     doubts: std::sync::Mutex<BTreeSet<String>>,
 }
 
+impl Default for ToldLogs {
+    fn default() -> Self {
+        Self::of_newest(MAX_READ_RECORDS)
+    }
+}
+
 impl ToldLogs {
+    /// Nothing was read yet. No more than `most` records of each log will be.
+    pub(super) fn of_newest(most: usize) -> Self {
+        Self { logs: Mutex::default(), most, doubts: std::sync::Mutex::default() }
+    }
+
     /// What these witnesses tell of `claims`, of which the earliest is not before `until`.
     pub(super) async fn ask<'c>(
         &self,
@@ -48,7 +61,7 @@ impl ToldLogs {
                 Entry::Occupied(there) => there.into_mut(),
                 Entry::Vacant(new) => {
                     let log = LogName { kind: LogKind::DrillHosts, name: witness.clone() };
-                    new.insert(ToldLog::new(LogBackwards::of(reader, log, replicas, MAX_READ_RECORDS).await))
+                    new.insert(ToldLog::new(LogBackwards::of(reader, log, replicas, self.most).await))
                 }
             };
             told.read(reader, until).await;
@@ -153,7 +166,7 @@ impl ToldLog {
                 (self.records.were_too_many, self.is_read) = (true, true);
             }
             if self.is_read && self.records.were_too_many {
-                tracing::warn!(log = %self.records.log(), "Only the newest {MAX_READ_RECORDS} records of this witness are read");
+                tracing::warn!(log = %self.records.log(), "Only the newest records of this witness are read");
             }
         }
         if !self.is_warned {
@@ -212,12 +225,16 @@ impl ToldLog {
                 }
             }
         }
-        // It may have named older ones before, in what is not read.
+        // It may have named older ones before, in what is not read, if it did not look before.
         let is_cut = self.is_read && self.records.were_too_many;
         let is_beyond = |claim: &&&DatedClaim| is_cut && self.oldest.is_none_or(|oldest| claim.ended < oldest);
-        for claim in claims.iter().filter(is_beyond) {
-            told.seen.entry(&claim.snapshot).and_modify(|first| first.not_yet = None);
-            told.looked = None;
+        let is_open = |claim: &&&DatedClaim| told.seen.get(&claim.snapshot).is_none_or(|first| first.not_yet.is_none());
+        let open: Vec<&'c SnapshotId> =
+            claims.iter().filter(is_beyond).filter(is_open).map(|claim| &claim.snapshot).collect();
+        for snapshot in open {
+            let log = self.records.log();
+            let why = format!("log {log} has more records than are read, and older ones may tell of a snapshot");
+            told.unsure.entry(snapshot).or_insert(why);
         }
         for claim in claims.iter().filter(|claim| !told.seen.contains_key(&claim.snapshot)) {
             // Whoever claims to be younger than what is missing was not in it.
