@@ -6,7 +6,8 @@
 //!   takes and is late.
 //! - **What is kept for longer is locked for longer**: until retention can let it go at the
 //!   earliest (`prune/at_least.rs`), and no longer than `lock_at_most` says. If prune is stopped,
-//!   nobody knows, and what is locked already stays locked.
+//!   nobody knows, and what is locked already stays locked. Such a round counts for the period
+//!   alone. So there is another one once it is known, and until then long locks are late.
 //! - **What is needed** is all but the packs, snapshots and what goes with them that prune lets go
 //!   (`prune/going.rs`). If prune is stopped, all is needed: whoever stops prune must not end
 //!   locks.
@@ -57,6 +58,12 @@ pub struct LockStanding {
     pub at_most: u64,
     /// When the last whole round began.
     pub last: Option<DateTime<Utc>>,
+    /// When the last whole round began that knew what is kept for longer than the period.
+    #[serde(default)]
+    last_long: Option<DateTime<Utc>>,
+    /// Whether it was not known in a part of the round under way.
+    #[serde(default)]
+    is_in_doubt: bool,
     /// When the round under way began, and the next part of it.
     under_way: Option<(DateTime<Utc>, usize)>,
     /// How many objects could not be locked in the round under way.
@@ -95,7 +102,14 @@ impl LockStanding {
         kept.map_or(least, |kept| kept.min(after(seconds(self.at_most))).max(least))
     }
 
-    /// Until when everything that is needed is locked, if nothing more is done.
+    /// Since when all is locked as the configuration says, also what is kept for longer.
+    #[must_use]
+    pub fn since(&self) -> Option<DateTime<Utc>> {
+        if self.at_most > self.period { self.last_long } else { self.last }
+    }
+
+    /// Until when everything that is needed is locked, if nothing more is done; what is kept for
+    /// longer may be for longer.
     #[must_use]
     pub fn locked_until(&self) -> Option<DateTime<Utc>> {
         self.last?.checked_add_signed(self.share(1, 1))
@@ -104,12 +118,14 @@ impl LockStanding {
     /// Whether a round should have ended.
     #[must_use]
     pub fn is_late(&self, now: DateTime<Utc>) -> bool {
-        self.last.is_none_or(|last| now - last > self.share(9, 16))
+        self.since().is_none_or(|since| now - since > self.share(9, 16))
     }
 
-    fn is_due(&self, now: DateTime<Utc>) -> bool {
+    /// Whether a round is due, where it `is_known` what is kept for longer, or not.
+    fn is_due(&self, now: DateTime<Utc>, is_known: bool) -> bool {
+        let last = if is_known { self.since() } else { self.last };
         // A clock that was wrong must not put a round off.
-        self.under_way.is_some() || self.last.is_none_or(|last| now - last >= self.share(1, 2) || last > now)
+        self.under_way.is_some() || last.is_none_or(|last| now - last >= self.share(1, 2) || last > now)
     }
 }
 
@@ -126,6 +142,8 @@ struct Going {
     goes: Goes,
     /// What is missing everywhere and in no record, if something is.
     lost: Option<String>,
+    /// Whether prune knows what goes, and what is kept for how long.
+    is_known: bool,
 }
 
 /// An object that is needed.
@@ -190,7 +208,8 @@ pub fn are_set(config: &Config, now: DateTime<Utc>) -> BTreeMap<Name, bool> {
     let is_set = |name: &Name, lock: Lock| {
         standings.iter().all(|all| {
             let standing = all.get(name).filter(|standing| standing.is_of(lock));
-            standing.and_then(LockStanding::locked_until).is_some_and(|until| until > now)
+            let whole = standing.and_then(|standing| standing.since().and(standing.locked_until()));
+            whole.is_some_and(|until| until > now)
         })
     };
     let locked = config.replicas.iter().filter(|_| !standings.is_empty()).filter_map(|replica| {
@@ -250,13 +269,13 @@ pub fn begin_anew(config: &Config) -> Result<()> {
 pub async fn extend(prune: &Prune<'_>, most_refused: u64) -> Result<LockStandings> {
     let mut standings = standings(prune)?;
     let now = prune.clock.now();
-    if !standings.values().any(|standing| standing.is_due(now)) {
+    if !standings.values().any(|standing| standing.is_due(now, true)) {
         return Ok(standings);
     }
     let going = going(prune).await;
     let mut failed = None;
     for replica in prune.replicas {
-        if !standings.get(replica.name()).is_some_and(|standing| standing.is_due(now)) {
+        if !standings.get(replica.name()).is_some_and(|standing| standing.is_due(now, going.is_known)) {
             continue;
         }
         let round = round(prune, replica, &going, (&mut standings, most_refused)).await;
@@ -267,7 +286,7 @@ pub async fn extend(prune: &Prune<'_>, most_refused: u64) -> Result<LockStanding
 
 async fn going(prune: &Prune<'_>) -> Going {
     match prune.goes().await {
-        Ok(goes) => Going { goes, lost: None },
+        Ok(goes) => Going { goes, lost: None, is_known: true },
         Err(error) => {
             tracing::warn!(dataset = %prune.dataset.name, "Extending every lock, as it is not known what is needed: {}", error.chain());
             let is_lost =
@@ -288,6 +307,7 @@ async fn round(
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
     let (before, mut first) = (standing.refused, None);
     let has_warden = prune.keys.trust.warden().is_some();
+    standing.is_in_doubt |= !going.is_known;
     miss(prune, replica, going, &mut standing, &mut first).await?;
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
@@ -305,8 +325,10 @@ async fn round(
         let refused = standing.refused - before;
         if part == LOCK_PARTS {
             standing.under_way = None;
+            let is_in_doubt = std::mem::take(&mut standing.is_in_doubt);
             if std::mem::take(&mut standing.refused) == 0 {
                 standing.last = Some(began);
+                standing.last_long = standing.last.filter(|_| !is_in_doubt).or(standing.last_long);
             } else {
                 let again = || Error::storage(format!("replica {name}: some objects could not be locked"));
                 first.get_or_insert_with(again);

@@ -10,7 +10,6 @@ use lifeboat_format::log::{
     WardenLook,
 };
 
-use super::locks::LockStanding;
 use super::warden::WardenLooks;
 
 /// What else stands in a record has room in the rest.
@@ -71,7 +70,7 @@ impl WardenLooks {
             for (replica, standing) in standings.iter().take(share(MAX_LOOKED_LOCKS, self.locks.len())) {
                 let (dataset, replica) = (dataset.clone(), replica.clone());
                 let at_most = Some(standing.at_most).filter(|at_most| *at_most > standing.period);
-                let LockStanding { period, last: since, .. } = *standing;
+                let (period, since) = (standing.period, standing.since());
                 look.locks.push(LookedLock { dataset, replica, period, at_most, since });
             }
         }

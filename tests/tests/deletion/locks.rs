@@ -10,7 +10,9 @@ use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, Retention};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::locks::{self, LockStanding};
 use lifeboat_engine::keep::prune::PrunePlan;
-use lifeboat_engine::store::{FailingReplica, Failure, Lock, LockMode, MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::store::{
+    FailingReplica, Failure, Lock, LockMode, MemoryReplica, Replica, S3Config, S3Credentials, SharedReplica,
+};
 use lifeboat_tests::s3::{Bucket, Region};
 use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
 
@@ -286,6 +288,46 @@ async fn where_nobody_extends_locks_what_retention_keeps_for_a_year_stays_locked
     let restored = vault.restore(&listed[1].snapshot).await.unwrap();
     let expected = [noise(1 << 20, 9), noise(1 << 18, 1)].concat();
     assert!(restored.len() == 1 && restored.values().all(|content| *content == expected), "it was not restored");
+}
+
+/// The store contradicts the host's clock, so prune is stopped, and nobody knows what is kept for
+/// how long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_in_doubt_locks_for_the_period_and_does_not_count_for_longer_locks() {
+    let (mut vault, replica) = locking(30 * DAY, 365 * DAY).await;
+    vault.config.datasets[0].retention = Retention { within: Some(200 * DAY), ..Retention::default() };
+    vault.config.replicas[0].kind = ReplicaKind::S3(S3Config {
+        bucket: "b".to_owned(),
+        endpoint: None,
+        path_style: true,
+        ca_file: None,
+        storage_class: None,
+        lock: replica.lock(),
+        credentials: S3Credentials::Default,
+    });
+    vault.backup(&MemorySource::of(noise(1 << 18, 1))).await.unwrap();
+    let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
+    vault.clock.advance(DAY);
+    let (now, until) = (vault.clock.now(), async || replica.locked_until(&pack).await.unwrap().unwrap());
+    let are_set = |vault: &TestVault| locks::are_set(&vault.config, vault.clock.now()).get(&name("r1")).copied();
+    replica.set_clock_offset(Some(chrono::TimeDelta::days(20)));
+    let doubted = extend(&vault, 1000).await.unwrap();
+    // All is locked for the period, and nothing is for longer.
+    assert_eq!(until().await, now + 30 * DAY);
+    assert_eq!((doubted.last, doubted.since()), (Some(now), None), "{doubted:?}");
+    assert!(doubted.is_late(now) && are_set(&vault) == Some(false));
+    assert_eq!(extend(&vault, 1000).await.unwrap().extended, doubted.extended, "in doubt, it is not due");
+    replica.set_clock_offset(Some(chrono::TimeDelta::zero()));
+    let known = extend(&vault, 1000).await.unwrap();
+    assert!(known.extended > doubted.extended && !known.is_late(now), "{known:?}");
+    assert_eq!((known.since(), are_set(&vault)), (Some(now), Some(true)));
+    assert!(until().await > now + 190 * DAY, "{}", until().await);
+    // Where doubt lasts, the longer locks are late, though all is locked for the period.
+    replica.set_clock_offset(Some(chrono::TimeDelta::days(20)));
+    vault.clock.advance(17 * DAY);
+    let later = extend(&vault, 1000).await.unwrap();
+    assert_eq!((later.last, later.since()), (Some(vault.clock.now()), Some(now)));
+    assert!(later.is_late(vault.clock.now()));
 }
 
 /// Whatever a kept snapshot needs is locked at any time, and what is not needed ends. Nothing waits
