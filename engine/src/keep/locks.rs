@@ -11,7 +11,8 @@
 //! - **What is needed** is all but the packs, snapshots and what goes with them that prune lets go
 //!   (`prune/going.rs`). If prune is stopped, all is needed: whoever stops prune must not end
 //!   locks.
-//! - **One that cannot be locked** is passed over. Then the round does not count, and begins anew.
+//! - **One that cannot be locked** for long is locked for the period, and one that cannot be locked
+//!   at all is passed over. Then the round does not count, and begins anew.
 //!   Nor does it count while the replica lacks `vault.json`, or the newest act or manifest that
 //!   this host knows, or while a snapshot is lost everywhere: then somebody has deleted, and nobody
 //!   knows what else was not there to be locked.
@@ -392,29 +393,58 @@ async fn lock_all(
     while let Some(locked) = locked.next().await {
         match locked {
             Ok(()) => standing.extended += 1,
-            Err(error) if error.is_retryable() => return Err(error.into()),
-            Err(error) => {
+            Err(NotLocked { error, .. }) if error.is_retryable() => return Err(error.into()),
+            Err(NotLocked { error, longer }) => {
                 standing.refused += 1;
-                first.get_or_insert_with(|| error.into());
+                first.get_or_insert_with(|| match longer {
+                    Some(wanted) => told_too_long(error, wanted, at.at_most),
+                    None => error.into(),
+                });
             }
         }
     }
     Ok(())
 }
 
-/// Locks an object for the whole period, or for as long as it is kept at least. One that is gone
-/// meanwhile needs no lock.
+/// Why an object is not locked as it should be.
+struct NotLocked {
+    error: ReplicaError,
+    /// The replica refused the longer lock, and took that for the period.
+    longer: Option<TimeDelta>,
+}
+
+/// Locks an object for the whole period, or for as long as it is kept at least. If a replica
+/// refuses the longer lock, it is locked for the period. One that is gone meanwhile needs no lock.
 async fn lock(
     prune: &Prune<'_>,
     replica: &SharedReplica,
     standing: &LockStanding,
     needed: &LockedObject,
-) -> Result<(), ReplicaError> {
-    let until = standing.end(prune.clock.now(), needed.kept);
-    match replica.lock_until(&needed.key, until).await {
-        Err(error) if error.is_not_found() => Ok(()),
-        locked => locked,
+) -> Result<(), NotLocked> {
+    let now = prune.clock.now();
+    let (least, until) = (standing.end(now, None), standing.end(now, needed.kept));
+    let refused = match replica.lock_until(&needed.key, until).await {
+        Ok(()) => return Ok(()),
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => error,
+    };
+    if until == least || refused.is_retryable() {
+        return Err(NotLocked { error: refused, longer: None });
     }
+    match replica.lock_until(&needed.key, least).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(NotLocked { error, longer: None }),
+        Ok(()) => Err(NotLocked { error: refused, longer: Some(until - now) }),
+    }
+}
+
+/// What to do where a replica takes locks for the period, and none that is longer.
+fn told_too_long(error: ReplicaError, wanted: TimeDelta, at_most: u64) -> Error {
+    let days = seconds(at_most).num_days() + 1;
+    let told = format!("it was to be locked for {} days, and is for `lock` alone", wanted.num_days());
+    Error::from(error).within(told).hint(format!(
+        "let the policy of the bucket's credentials allow `lock_at_most`: write {days} days or more for `s3:object-lock-remaining-retention-days`"
+    ))
 }
 
 fn write(prune: &Prune<'_>, standings: &LockStandings) -> Result<()> {

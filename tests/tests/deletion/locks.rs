@@ -330,6 +330,27 @@ async fn a_round_in_doubt_locks_for_the_period_and_does_not_count_for_longer_loc
     assert!(later.is_late(vault.clock.now()));
 }
 
+/// The policy of the credentials still says what it said before `lock_at_most` was set.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_policy_forbids_longer_locks_all_is_locked_for_the_period_and_the_bound_is_named() {
+    let (mut vault, replica) = locking(30 * DAY, 365 * DAY).await;
+    vault.config.datasets[0].retention = Retention { within: Some(200 * DAY), ..Retention::default() };
+    vault.backup(&MemorySource::of(noise(1 << 18, 1))).await.unwrap();
+    vault.clock.advance(DAY);
+    replica.refuse_locks_longer_than(Some(31 * DAY));
+    let failed = extend(&vault, 1000).await.unwrap_err();
+    assert!(failed.chain().contains("days, and is for `lock` alone"), "{}", failed.chain());
+    let hint = failed.hint_text().unwrap();
+    assert!(hint.contains("write 366 days or more for `s3:object-lock-remaining-retention-days`"), "{hint}");
+    let end = vault.clock.now() + 30 * DAY;
+    for object in replica.list("").await.unwrap() {
+        assert_eq!(replica.locked_until(&object.key).await.unwrap(), Some(end), "{}", object.key);
+    }
+    assert_eq!(standing(&vault).await.last, None, "it does not count");
+    replica.refuse_locks_longer_than(None);
+    assert!(extend(&vault, 1000).await.unwrap().since().is_some());
+}
+
 /// Whatever a kept snapshot needs is locked at any time, and what is not needed ends. Nothing waits
 /// for a longer lock than that of its upload: what is locked for longer, the rules keep.
 #[tokio::test(flavor = "multi_thread")]
