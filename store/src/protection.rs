@@ -140,12 +140,17 @@ impl Protection {
         }
         self.judge_end_of_versions(guards);
         let days = lock.period.as_secs().div_ceil(86_400);
+        let most = lock.at_most.saturating_sub(lock.period / 2).as_secs() / 86_400;
+        let longer = match lock.at_most > lock.period {
+            true => format!(", or {most} days after it where retention keeps it for as long"),
+            false => String::new(),
+        };
         let bypass = match lock.mode {
             LockMode::Governance => ", and before that only if he may bypass governance",
             LockMode::Compliance => "",
         };
         let what = format!(
-            "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{bypass}"
+            "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{longer}{bypass}"
         );
         self.at(DeletionLevel::Lock, &what)
     }

@@ -109,6 +109,7 @@ pub(crate) struct RawReplica {
     pub ca_file: Option<Text>,
     pub storage_class: Option<Text>,
     pub lock: Option<Text>,
+    pub lock_at_most: Option<Text>,
     pub lock_mode: Option<Text>,
     pub profile: Option<Text>,
     pub credentials: Option<Text>,

@@ -195,7 +195,7 @@ mod tests {
             snapshot: id.parse().unwrap(),
             replicas: replicas.iter().map(|replica| name(replica)).collect(),
             bytes: None,
-            stored: None,
+            stored: Vec::new(),
         };
         let shown = [
             listed("20261123T180000000Z-9f2c81aa", &["a1", "b"]),
