@@ -4,7 +4,7 @@
 //!   snapshot refers to no copy: in none of its streams, at none of its places. Data that a run
 //!   stored again although it had not changed, to keep restores fast, counts as new, too.
 //! - **Rows** are counted only if that is asked for: it reads every stream that differs, from both
-//!   snapshots. See [`rows`].
+//!   snapshots. See `rows.rs`.
 //!
 //! Memory: one manifest is held at a time. The places of the older snapshot are held as ranges of
 //! packs, 16 bytes each, and ranges that touch are one. They take at most half of `limits.memory`.
