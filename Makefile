@@ -43,6 +43,7 @@ test: lint ## format, lints, the book and all tests, those in documentation too,
 lint: setup check ## format, lints, checks of the repository and of what it depends on
 	$(CARGO) fmt --all --check
 	shellcheck $(scripts)
+	.tools/bin/hadolint packaging/Containerfile
 	.tools/bin/cargo-deny --locked check bans licenses sources
 	scripts/advisories
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
