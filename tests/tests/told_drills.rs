@@ -102,7 +102,7 @@ async fn the_daemon_tells_what_drill_hosts_have_published_and_believes_no_other(
 /// The shell that the unit shows, for this folder and this address.
 fn push(folder: &Path, address: &str) -> String {
     let unit = std::fs::read_to_string(workspace().join("systemd/lifeboat-drill.service")).unwrap();
-    let (_, after) = unit.split_once("#   ExecStopPost=/bin/sh -c '").expect("the line");
+    let (_, after) = unit.split_once("#   ExecStopPost=-/bin/sh -c '").expect("the line");
     let line = after.split('\'').next().unwrap().replace("\\\n#", " ");
     let shown = [
         ("/var/lib/prometheus/node-exporter", folder.to_str().unwrap()),
