@@ -77,7 +77,8 @@ async fn no_part_of_a_table_is_torn_out_or_lost() {
 async fn code_of_the_target_leaves_no_right_and_no_policy_behind() {
     let sql = "CREATE FUNCTION fine(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
         CREATE TABLE checked (a int CHECK (fine(a)), b int); INSERT INTO checked VALUES (1), (2);
-        ALTER TABLE checked ENABLE ROW LEVEL SECURITY; CREATE POLICY seen ON checked USING (a > 0)";
+        ALTER TABLE checked ENABLE ROW LEVEL SECURITY; CREATE POLICY seen ON checked USING (a > 0);
+        COMMENT ON POLICY seen ON checked IS 'which rows'";
     let shop = CapturedShop::with(sql).await;
     for (attack, body) in [
         ("gives a column", "EXECUTE ''GRANT SELECT (a), UPDATE (b) ON public.checked TO PUBLIC'';"),
@@ -99,6 +100,8 @@ async fn code_of_the_target_leaves_no_right_and_no_policy_behind() {
             done.unwrap();
             let policies = "SELECT string_agg(polname || pg_get_expr(polqual, polrelid), ' ') FROM pg_policy";
             assert_eq!(to.query("shop", policies).await.trim(), "seen(a > 0)");
+            let comment = "SELECT description FROM pg_description d JOIN pg_policy p ON p.oid = d.objoid";
+            assert_eq!(to.query("shop", comment).await.trim(), "which rows");
         } else {
             let refused = done.unwrap_err();
             assert!(refused.contains("made more than the tables"), "{attack}: {refused}");

@@ -105,7 +105,8 @@ impl Graft<'_> {
         let LoadsAs::Loader(loader) = self.loading.loads_as else {
             let filling = self.filling(None);
             self.transplant(&filling, &mut plan, None).await.map_err(within)?;
-            return self.hand_over(&filling, plan).await.map_err(within);
+            let after = |error: Error| within(half_done(error, "the role that connects"));
+            return self.hand_over(&filling, plan).await.map_err(after);
         };
         let helper = loader.role.replace("loader", "helper");
         let moved = async {
@@ -348,7 +349,9 @@ impl Graft<'_> {
         // Those of the archive, and rights, are written anew.
         let is_ours = |entry: &&ContentsEntry| !matches!(contents.get(&entry.kind), b"ACL" | b"ENCODING");
         // Policies run no code while they are made, and what runs some must have made none.
-        let is_last = |entry: &&ContentsEntry| contents.get(&entry.kind) == b"POLICY";
+        let is_last = |entry: &&ContentsEntry| {
+            contents.get(&entry.kind) == b"POLICY" || contents.get(&entry.definition).starts_with(b"COMMENT ON POLICY ")
+        };
         let ours = || contents.entries.iter().filter(is_ours);
         let mut looked = false;
         for entry in ours().filter(|entry| !is_last(entry)).chain(ours().filter(is_last)) {
