@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::database::{ThrowAway, WorkContext};
 use crate::directory;
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult, VERIFY_CHECK};
+use crate::removal::remove_tree;
 use crate::streams::StoredStreams;
 use crate::tool::process::{Invocation, feed};
 
@@ -136,6 +137,6 @@ impl ThrowAway for ThrowAwayDirectory {
 
     async fn stop(self: Box<Self>) -> Result<()> {
         let failed = || format!("cannot remove {}", self.directory.display());
-        std::fs::remove_dir_all(&self.directory).context(Class::Failed, failed)
+        remove_tree(&self.directory).context(Class::Failed, failed)
     }
 }

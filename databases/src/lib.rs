@@ -21,6 +21,7 @@ pub mod postgres;
 pub mod proof;
 pub mod redis;
 pub mod registry;
+mod removal;
 pub mod rows;
 pub mod sqlite;
 pub mod streams;

@@ -82,6 +82,11 @@ async fn commands_restore_and_judge_and_leave_nothing_behind() {
     let loaded = drilled(&mut drill, "restore = [\"tar\", \"-x\"]", "").await;
     assert_eq!(loaded.json().unwrap()["reached"], "loaded", "{loaded}");
 
+    // What keeps others out is removed all the same.
+    let shut = script(place, "shut", "tar -x && mkdir shut && touch shut/file && chmod 500 shut");
+    let removed = drilled(&mut drill, &format!("restore = [\"{shut}\"]"), "").await;
+    assert!(removed.code() == Some(0) && removed.json().unwrap()["reached"] == "loaded", "{removed}");
+
     // A verdict that is bad fails the drill. Its words stay here.
     let bad = script(place, "bad", &format!("echo '{VERDICT}' >&2; exit 3"));
     let refused = drilled(&mut drill, &format!("restore = [\"tar\", \"-x\"]\nverify = [\"{bad}\"]"), "").await;

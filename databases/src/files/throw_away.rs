@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use super::walk::{Walk, WalkStep};
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::{ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked};
+use crate::removal::remove_tree;
 use crate::streams::StoredStreams;
 use crate::wanted::TreeWanted;
 
@@ -48,7 +49,7 @@ impl FilesThrowAway {
 
 impl Drop for FilesThrowAway {
     fn drop(&mut self) {
-        let _ = remove(&self.directory);
+        let _ = remove_tree(&self.directory);
     }
 }
 
@@ -91,7 +92,7 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {
-        remove(&self.directory).context(Class::Source, || format!("cannot remove {}", self.directory.display()))
+        remove_tree(&self.directory).context(Class::Source, || format!("cannot remove {}", self.directory.display()))
     }
 }
 
@@ -179,20 +180,4 @@ fn look(root: &OwnedFd, path: &[u8], is_line_wanted: bool) -> std::io::Result<Op
     let mut line = Vec::new();
     std::io::BufReader::new(file.take(MAX_FIRST_LINE_BYTES)).read_until(b'\n', &mut line)?;
     Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
-}
-
-/// Removes a tree, whose folders may keep us out.
-fn remove(directory: &Path) -> std::io::Result<()> {
-    if !directory.try_exists()? {
-        return Ok(());
-    }
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => remove(&entry.path())?,
-            false => std::fs::remove_file(entry.path())?,
-        }
-    }
-    std::fs::remove_dir(directory)
 }
