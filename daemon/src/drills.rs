@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::config::{Dataset, ProofLevel};
-use lifeboat_engine::drill::{DrillHistory, Publications, published_drills};
+use lifeboat_engine::drill::{DrillHistory, PastDrill, Publications, published_drills};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 
 use crate::installation::Installation;
@@ -17,6 +17,8 @@ use crate::runner::Runner;
 
 /// So many of the newest reports are read.
 const MOST_DRILLS: usize = 16;
+/// … or of these, if none of those has reached its level: that none ever did is alarming.
+const MOST_SOUGHT: usize = 1024;
 
 /// What the published drills of a dataset tell.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +89,15 @@ pub(crate) async fn told(
         let is_known = |known: &ToldDrills| newest.drills.first().is_some_and(|one| one.report.drill == known.newest);
         let found = match known {
             Some(known) if is_known(known) => Some(known.clone()),
-            _ => ToldDrills::of(&published_drills(place, name, MOST_DRILLS, now).await.unwrap_or(newest), known),
+            _ => {
+                let read = async |most| published_drills(place, name, most, now).await.unwrap_or_default();
+                let mut history = read(MOST_DRILLS).await;
+                let is_success = |drill: &PastDrill| drill.report.passed;
+                if known.is_none() && !history.drills.is_empty() && !history.drills.iter().any(is_success) {
+                    history = read(MOST_SOUGHT).await;
+                }
+                ToldDrills::of(if history.drills.is_empty() { &newest } else { &history }, known)
+            }
         };
         told.extend(found.map(|found| (name.clone(), found)));
     }
