@@ -13,13 +13,13 @@ use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::{Class, Context, Error, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::TREE_STREAM;
 use super::compare::{ComparedTrees, OwnTree, compare};
+use super::decode::ArchiveReader;
 use super::entry::{as_path, last_name, parent, problem_of_path};
 use super::owners::OwnerNames;
+use super::pieces::{read_joined, streams_of};
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
-use crate::blocking::{StreamBytes, read_apart};
 use crate::database::{ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked};
 use crate::removal::remove_tree;
@@ -60,8 +60,10 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
-        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
-        let unpacking = read_apart(from, "the drill", &self.cx, |from| unpack(from, root, &TreeWanted::default()));
+        let (root, (names, _)) = (open(&self.directory)?, streams_of(streams, &[]));
+        let unpacking = read_joined(streams, names, "the drill", &self.cx, |from| {
+            unpack(ArchiveReader::new(from), root, &TreeWanted::default())
+        });
         let unpacked = unpacking.await?;
         self.restored = unpacked.entries;
         let closed = unpacked.closed_names.tell(|_, names| {
@@ -86,8 +88,9 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
-        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
-        let comparing = read_apart(from, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
+        let (root, (names, _)) = (open(&self.directory)?, streams_of(streams, &[]));
+        let comparing =
+            read_joined(streams, names, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
         Ok(proof(comparing.await?))
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_databases::streams::{StreamSink, StreamWriter};
+use lifeboat_databases::streams::{StreamFingerprint, StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
 use lifeboat_format::stream_name::StreamNames;
 use tokio::sync::mpsc;
@@ -44,6 +44,32 @@ impl Intake {
             tokio::task::spawn_blocking(move || compress_all(&queue, &shared));
         }
         Self { outbox: Outbox::new(shared, items, sender), names: Mutex::default(), streams: AtomicUsize::new(0) }
+    }
+
+    /// Takes a name, once.
+    fn name(&self, name: &str) -> Result<()> {
+        if self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+            return Ok(());
+        }
+        Err(Error::source_failed(format!(
+            "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
+            name.escape_debug()
+        ))
+        .hint("set another `stream`, or rename the file; nothing was committed"))
+    }
+
+    /// Takes a stream over from the predecessor, if nothing of it is to be stored again.
+    fn take_over(&self, name: String, fingerprint: &StreamFingerprint, end: End) -> Result<Option<u64>> {
+        let (shared, length) = (&self.outbox.shared, end.length);
+        let parts = shared.rows.as_ref().and_then(|rows| rows.take_over(&name, length));
+        let Some(parts) = parts else { return Ok(None) };
+        self.name(&name)?;
+        shared.unread.taken_over(&name, fingerprint, length);
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.outbox.send(|| Item::Begin { stream, name })?;
+        self.outbox.send(|| Item::TakenOver { stream, parts })?;
+        self.outbox.send(|| Item::End { stream, end })?;
+        Ok(Some(length))
     }
 
     /// Cuts one stream and identifies its chunks, on a thread of its own.
@@ -101,24 +127,41 @@ fn compress_all(queue: &Mutex<jobs::Receiver<Job>>, shared: &Shared) {
 /// Opens streams into the pipeline.
 pub(crate) struct Sink(pub(crate) Arc<Intake>);
 
+#[async_trait]
 impl StreamSink for Sink {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !names.insert(name) {
-            return Err(Error::source_failed(format!(
-                "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
-                name.escape_debug()
-            ))
-            .hint("set another `stream`, or rename the file; nothing was committed"));
-        }
-        drop(names);
+        self.0.name(name)?;
         Ok(self.begin(name.to_owned()))
+    }
+
+    async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
+        let Some(end) = self.0.outbox.shared.unread.find(name, fingerprint) else { return Ok(None) };
+        let (intake, name, fingerprint) = (self.0.clone(), name.to_owned(), *fingerprint);
+        let taking = tokio::task::spawn_blocking(move || intake.take_over(name, &fingerprint, end));
+        taking.await.context(Class::Failed, || "a worker thread failed")?
+    }
+
+    fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
+        self.0.outbox.shared.unread.keep(name, &fingerprint);
     }
 }
 
 impl Sink {
+    /// Stores the maps that this run has made.
+    pub(crate) async fn store_maps(&self) -> Result<()> {
+        let rows = self.0.outbox.shared.rows.as_ref();
+        for (name, map) in rows.map(|rows| rows.maps()).unwrap_or_default() {
+            if let Some(bytes) = map.made() {
+                let mut writer = self.open_map(&name);
+                writer.write(bytes.clone()).await?;
+                writer.finish(0).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the stream that holds the map of `stream`.
-    pub(crate) fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
+    fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
         self.begin(format!("{MAP_OF}{stream}"))
     }
 

@@ -40,6 +40,7 @@ mod sequence;
 mod shared;
 mod stand;
 mod times;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,7 +67,6 @@ use self::entries::entries;
 use self::figures::{figures_before, figures_of_captured};
 use self::fleet::Fleet;
 use self::follow::InView;
-use self::intake::Sink;
 use self::kept_segments::KeptSegments;
 use self::messages::Captured;
 use self::pipeline::Pipeline;
@@ -76,6 +76,7 @@ pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
 use self::shared::Shared;
 use self::times::NewTime;
+use self::unread::Unread;
 use crate::catalog::clocks::ClockWitnesses;
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
@@ -219,6 +220,7 @@ impl Backup<'_> {
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
         let before = figures_before(self, &fleet, predecessor.as_ref());
+        let unread = Unread::of(self, predecessor.as_ref(), now);
         let comparable =
             predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 
@@ -228,6 +230,7 @@ impl Backup<'_> {
         let shared = Arc::new(Shared {
             index,
             rows,
+            unread,
             keys,
             fleet,
             journal,
@@ -240,7 +243,7 @@ impl Backup<'_> {
             share: self.budget.share(Arc::new(buffers)),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
-        let mut figures = figures_of_captured(&captured);
+        let mut figures = figures_of_captured(&captured, self.source.database());
         (figures.at, figures.comparable) = (started, comparable);
         if let Some((name, _)) = figures.streams.iter().find(|(_, stream)| stream.bytes == 0)
             && !self.source.may_be_empty()
@@ -334,6 +337,7 @@ impl Backup<'_> {
                 warnings.push(error.chain());
             }
         }
+        shared.unread.remember(self, &manifest, &mut warnings);
         let replicas = self.outcomes(&shared.fleet, &targets);
         Ok(BackupReport {
             dataset: dataset.clone(),
@@ -344,6 +348,7 @@ impl Backup<'_> {
             raw_bytes: manifest.accounting.raw_bytes,
             deduplicated_bytes: manifest.accounting.deduplicated_bytes,
             row_bytes: manifest.accounting.row_bytes,
+            unread_bytes: shared.unread.bytes(),
             stored_bytes: manifest.accounting.stored_bytes,
             new_packs: manifest.accounting.new_packs,
             is_first,
@@ -447,7 +452,7 @@ impl Backup<'_> {
         let pipeline = Pipeline::start(shared.clone());
         let sink = pipeline.sink();
         let facts = match self.source.capture(&sink, &cx).await {
-            Ok(facts) => store_maps(shared, &sink).await.map(|()| facts),
+            Ok(facts) => sink.store_maps().await.map(|()| facts),
             Err(error) => Err(error),
         };
         drop(sink);
@@ -482,16 +487,4 @@ impl Backup<'_> {
         };
         self.replicas.iter().map(outcome).collect()
     }
-}
-
-/// Stores the maps that this run has made.
-async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
-    for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
-        if let Some(bytes) = map.made() {
-            let mut writer = sink.open_map(&name);
-            writer.write(bytes.clone()).await?;
-            writer.finish(0).await?;
-        }
-    }
-    Ok(())
 }

@@ -63,16 +63,48 @@ impl Rows {
 
     /// Begins a stream.
     pub(crate) fn stream(self: &Arc<Self>, name: &str) -> StreamRows {
-        let older = self.base.as_ref().filter(|base| base.had(name)).and_then(|base| {
-            let stream = self.index.stream(&base.snapshot, base.generation, name);
-            let found = stream.map(Arc::new).zip(base.walk(name));
-            if found.is_none() {
-                self.finished().warnings.push(format!(
-                    "the row index of stream `{name}` is missing or stale, so only whole chunks are deduplicated this time"
-                ));
-            }
-            found
-        });
+        let older = self.older(name);
+        if older.is_none() && self.base.as_ref().is_some_and(|base| base.had(name)) {
+            self.finished().warnings.push(format!(
+                "the row index of stream `{name}` is missing or stale, so only whole chunks are deduplicated this time"
+            ));
+        }
+        self.stream_after(name, older)
+    }
+
+    /// The parts of a stream that is taken over from the predecessor, of this length; `None` if
+    /// some of it should be stored again, or the row index does not know it.
+    pub(crate) fn take_over(self: &Arc<Self>, name: &str, length: u64) -> Option<Vec<Fragment>> {
+        let (older, mut walk) = self.older(name)?;
+        if walk.renews() || older.length() != length {
+            return None;
+        }
+        let (mut parts, mut weight) = (Vec::new(), Weight::default());
+        walk.place(0, usize::try_from(length).ok()?, &mut parts, &mut weight);
+        if weight.found as u64 != length || parts.iter().any(|part| matches!(part, Fragment::New { .. })) {
+            return None;
+        }
+        self.take_room(parts.len()).then_some(())?;
+        let chunks = older.chunks.len() as u32;
+        let mut stream = self.stream_after(name, Some((older, walk)));
+        (0..chunks).for_each(|number| stream.keep(number));
+        stream.mapped = parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
+        stream.end();
+        Some(parts)
+    }
+
+    fn older(&self, name: &str) -> Option<(Arc<OlderStream>, PredecessorWalk)> {
+        let base = self.base.as_ref().filter(|base| base.had(name))?;
+        let stream = self.index.stream(&base.snapshot, base.generation, name);
+        stream.map(Arc::new).zip(base.walk(name))
+    }
+
+    /// Takes room for so many fragments, if there is some.
+    fn take_room(&self, fragments: usize) -> bool {
+        self.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(fragments)).is_ok()
+    }
+
+    fn stream_after(self: &Arc<Self>, name: &str, older: Option<(Arc<OlderStream>, PredecessorWalk)>) -> StreamRows {
         let writer = self.index.write(name, older.as_ref().map(|(older, _)| older.clone()));
         StreamRows {
             rows: self.clone(),
@@ -166,7 +198,7 @@ impl StreamRows {
         let worth = weight.found >= chunk.len() / 2
             && (count << 20) <= MAX_FRAGMENTS_PER_MIB * chunk.len()
             && weight.packs.len() <= MAX_PACKS_PER_CHUNK
-            && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok();
+            && self.rows.take_room(count);
         self.mapped |= worth && parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
         worth
     }

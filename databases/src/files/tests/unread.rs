@@ -1,0 +1,320 @@
+//! Trees that are cut into streams, and streams that are taken over because nothing in them
+//! changed.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::PathBuf;
+
+use super::super::compare::compare;
+use super::super::decode::ArchiveReader;
+use super::super::entry::{Entry, EntryKind};
+use super::super::load::load;
+use super::super::shard::name_of;
+use super::super::unpack::unpack;
+use super::*;
+
+/// A tree of about 4,000 entries: names that are not UTF-8, many in one folder, and names of files
+/// far from the first.
+fn long_tree() -> TempDir {
+    let place = TempDir::new().unwrap();
+    let at = |name: &str| place.path().join(name);
+    for folder in ["a", "flat", "m", "z/deep"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    for number in 0..1500 {
+        fs::write(at(&format!("flat/{number:05}")), format!("file {number}\n")).unwrap();
+    }
+    for number in 0..2000u32 {
+        let name = [b"m/\xff\xfe", number.to_string().as_bytes(), b"\n%~!"].concat();
+        fs::write(place.path().join(OsStr::from_bytes(&name)), number.to_le_bytes()).unwrap();
+    }
+    for number in 0..500 {
+        fs::write(at(&format!("z/deep/{number}")), "").unwrap();
+    }
+    fs::write(at("a/first"), "of several names").unwrap();
+    fs::hard_link(at("a/first"), at("flat/00700")).unwrap_err();
+    fs::hard_link(at("a/first"), at("flat/01500")).unwrap();
+    fs::hard_link(at("a/first"), at("z/last")).unwrap();
+    place
+}
+
+/// Captures after `before`.
+async fn captured_after(config: FilesConfig, before: &Kept) -> Kept {
+    // Times of files are coarse.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let kept = Kept { before: Some(Arc::new(before.clone())), ..Kept::empty() };
+    let facts = FilesSource(config).capture(&kept, &context(Path::new("/nonexistent"))).await.unwrap();
+    Kept { facts, ..kept }
+}
+
+/// How many streams were read. All of it is what a capture makes that reads everything.
+async fn read_anew(path: &Path, before: &Kept) -> (Kept, usize) {
+    let kept = captured_after(FilesConfig::of(path), before).await;
+    let all = captured(path).await;
+    assert!(kept.bytes() == all.bytes(), "what was taken over is not what is there");
+    assert_eq!(kept.names(), all.names());
+    let read = kept.names().len() - kept.taken_over.lock().unwrap().len();
+    (kept, read)
+}
+
+fn entries(bytes: &[u8]) -> Vec<Entry> {
+    let mut reader = ArchiveReader::new(bytes);
+    std::iter::from_fn(|| reader.next().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_tree_is_several_streams_and_one_archive() {
+    let place = long_tree();
+    let kept = captured(place.path()).await;
+    let names = kept.names();
+    assert!((3..20).contains(&names.len()), "{names:?}");
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, names, "the order of names is that of the archive");
+    assert!(names.iter().any(|name| name.contains("m!~FF~FE")), "no cut is at a name that is not UTF-8: {names:?}");
+    let entries = entries(&kept.bytes());
+    assert_eq!(entries.len(), 4 + 2 + 1500 + 2000 + 500 + 3);
+    let other_names = entries.iter().filter(|entry| matches!(entry.kind, EntryKind::SameAs { .. })).count();
+    assert_eq!(other_names, 2);
+
+    let out = TempDir::new().unwrap();
+    let restored = load(&kept, out.path(), &everything(), &context(out.path())).await.unwrap();
+    assert_eq!(restored.failures, []);
+    let bytes = kept.bytes();
+    let compared = compare(&bytes[..], folder(out.path()), &everything()).unwrap();
+    assert_eq!((compared.differences, compared.entries), (Vec::new(), entries.len() as u64));
+    assert_eq!(out.path().join("z/last").metadata().unwrap().nlink(), 3);
+
+    // A part alone, or in another order, is no tree.
+    let parts: Vec<Vec<u8>> = kept.streams.lock().unwrap().iter().map(|(_, content)| content.clone()).collect();
+    for wrong in [parts[..parts.len() - 1].concat(), parts[1..].concat(), [&parts[1..], &parts[..1]].concat().concat()]
+    {
+        let empty = TempDir::new().unwrap();
+        assert!(unpack(ArchiveReader::new(&wrong[..]), folder(empty.path()), &TreeWanted::default()).is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_tree_is_one_stream() {
+    let place = awkward();
+    let kept = captured(place.path()).await;
+    assert_eq!(kept.names(), [TREE_STREAM]);
+    let (again, read) = read_anew(place.path(), &kept).await;
+    assert_eq!((again.names(), read), (vec![TREE_STREAM.to_owned()], 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_path_needs_few_streams() {
+    let place = long_tree();
+    let kept = captured(place.path()).await;
+    let odd = PathBuf::from(OsStr::from_bytes(b"m/\xff\xfe77\n%~!"));
+    for (paths, expected) in [
+        (vec![PathBuf::from("flat/00042")], vec!["flat/00042"]),
+        (vec![PathBuf::from("a")], vec!["a", "a/first"]),
+        (vec![PathBuf::from("z/deep/499"), PathBuf::from("a/first")], vec!["a/first", "z/deep/499"]),
+        (vec![odd.clone()], vec![]),
+    ] {
+        kept.opened.lock().unwrap().clear();
+        let out = TempDir::new().unwrap();
+        let wanted = TreeWanted { paths: paths.clone(), ..TreeWanted::default() };
+        load(&kept, out.path(), &wanted, &context(out.path())).await.unwrap();
+        for path in expected {
+            let (is, was) = (out.path().join(path), place.path().join(path));
+            assert_eq!(is.metadata().unwrap().len(), was.metadata().unwrap().len(), "{path}");
+        }
+        assert!(paths.iter().all(|path| out.path().join(path).exists()), "{paths:?}");
+        let times = |of: &Path| paths[0].parent().map(|folder| of.join(folder).metadata().unwrap().mtime_nsec());
+        assert_eq!(times(out.path()), times(place.path()), "a folder on the way is not as it was");
+        let opened = kept.opened.lock().unwrap().len();
+        assert!(
+            opened < kept.names().len().div_ceil(2) + 1,
+            "{opened} of {} streams for {paths:?}",
+            kept.names().len()
+        );
+    }
+    for missing in ["flat/x", "m/none", "zz", "a/first/below"] {
+        let out = TempDir::new().unwrap();
+        let wanted = TreeWanted { paths: vec![missing.into()], ..TreeWanted::default() };
+        let refused = load(&kept, out.path(), &wanted, &context(out.path())).await.unwrap_err();
+        assert!(format!("{refused:?}").contains("the snapshot holds no"), "{missing}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_is_read_and_nothing_else() {
+    let place = long_tree();
+    let at = |name: &str| place.path().join(name);
+    let kept = captured(place.path()).await;
+    let (mut kept, read) = read_anew(place.path(), &kept).await;
+    assert_eq!(read, 0, "an unchanged tree was read");
+
+    type Change<'a> = (&'a str, Box<dyn Fn() + 'a>, usize);
+    let is_root = rustix::process::geteuid().is_root();
+    let changes: [Change<'_>; 12] = [
+        (
+            "in place, with the same size and time",
+            Box::new(|| {
+                let modified = at("flat/00042").metadata().unwrap().modified().unwrap();
+                let file = File::options().write(true).open(at("flat/00042")).unwrap();
+                file.write_all_at(b"FILE", 0).unwrap();
+                file.set_modified(modified).unwrap();
+            }),
+            1,
+        ),
+        ("mode", Box::new(|| chmod(&at("flat/00900"), 0o600)), 1),
+        (
+            "attribute",
+            Box::new(|| rustix::fs::setxattr(at("z/deep/7"), "user.x", b"1", XattrFlags::empty()).unwrap()),
+            1,
+        ),
+        (
+            "owner",
+            Box::new(|| {
+                if is_root { chown(at("z/deep/8"), Some(1234), None).unwrap() } else { chmod(&at("z/deep/8"), 0o640) }
+            }),
+            1,
+        ),
+        // Also the folder, and what comes after a cut that is gone.
+        ("a file more", Box::new(|| fs::write(at("flat/00500a"), "new").unwrap()), 3),
+        ("a file less", Box::new(|| fs::remove_file(at("flat/00500a")).unwrap()), 3),
+        ("a name", Box::new(|| fs::rename(at("flat/00600"), at("flat/00600x")).unwrap()), 3),
+        (
+            "another file in its place",
+            Box::new(|| {
+                let modified = at("flat/00601").metadata().unwrap().modified().unwrap();
+                fs::write(at("flat/new"), "FILE 601\n").unwrap();
+                File::open(at("flat/new")).unwrap().set_modified(modified).unwrap();
+                fs::rename(at("flat/new"), at("flat/00601")).unwrap();
+            }),
+            3,
+        ),
+        (
+            "a link",
+            Box::new(|| {
+                fs::remove_file(at("z/deep/9")).unwrap();
+                symlink("8", at("z/deep/9")).unwrap();
+            }),
+            2,
+        ),
+        (
+            "where a link leads",
+            Box::new(|| {
+                fs::remove_file(at("z/deep/9")).unwrap();
+                symlink("7", at("z/deep/9")).unwrap();
+            }),
+            2,
+        ),
+        // Each name of it tells how many there are.
+        ("the first of several names", Box::new(|| fs::remove_file(at("a/first")).unwrap()), 4),
+        ("a folder, with all that is in it", Box::new(|| fs::remove_dir_all(at("z/deep")).unwrap()), 3),
+    ];
+    for (what, change, most) in &changes {
+        change();
+        let (after, read) = read_anew(place.path(), &kept).await;
+        assert!((1..=*most).contains(&read), "{what}: {read} streams of {} were read", after.names().len());
+        kept = after;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_times_are_not_trusted_everything_is_read() {
+    let place = long_tree();
+    let config = FilesConfig { trust_times: false, ..FilesConfig::of(place.path()) };
+    let kept = try_captured(config.clone(), Arc::new(|_| {})).await.unwrap();
+    assert!(kept.fingerprints.lock().unwrap().is_empty());
+    // Nor is a fingerprint taken that is there.
+    let kept = captured(place.path()).await;
+    assert!(!kept.fingerprints.lock().unwrap().is_empty());
+    assert!(captured_after(config, &kept).await.taken_over.lock().unwrap().is_empty());
+    // A file system where a change may leave no trace.
+    let memory = TempDir::new_in("/dev/shm").unwrap();
+    fs::write(memory.path().join("a"), "a").unwrap();
+    assert!(captured(memory.path()).await.fingerprints.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_it_is_read_is_read_again_the_next_time() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "a").unwrap();
+    let again = path.clone();
+    let hook = move |writes: usize| fs::write(&again, format!("a{writes}")).unwrap();
+    let kept = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.unwrap();
+    assert!(kept.facts.warnings[0].contains("changed each time it was read"), "{:?}", kept.facts.warnings);
+    assert!(kept.fingerprints.lock().unwrap().is_empty());
+    // What changed after it was looked at does not match what was looked at.
+    let hook = move |writes| {
+        if writes == 1 {
+            fs::write(&path, "later").unwrap();
+        }
+    };
+    let kept = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.unwrap();
+    assert_eq!(kept.facts.warnings, Vec::<String>::new());
+    assert_eq!(entries(&kept.bytes())[1].kind, EntryKind::File { length: 5 });
+    assert!(!kept.fingerprints.lock().unwrap().is_empty());
+    let (_, read) = read_anew(place.path(), &kept).await;
+    assert_eq!(read, 1, "what changed after it was looked at was taken over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_replaced_after_it_was_looked_at_is_captured_as_it_is() {
+    let place = TempDir::new().unwrap();
+    let at = |name: &str| place.path().join(name);
+    for name in ["a", "gone", "kind", "link"] {
+        fs::write(at(name), "old").unwrap();
+    }
+    fs::create_dir(at("moved")).unwrap();
+    fs::write(at("moved/inside"), "x").unwrap();
+    fs::hard_link(at("a"), at("other")).unwrap();
+    fs::hard_link(at("a"), at("third")).unwrap();
+    let root = place.path().to_owned();
+    // All was looked at before the first write.
+    let hook = move |writes| {
+        let at = |name: &str| root.join(name);
+        if writes == 1 {
+            fs::write(at("new"), "another").unwrap();
+            fs::rename(at("new"), at("a")).unwrap();
+            fs::remove_file(at("gone")).unwrap();
+            fs::remove_file(at("link")).unwrap();
+            symlink("/etc/passwd", at("link")).unwrap();
+            fs::rename(at("moved"), at("elsewhere")).unwrap();
+            symlink("elsewhere", at("moved")).unwrap();
+        }
+    };
+    let kept = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.unwrap();
+    let found: Vec<(String, EntryKind)> =
+        entries(&kept.bytes()).into_iter().map(|entry| (String::from_utf8(entry.path).unwrap(), entry.kind)).collect();
+    let file = |length| EntryKind::File { length };
+    let expected = [
+        ("", EntryKind::Folder),
+        // Its other names are no longer names of it: each has the content that was there.
+        ("a", file(7)),
+        ("kind", file(3)),
+        ("link", EntryKind::Link { target: b"/etc/passwd".to_vec() }),
+        // Nobody follows the link that took the place of this folder.
+        ("moved", EntryKind::Folder),
+        ("other", file(3)),
+        ("third", file(3)),
+    ];
+    assert_eq!(found, expected.map(|(path, kind)| (path.to_owned(), kind)));
+
+    // A folder that took the place of a file was not looked into.
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("a");
+    fs::write(&path, "old").unwrap();
+    let hook = move |writes| {
+        if writes == 1 {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+    };
+    let refused = try_captured(FilesConfig::of(place.path()), Arc::new(hook)).await.err().unwrap();
+    assert!(refused.message().contains("a folder, or another file system, took its place"), "{refused:?}");
+}
+
+#[test]
+fn a_name_that_is_too_long_is_cut_and_stays_its_own() {
+    let long = [b"srv/".as_slice(), &[b'n'; 250]].concat();
+    let other = [long.as_slice(), b"/x"].concat();
+    let (name, other) = (name_of(&long), name_of(&other));
+    assert!(name.len() < 255 - "tree/".len() && name != other && name.starts_with("tree/+srv!nnn"), "{name}");
+}
