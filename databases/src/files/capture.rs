@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::archive::Archive;
 use super::encode::{ARCHIVE_END_BYTES, member, padding};
 use super::entry::{Entry, EntryKind, shown};
-use super::links::stamp;
+use super::links::{is_same, stamp};
 use super::owners::{OwnerNames, are_told_apart};
 use super::settings::FilesConfig;
 use super::shard::Shard;
@@ -141,11 +141,13 @@ pub(super) struct Capture {
     has_content: bool,
     /// How many streams are complete.
     complete: usize,
+    /// Whether something in the stream is not what was looked at before.
+    differs: bool,
 }
 
 impl Capture {
     pub(super) fn new(config: FilesConfig, out: Archive) -> Self {
-        Self { config, out, troubles: Troubles::default(), has_content: false, complete: 0 }
+        Self { config, out, troubles: Troubles::default(), has_content: false, complete: 0, differs: false }
     }
 
     fn run(mut self) -> Result<Troubles> {
@@ -193,21 +195,26 @@ impl Capture {
             return Ok(());
         }
         let troubles = self.troubles.count();
+        self.differs = false;
         self.out.begin(name)?;
         for seen in shard.entries {
             self.out.progress.fetch_add(1, Ordering::Relaxed);
-            let path = seen.entry.path.clone();
+            let (path, looked_at) = (seen.entry.path.clone(), seen.stat);
             match walk.reached(seen) {
-                Ok(Some(found)) => self.entry(found, walk)?,
-                Ok(None) => {}
+                Ok(Some(found)) => {
+                    self.differs |= !is_same(&looked_at, &found.stat);
+                    self.entry(found, walk)?;
+                }
+                Ok(None) => self.differs = true,
                 Err(why) => self.troubles.unreadable.add(|| format!("{} ({why})", shown(&path))),
             }
         }
         if is_last {
             self.out.put(&[0; ARCHIVE_END_BYTES])?;
         }
-        // What lacks something is read again the next time, and told again.
-        self.out.end(fingerprint.filter(|_| self.troubles.count() == troubles))
+        // The fingerprint tells what was looked at. What lacks something is told again, too.
+        let holds_it = !self.differs && self.troubles.count() == troubles;
+        self.out.end(fingerprint.filter(|_| holds_it))
     }
 
     /// Refuses what is no snapshot of the tree.
@@ -258,7 +265,10 @@ impl Capture {
                 Err(why) => Err(why.into()),
             };
             match changed {
-                Ok(Some(changed)) => (entry, before) = changed,
+                Ok(Some(changed)) => {
+                    (entry, before) = changed;
+                    self.differs = true;
+                }
                 Ok(None) => {
                     self.has_content = true;
                     return Ok(());

@@ -135,3 +135,8 @@ type FileStamp = (i64, i64, u64, i64, u64);
 pub(super) fn stamp(stat: &Stat) -> FileStamp {
     (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }
+
+/// Whether both are of one file, which did not change in between.
+pub(super) fn is_same(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino, a.st_mode, stamp(a)) == (b.st_dev, b.st_ino, b.st_mode, stamp(b))
+}

@@ -139,7 +139,6 @@ fn put_stat(told: &mut Vec<u8>, stat: &Stat) {
         stat.st_dev,
         stat.st_ino,
         u64::from(stat.st_mode),
-        stat.st_nlink as u64,
         u64::from(stat.st_uid),
         u64::from(stat.st_gid),
         stat.st_rdev,
@@ -150,6 +149,8 @@ fn put_stat(told: &mut Vec<u8>, stat: &Stat) {
         stat.st_ctime_nsec,
     ];
     numbers.into_iter().for_each(|number| told.extend(number.to_le_bytes()));
+    // It is shorter on some machines.
+    told.extend(stat.st_nlink.to_le_bytes());
 }
 
 /// When whatever changed this entry last was surely complete.

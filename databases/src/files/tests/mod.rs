@@ -43,11 +43,14 @@ fn everything() -> TreeWanted {
 /// What is called after each write of a capture, and told how many there were.
 type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
+/// Names and contents.
+type Contents = Vec<(String, Vec<u8>)>;
+
 /// The streams of a tree in memory.
 #[derive(Clone)]
 struct Kept {
     /// In the order in which they were opened, or taken over.
-    streams: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    streams: Arc<Mutex<Contents>>,
     fingerprints: Arc<Mutex<BTreeMap<String, StreamFingerprint>>>,
     /// Streams are taken over from here.
     before: Option<Arc<Kept>>,
