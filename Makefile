@@ -29,9 +29,9 @@ help: ## list the targets
 setup: ## install what building, testing and the demo need (idempotent; asks apt and PyPI only for what is missing)
 	@scripts/setup
 
-demo: setup ## lose a region, restore from the other, prove it equal: on real servers, report in target/demo/report.json
+demo: setup ## lose a region, restore from the other, prove it equal: on real servers, report in target/demo/report.json; or CHAPTER=table-back, CHAPTER=stock-tools
 	$(CARGO) build --locked --workspace --bins
-	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo'
+	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo' $(CHAPTER)
 
 test: lint ## format, lints, the book and all tests, those in documentation too, and three minutes of soak beside them
 	scripts/msrv

@@ -39,6 +39,15 @@ pub struct WorkContext {
     pub cancel: CancellationToken,
 }
 
+impl WorkContext {
+    /// The same for what runs to its end although the work is cancelled, or because it is: a tool
+    /// that is killed while a server makes or drops something leaves unknown whether it is there.
+    #[must_use]
+    pub fn to_the_end(&self) -> Self {
+        Self { cancel: CancellationToken::new(), ..self.clone() }
+    }
+}
+
 /// One kind of database. [`crate::registry`] lists them all.
 #[async_trait]
 pub trait Database: fmt::Debug + Send + Sync {

@@ -72,7 +72,7 @@ fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
     let help = stdout(&lifeboat(&["restore", "--help"]));
     assert!(
         help.contains(
-            "<--to-directory <DIR>|--stdout [<STREAM>]|--to-file <FILE>|--to-postgres <SERVER>|--to-mariadb <SERVER>>"
+            "<--to-directory <DIR>|--stdout [<STREAM>]|--to-file <FILE>|--to-postgres <SERVER>|--to-mariadb <SERVER>|--to-redis <SERVER>>"
         ),
         "{help}"
     );

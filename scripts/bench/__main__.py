@@ -20,6 +20,7 @@ import tempfile
 import cases
 import chart
 import distance
+import engines
 import files
 import many
 import measure
@@ -33,6 +34,7 @@ GROUPS = [
     (rows.CASES, rows.run),
     (cases.LONG, cases.long_streams),
     (postgres.CASES, postgres.run),
+    (engines.CASES, engines.run),
     (many.CASES, many.run),
     (distance.CASES, distance.run),
     (files.CASES, files.run),
@@ -77,7 +79,7 @@ def check(arguments: argparse.Namespace) -> None:
     # Data, repositories and what is restored, at the largest; generously.
     wanted = set(arguments.case)
     needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
-    needed.append((postgres.CASES, 8 * arguments.pg_mib))
+    needed += [(postgres.CASES, 8 * arguments.pg_mib), (engines.MARIADB, 8 * arguments.mib), (engines.REDIS, 3 * arguments.mib)]
     needed += [(files.CASES, 16 * arguments.kilofiles)]
     needed += [(["vault-100k"], 180 * arguments.thousands), (["run-kept"], 1800), (["vault-10tib-100"], 900 * arguments.tib)]
     mib = max((size for names, size in needed if wanted & set(names)), default=0)

@@ -101,6 +101,11 @@ impl<'a> MariaServer<'a> {
         }
     }
 
+    /// The same server for work that obeys `cx`.
+    pub(super) fn under<'b>(&self, cx: &'b WorkContext) -> MariaServer<'b> {
+        MariaServer { clients: self.clients.clone(), connection: self.connection.clone(), cx }
+    }
+
     /// The client, with a statement or dump to come on its standard input.
     pub(super) fn client(&self, database: Option<&str>) -> Invocation {
         let database = database.map(|name| format!("--database={name}"));

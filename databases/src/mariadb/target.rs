@@ -14,7 +14,7 @@ use super::address::MariaAddress;
 use super::dump::database_of;
 use super::fit::{keeps_names, missing_engine};
 use super::globals::{MariaDatabase, MariaGlobals, read_globals};
-use super::load::load_database;
+use super::load::{DumpedViews, load_database};
 use super::server::{MariaServer, SYSTEM_DATABASES};
 use super::tokens::{name, text};
 use super::users::{GrantDatabases, account_of, existing, make_accounts, make_grants};
@@ -107,9 +107,8 @@ impl ServerTarget for MariaTarget {
         make_accounts(&server, &globals, makes).await?;
         let mut views = Vec::new();
         for part in &parts {
-            server.run(&format!("DROP DATABASE IF EXISTS {}", name(&part.into))).await?;
-            server.run(&part.described.create(&part.into)).await?;
-            views.push((load_database(&server, streams, &part.stream, &part.into, "").await?, &part.into));
+            let loaded = part.load(&server, streams).await;
+            views.push((loaded.map_err(|error| told_before(error, &outcome.written))?, &part.into));
             outcome.written.push(part.into.clone());
         }
         // Who defines a view must already have the rights on what it uses. A grant means the
@@ -119,10 +118,17 @@ impl ServerTarget for MariaTarget {
             loaded: own.into_iter().map(|part| part.into.clone()).collect(),
             replaced: renamed.into_iter().map(|part| part.into.clone()).collect(),
         };
-        let passed_over = if with_users { make_grants(&server, &globals, &databases, makes).await? } else { 0 };
-        for (views, into) in views {
-            views.load(&server, into).await?;
-        }
+        let rest = async {
+            let passed_over = if with_users { make_grants(&server, &globals, &databases, makes).await? } else { 0 };
+            for (views, into) in views {
+                views.load(&server, into).await?;
+            }
+            Ok(passed_over)
+        };
+        let passed_over = rest.await.map_err(|error: Error| {
+            let loaded = outcome.written.join(", ");
+            error.within(format!("these databases are loaded but for grants and views: {}", loaded.escape_debug()))
+        })?;
         outcome.warnings = told(&globals, with_users, &there, wanted);
         if passed_over > 0 {
             outcome.warnings.push(format!(
@@ -131,6 +137,41 @@ impl ServerTarget for MariaTarget {
             ));
         }
         Ok(outcome)
+    }
+}
+
+impl RestoredPart {
+    /// Loads the tables of the database in place of what is there. Returns its views. If that
+    /// fails, no part of a database is left that an application could take for the whole.
+    async fn load(&self, server: &MariaServer<'_>, streams: &dyn StoredStreams) -> Result<DumpedViews> {
+        let drop = format!("DROP DATABASE IF EXISTS {}", name(&self.into));
+        server.run(&drop).await?;
+        let cx = server.cx.to_the_end();
+        let loaded = async {
+            server.under(&cx).run(&self.described.create(&self.into)).await?;
+            load_database(server, streams, &self.stream, &self.into, "").await
+        };
+        match loaded.await {
+            Ok(views) => Ok(views),
+            Err(error) => {
+                let failed = format!("cannot restore database {}", self.into.escape_debug());
+                Err(match server.under(&cx).run(&drop).await {
+                    Ok(()) => error.within(failed),
+                    Err(left) => error.within(format!(
+                        "{failed}, and what was loaded of it is still there: drop it by hand: {}",
+                        left.chain()
+                    )),
+                })
+            }
+        }
+    }
+}
+
+/// The error of one database, with those that were restored before it.
+fn told_before(error: Error, written: &[String]) -> Error {
+    match written {
+        [] => error,
+        names => error.within(format!("restored before that, but for views: {}", names.join(", ").escape_debug())),
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) const SETTLED_TEXT: &str = "settled_text";
 const SETTINGS_VARIABLE: &str = "PGOPTIONS";
 
 /// What client tools get to reach one server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connection {
     variables: Vec<(&'static str, OsString)>,
     password_file: Option<Arc<File>>,

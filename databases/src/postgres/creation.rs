@@ -132,7 +132,7 @@ impl Creation {
     /// The server cannot make it. Then a database of that name is not ours.
     pub(crate) async fn make(&self, server: &Server<'_>, place: &str) -> Result<()> {
         let create = format!("CREATE DATABASE {} WITH TEMPLATE = template0{}", quoted(place), self.options);
-        server.query_in(server.outside(place), &create).await.map(drop)
+        server.finish_in(server.outside(place), &create).await.map(drop)
     }
 
     /// Gives the new database its settings, and marks it as being loaded. Returns what the server

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use lifeboat_base::{Class, Error, Result};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::contents::{Contents, ContentsEntry};
 use super::extract::{LEFT_OUT_REASON, Picked, PickedRelation};
@@ -36,7 +35,6 @@ use super::own_archive::{OwnArchive, OwnEntry, copy_into};
 use super::ownership::Ownership;
 use super::parts::{DumpPart, TableName};
 use super::plain::is_plain;
-use super::query::query;
 use super::refusals::Refusals;
 use super::roles::several;
 use super::server::Server;
@@ -44,7 +42,6 @@ use super::sql::{literal, quoted, quoted_name};
 use super::steps::{MAX_STEPS, Step};
 use super::there::{SoughtThing, there};
 use super::values::values_of;
-use crate::database::WorkContext;
 use crate::streams::Once;
 use crate::wanted::LoadFailure;
 
@@ -394,9 +391,7 @@ impl Graft<'_> {
     /// Shuts the role that loads out again. If it failed, what it was given goes, and nothing that
     /// it has committed: what cuts a load off may come after the transaction's end.
     async fn close(&self, role: &str, helper: &str, failed: bool) -> Result<WhatIsLeft> {
-        // Also if the restore was cancelled, or because it was.
-        let cx = WorkContext { cancel: CancellationToken::new(), ..self.server.cx.clone() };
-        let ask = async |sql: String| query(&self.server.clients, &self.server.connection, self.place, &sql, &cx).await;
+        let ask = async |sql: String| self.server.finish_in(self.place, &sql).await;
         let (name, role, helper) = (literal(role), quoted(role), quoted(helper));
         let sessions = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename =";
         ask(format!("ALTER ROLE {role} NOLOGIN; {sessions} {name}; DROP SCHEMA IF EXISTS {helper} CASCADE")).await?;
@@ -405,7 +400,7 @@ impl Graft<'_> {
         }
         // Only when its sessions have ended is it known what they committed.
         let lives = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = {name}");
-        let until = Instant::now() + cx.stall;
+        let until = Instant::now() + self.server.cx.stall;
         while ask(lives.clone()).await?.trim() != "0" {
             if Instant::now() > until {
                 return Err(Error::source_failed("a session of the role that loads does not end"));

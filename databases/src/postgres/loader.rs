@@ -14,16 +14,13 @@ use std::time::Duration;
 
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
-use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
 use super::needs::AS_SUPERUSER;
-use super::query::query;
 use super::roles::several;
 use super::server::Server;
 use super::sql::{literal, quoted, rows};
 use super::steps::Step;
-use crate::database::WorkContext;
 
 /// A pattern of the names of roles that load.
 pub(super) const LOADERS: &str = "^lifeboat-(loader|keeper)-[0-9a-f]{16}$";
@@ -92,8 +89,19 @@ impl Loader {
             );
             Step { needed: true, ..Step::new(format!("role {role}"), sql) }
         });
-        server.run_steps(server.connection.maintenance_database(), &steps, "UTF8").await?;
-        let verifier = server.query(&verifier(&role)).await?;
+        let cx = server.cx.to_the_end();
+        let made = async {
+            let lasting = server.under(&cx);
+            lasting.run_steps(lasting.connection.maintenance_database(), &steps, "UTF8").await?;
+            lasting.query(&verifier(&role)).await
+        };
+        let verifier = match made.await {
+            Ok(verifier) => verifier,
+            Err(error) => {
+                drop_roles(server, &role, &keeper).await;
+                return Err(error);
+            }
+        };
         let guard = Guard::of(&role, &keeper, &verifier);
         Ok(Self { role, keeper, password: Secret::new(password.into_bytes()), verifier, guard, major })
     }
@@ -357,12 +365,15 @@ impl Loader {
 
     /// Drops both roles although the restore was cancelled, or because it was.
     pub(crate) async fn drop(&self, server: &Server<'_>) {
-        let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
-        let database = server.connection.maintenance_database();
-        let sql = format!("DROP ROLE IF EXISTS {}, {}", quoted(&self.role), quoted(&self.keeper));
-        if let Err(error) = query(&server.clients, &server.connection, database, &sql, &cx).await {
-            tracing::warn!(role = self.role, error = %error.chain(), "the temporary roles could not be dropped; drop this one and its keeper by hand");
-        }
+        drop_roles(server, &self.role, &self.keeper).await;
+    }
+}
+
+async fn drop_roles(server: &Server<'_>, role: &str, keeper: &str) {
+    let database = server.connection.maintenance_database();
+    let sql = format!("DROP ROLE IF EXISTS {}, {}", quoted(role), quoted(keeper));
+    if let Err(error) = server.finish_in(database, &sql).await {
+        tracing::warn!(role, error = %error.chain(), "the temporary roles could not be dropped; drop this one and its keeper by hand");
     }
 }
 

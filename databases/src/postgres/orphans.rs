@@ -1,12 +1,9 @@
 //! The role that owns what has no owner on a server. It has no rights, and nobody is in it.
 
 use lifeboat_base::{Error, Result};
-use tokio_util::sync::CancellationToken;
 
-use super::query::query;
 use super::server::Server;
 use super::sql::{literal, quoted};
-use crate::database::WorkContext;
 
 /// The role, without rights, that owns what would otherwise have no owner here.
 pub(crate) const ORPHANS: &str = "lifeboat-orphans";
@@ -31,19 +28,19 @@ pub(crate) async fn make_orphans(server: &Server<'_>) -> Result<()> {
         }
         return Ok(());
     }
-    server.query(&format!("CREATE ROLE {role} NOLOGIN NOINHERIT")).await.map(drop)
+    let create = format!("CREATE ROLE {role} NOLOGIN NOINHERIT");
+    server.finish_in(server.connection.maintenance_database(), &create).await.map(drop)
 }
 
 /// Drops the role that owns what has no owner here, if it owns nothing.
 pub(crate) async fn drop_orphans(server: &Server<'_>) {
-    let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
     let name = literal(ORPHANS);
     let drop = format!(
         "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN EXECUTE format('DROP ROLE %I', {name}); END IF;
          EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$"
     );
     let database = server.connection.maintenance_database();
-    if let Err(error) = query(&server.clients, &server.connection, database, &drop, &cx).await {
+    if let Err(error) = server.finish_in(database, &drop).await {
         tracing::warn!(role = ORPHANS, error = %error.chain(), "the role could not be dropped");
     }
 }

@@ -7,15 +7,12 @@
 use std::time::Duration;
 
 use lifeboat_base::{Error, Result};
-use tokio_util::sync::CancellationToken;
 
 use super::creation::LOADING_MARK;
 use super::loader::LOADERS;
-use super::query::query;
 use super::roles::several;
 use super::server::Server;
 use super::sql::{literal, quoted, rows};
-use crate::database::WorkContext;
 
 /// How the name begins of a database that is loaded beside another.
 const LOADING: &str = "lifeboat-loading-";
@@ -219,8 +216,7 @@ impl Server<'_> {
     /// Drops a database although the restore was cancelled, or because it was.
     pub(crate) async fn drop_half_loaded(&self, place: &str) {
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(place));
-        let cx = WorkContext { cancel: CancellationToken::new(), ..self.cx.clone() };
-        if let Err(error) = query(&self.clients, &self.connection, self.outside(place), &drop, &cx).await {
+        if let Err(error) = self.finish_in(self.outside(place), &drop).await {
             tracing::warn!(database = place, error = %error.chain(), "the half-loaded database could not be dropped");
         }
     }

@@ -156,6 +156,17 @@ impl<'a> Server<'a> {
         query(&self.clients, &self.connection, database, sql, self.cx).await
     }
 
+    /// As [`Self::query_in`], for a statement that makes or drops what would be left behind: see
+    /// [`WorkContext::to_the_end`].
+    pub(crate) async fn finish_in(&self, database: &str, sql: &str) -> Result<String> {
+        query(&self.clients, &self.connection, database, sql, &self.cx.to_the_end()).await
+    }
+
+    /// The same server for work that obeys `cx`.
+    pub(crate) fn under<'b>(&self, cx: &'b WorkContext) -> Server<'b> {
+        Server { clients: self.clients.clone(), connection: self.connection.clone(), cx }
+    }
+
     /// A client tool that connects to it.
     pub(crate) fn tool<A: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = A>) -> Invocation {
         self.connection.give(Invocation::new(&self.clients.tool(name), arguments, self.cx))

@@ -5,11 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
+use lifeboat_base::{Error, Result};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::tool::hosts::is_here;
 
+/// How an address is written.
+pub(super) const REDIS_ADDRESS_FORM: &str =
+    "redis://user@host:6379, rediss://… with TLS, or socket:/run/redis/redis.sock[?user=NAME]";
 pub(super) const DEFAULT_REDIS_PORT: u16 = 6379;
 /// What a URL can say of TLS, and the options of `redis-cli` for it.
 const REDIS_TLS_OPTIONS: [(&str, &str); 3] = [("sslrootcert", "--cacert"), ("sslcert", "--cert"), ("sslkey", "--key")];
@@ -41,7 +45,7 @@ pub enum RedisAddress {
 }
 
 /// A URL whose every part has a meaning here.
-pub(super) fn checked(url: Url) -> Result<Url, &'static str> {
+pub(super) fn checked(url: Url) -> std::result::Result<Url, &'static str> {
     if !matches!(url.scheme(), "redis" | REDIS_TLS_SCHEME) {
         return Err("a URL begins with redis:// or rediss://");
     }
@@ -60,6 +64,35 @@ pub(super) fn checked(url: Url) -> Result<Url, &'static str> {
         }
     }
     Ok(url)
+}
+
+/// Parses an address. This is not a clap parser, as clap's refusals repeat the value.
+///
+/// # Errors
+/// What is wrong with the address, without a secret.
+pub(super) fn parse(text: &str) -> Result<RedisAddress> {
+    let Some(socket) = text.strip_prefix("socket:") else {
+        // The parser's own message may quote what could be a password.
+        let url = Url::parse(text).map_err(|_| refused("it is not a URL"))?;
+        return checked(url).map(RedisAddress::Url).map_err(refused);
+    };
+    let (path, options) = socket.split_once('?').unwrap_or((socket, ""));
+    if !path.starts_with('/') {
+        return Err(refused("`socket:` needs the absolute path of the socket"));
+    }
+    let mut user = None;
+    for (name, value) in url::form_urlencoded::parse(options.as_bytes()) {
+        match &*name {
+            "user" => user = Some(value.into_owned()),
+            _ => return Err(refused("a socket takes `user`")),
+        }
+    }
+    Ok(RedisAddress::Socket { path: PathBuf::from(path), user })
+}
+
+fn refused(why: &str) -> Error {
+    Error::usage(format!("this is not the address of a Redis server: {why}"))
+        .hint(format!("write {REDIS_ADDRESS_FORM}; a password goes into a file that --password-file names"))
 }
 
 fn decoded(text: &str) -> String {
@@ -102,6 +135,22 @@ impl RedisAddress {
         }
     }
 
+    /// The files that it names.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let Self::Url(url) = self else { return Vec::new() };
+        url.query_pairs().map(|(_, value)| PathBuf::from(&*value)).filter(|path| path.is_absolute()).collect()
+    }
+
+    /// Where the server is, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Socket { path, .. } => path.display().to_string(),
+            Self::Url(url) => {
+                format!("{}:{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(DEFAULT_REDIS_PORT))
+            }
+        }
+    }
+
     /// A host on another machine that does not have to prove who it is.
     pub(super) fn unverified_host(&self) -> Option<String> {
         let Self::Url(url) = self else { return None };
@@ -119,7 +168,7 @@ impl RedisAddress {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Result<RedisAddress, &'static str> {
+    fn address(text: &str) -> std::result::Result<RedisAddress, &'static str> {
         checked(Url::parse(text).unwrap()).map(RedisAddress::Url)
     }
 
@@ -135,6 +184,17 @@ mod tests {
         );
         let socket = RedisAddress::Socket { path: "/run/r.sock".into(), user: None };
         assert_eq!(socket.arguments().join(" "), "-s /run/r.sock");
+    }
+
+    #[test]
+    fn an_operator_writes_a_url_or_a_socket() {
+        let socket = parse("socket:/run/r.sock?user=lifeboat").unwrap();
+        assert_eq!(socket, RedisAddress::Socket { path: "/run/r.sock".into(), user: Some("lifeboat".to_owned()) });
+        assert_eq!(parse("rediss://db:6380").unwrap().describe(), "db:6380");
+        for text in ["redis://u:hunter2@db", "hunter2@db", "socket:r.sock", "socket:/r?pass=hunter2", "db:6379"] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.chain_and_hint().contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

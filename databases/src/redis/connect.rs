@@ -26,6 +26,10 @@ const NO_DATABASE: &str = "DB index is out of range";
 #[derive(Debug, Clone)]
 pub(super) struct RedisConnection {
     client: RedisClient,
+    /// Where it is.
+    place: Vec<String>,
+    user: Option<String>,
+    /// Where it is, and who we are.
     arguments: Vec<String>,
     /// The line with the password; `None` for nobody in particular.
     password: Option<Zeroizing<String>>,
@@ -35,7 +39,8 @@ impl RedisConnection {
     /// # Errors
     /// The password is no line of text.
     pub(super) fn new(client: RedisClient, to: &RedisAddress, password: Option<&Secret>) -> Result<Self> {
-        let mut arguments = to.arguments();
+        let place = to.arguments();
+        let mut arguments = place.clone();
         let user = to.user();
         // A user who needs no password signs in with any.
         let password = match (password, &user) {
@@ -46,10 +51,10 @@ impl RedisConnection {
         if password.is_some() {
             arguments.push("--askpass".to_owned());
         }
-        if let Some(user) = user {
-            arguments.extend(["--user".to_owned(), user]);
+        if let Some(user) = &user {
+            arguments.extend(["--user".to_owned(), user.clone()]);
         }
-        Ok(Self { client, arguments, password })
+        Ok(Self { client, place, user, arguments, password })
     }
 
     pub(super) fn client(&self) -> &RedisClient {
@@ -65,6 +70,23 @@ impl RedisConnection {
             given.context(Class::Source, || "redis-cli does not take the password")?;
         }
         Ok(tool)
+    }
+
+    /// The client that passes on commands as servers read them, from its standard input. Those of
+    /// [`Self::sign_in`] come first.
+    pub(super) fn passing_on(&self, cx: &WorkContext) -> Invocation {
+        // Without an answer for this long after the last command, it fails. Some take long.
+        let patience = cx.stall.as_secs().to_string();
+        let words = ["--pipe", "--pipe-timeout", &patience];
+        let all = self.place.iter().map(String::as_str).chain(words);
+        Invocation::new(&self.client.path, all, cx)
+    }
+
+    /// The command that signs in, if one is needed.
+    pub(super) fn sign_in(&self) -> Option<Vec<&[u8]>> {
+        let password = self.password.as_ref()?.trim_end_matches('\n').as_bytes();
+        let user = self.user.as_ref().map(String::as_bytes);
+        Some(std::iter::once(&b"AUTH"[..]).chain(user).chain([password]).collect())
     }
 
     /// The server's answer to a command, in this database.

@@ -10,11 +10,13 @@ mod clients;
 mod connect;
 mod failures;
 mod here;
+mod load;
 mod rdb;
 mod replies;
 mod server;
 mod settings;
 mod tail;
+mod target;
 mod throw_away;
 mod users;
 
@@ -22,13 +24,17 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
 
 pub use self::address::RedisAddress;
 pub use self::capture::RedisSource;
 pub use self::settings::RedisConfig;
-use crate::database::{ClientTool, Database, FoundHere, FoundSource, Look, Source, ThrowAway, ToolFound, WorkContext};
+pub use self::target::RedisTarget;
+use crate::database::{
+    ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
+};
 use crate::proof::ProofLevel;
 
 const REDIS_KIND: &str = "redis";
@@ -69,6 +75,20 @@ impl Database for RedisDb {
             SETTINGS_STREAM => "settings.txt".to_owned(),
             other => other.to_owned(),
         }
+    }
+
+    fn address_form(&self) -> Option<&'static str> {
+        Some(address::REDIS_ADDRESS_FORM)
+    }
+
+    fn server(
+        &self,
+        address: &str,
+        password: Option<Secret>,
+        client_directories: &[PathBuf],
+    ) -> Result<Box<dyn ServerTarget>> {
+        let (address, client_directories) = (address::parse(address)?, client_directories.to_vec());
+        Ok(Box::new(RedisTarget { address, password, client_directories }))
     }
 
     async fn throw_away(

@@ -60,6 +60,14 @@ impl RedisInfo {
     }
 }
 
+/// The server's clock, in milliseconds since 1970.
+pub(super) async fn milliseconds(connection: &RedisConnection, cx: &WorkContext) -> Result<i64> {
+    let time = connection.values(&["TIME"], cx).await?;
+    let seconds: Option<i64> = time.first().and_then(|seconds| seconds.parse().ok());
+    let now = seconds.and_then(|seconds| seconds.checked_mul(1000));
+    now.ok_or_else(|| Error::source_failed("the Redis server does not tell its time"))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {

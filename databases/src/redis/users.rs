@@ -51,6 +51,11 @@ impl RedisUsers {
         Self::of_lines(&text.split_terminator('\n').collect::<Vec<_>>())
     }
 
+    /// Names and rules.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter()
+    }
+
     /// Adds a user.
     pub(super) fn add(&mut self, name: &str, rules: &str) {
         self.0.insert(name.to_owned(), rules.to_owned());

@@ -215,6 +215,7 @@ fn target(dataset: &Dataset) -> String {
     match dataset.source.database().kind() {
         "postgres" => "--to-postgres 'postgresql://postgres@NEW-SERVER/postgres?sslmode=verify-full'".to_owned(),
         "mariadb" => "--to-mariadb 'mariadb://root@NEW-SERVER?sslmode=verify-full'".to_owned(),
+        "redis" => "--to-redis 'rediss://restorer@NEW-SERVER:6379/?sslrootcert=CA-FILE'".to_owned(),
         _ => format!("--to-directory restored-{}", dataset.name),
     }
 }

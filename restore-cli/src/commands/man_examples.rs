@@ -42,6 +42,10 @@ pub(super) fn of(command: &str) -> &'static [Example] {
                 "Into a MariaDB server",
                 "lifeboat restore shop --identity master.txt --to-mariadb mariadb://restorer@new-db --password-file pw",
             ),
+            (
+                "Into a Redis server that runs",
+                "lifeboat restore sessions --identity master.txt --to-redis socket:/run/redis/redis-server.sock",
+            ),
             ("Into files", "lifeboat restore shop --to-directory /srv/restored"),
             (
                 "One table, back into its database, in the place of the one that is there",

@@ -22,6 +22,9 @@ async fn restored(
     load(streams, &Target::Server { server, wanted }, cx).await
 }
 
+/// Whether the database `shop` is there.
+const SHOP: &str = "SELECT COUNT(*) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'shop'";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn awkward_data_is_restored_into_a_server_whole() {
     let (from, to) = (MariaDb::start().await, MariaDb::start().await);
@@ -151,6 +154,29 @@ async fn a_stream_that_is_damaged_makes_the_restore_fail() {
     let place = scratch();
     let error = restored(&streams, &to.address("root"), None, Wanted::default(), &context(&place)).await.unwrap_err();
     assert_eq!(error.class(), Class::Integrity, "{error:?}");
+    assert!(error.chain().contains("cannot restore database shop"), "{}", error.chain());
+    assert_eq!(to.query("", SHOP).await.trim(), "0", "a part of the database is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_cancelled_leaves_no_database() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    from.run_sql(
+        "",
+        "CREATE DATABASE shop; CREATE TABLE shop.t (a INT, b TEXT);
+         USE shop; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 30) FROM seq_1_to_100000",
+    )
+    .await;
+    let streams = captured(&from).await;
+    let place = scratch();
+    let cx = context(&place);
+    let address = to.address("root");
+    let (restored, ()) = tokio::join!(restored(&streams, &address, None, Wanted::default(), &cx), async {
+        while to.query("", SHOP).await.trim() == "0" {}
+        cx.cancel.cancel();
+    });
+    assert!(restored.is_err(), "the restore was over before it could be cancelled");
+    assert_eq!(to.query("", SHOP).await.trim(), "0", "a part of the database is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

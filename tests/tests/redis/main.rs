@@ -8,6 +8,7 @@ mod capture;
 mod here;
 mod programs;
 mod proof;
+mod restore;
 
 use lifeboat_engine::Result;
 use lifeboat_engine::databases::redis::{RedisConfig, RedisSource};

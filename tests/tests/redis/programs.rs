@@ -53,6 +53,19 @@ async fn a_server_is_backed_up_checked_drilled_and_restored() {
     let checks: Vec<&str> = report["checks"].as_array().unwrap().iter().filter_map(|it| it["check"].as_str()).collect();
     assert_eq!(checks, ["redis_check_rdb", "key_count", "GET only"], "{report:#}");
 
+    // Into a server that runs, once; then it is not empty.
+    let lives = Redis::start().await;
+    let address = format!("socket:{}", lives.socket().display());
+    let into = host.lifeboat(&["-i", &master, "--json", "restore", "data", "--to-redis", &address]).await;
+    assert_eq!(into.code(), Some(0), "{into}");
+    assert_eq!(into.json().unwrap()["written"], serde_json::json!(["database 0", "database 15"]), "{into}");
+    let again = host.lifeboat(&["-i", &master, "restore", "data", "--to-redis", &address]).await;
+    assert_eq!(again.code(), Some(2), "{again}");
+    assert!(again.stderr.contains("pass --overwrite to empty it first"), "{again}");
+    let again =
+        host.lifeboat(&["-i", &master, "restore", "data", "--overwrite", "--yes", "--to-redis", &address]).await;
+    assert_eq!(again.code(), Some(0), "{again}");
+
     // The file and the users make a server again, by the server itself.
     let out = vault.path().join("files");
     let target = out.display().to_string();

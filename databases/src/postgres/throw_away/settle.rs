@@ -15,12 +15,9 @@
 use std::collections::BTreeSet;
 
 use lifeboat_base::Result;
-use tokio_util::sync::CancellationToken;
 
 use super::digest::{DatabaseDigest, Reader};
 use super::render::{DEFINITIONS_ONLY, Dump, digest, digest_of_definitions};
-use crate::database::WorkContext;
-use crate::postgres::query::query;
 use crate::postgres::server::Server;
 use crate::postgres::sql::{conninfo, literal, quoted};
 use crate::proof::multiset::ProofKey;
@@ -91,7 +88,7 @@ async fn loaded_again(
             quoted(&name),
             literal(&of_database)
         );
-        server.query_in(OUTSIDE, &create).await?;
+        server.finish_in(OUTSIDE, &create).await?;
         // A database with a subscription cannot be dropped.
         let how = ["--exit-on-error", "-w", "--no-tablespaces", "--no-subscriptions", DEFINITIONS_ONLY, "-d"];
         let into = conninfo(&name);
@@ -101,9 +98,8 @@ async fn loaded_again(
     };
     let read = read.await;
     // It is dropped although the drill was cancelled, too.
-    let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
     let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&name));
-    if let Err(error) = query(&server.clients, &server.connection, OUTSIDE, &drop, &cx).await {
+    if let Err(error) = server.finish_in(OUTSIDE, &drop).await {
         tracing::warn!(database = name, error = %error.chain(), "a database of the throw-away server could not be dropped");
     }
     match read {

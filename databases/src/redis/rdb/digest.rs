@@ -97,8 +97,9 @@ impl RdbContent for Digesting<'_> {
         self.digest.empty += 1;
     }
 
-    fn function(&mut self, code: &blake3::Hasher) {
+    fn function(&mut self, code: &blake3::Hasher, _: &[u8]) -> Result<()> {
         self.digest.functions.add(code);
+        Ok(())
     }
 
     fn database(&mut self, number: u64) {

@@ -10,6 +10,9 @@ use lifeboat_base::{Class, Error, Result};
 /// What is read at once.
 const RDB_BUFFER_BYTES: usize = 64 << 10;
 
+/// No more is kept: servers take no longer argument of a command, unless they are told to.
+const MAX_KEPT_BYTES: usize = 512 << 20;
+
 /// The file may be sound, but this version cannot read it.
 pub(super) fn unsupported(what: &str) -> Error {
     Error::source_failed(format!("the Redis dump cannot be compared: {what}"))
@@ -53,12 +56,32 @@ pub(super) struct RdbInput<R> {
     digest: Digest,
     /// How many bytes are before the buffer.
     before: u64,
+    /// The bytes since [`Self::mark`], if they are kept.
+    kept: Option<Vec<u8>>,
 }
 
 impl<R: Read> RdbInput<R> {
     pub(super) fn new(from: R) -> Self {
         let digest = Digest::new(CrcAlgorithm::Crc64Redis);
-        Self { from, buffer: vec![0; RDB_BUFFER_BYTES], begin: 0, end: 0, digest, before: 0 }
+        Self { from, buffer: vec![0; RDB_BUFFER_BYTES], begin: 0, end: 0, digest, before: 0, kept: None }
+    }
+
+    /// Keeps what is given out, for whoever [marks](Self::mark) its beginning.
+    pub(super) fn keeping(self) -> Self {
+        Self { kept: Some(Vec::new()), ..self }
+    }
+
+    /// From here on, `first` and what is given out are kept, if anything is.
+    pub(super) fn mark(&mut self, first: u8) {
+        if let Some(kept) = &mut self.kept {
+            kept.clear();
+            kept.push(first);
+        }
+    }
+
+    /// The bytes since the mark; none if nothing is kept.
+    pub(super) fn marked(&self) -> &[u8] {
+        self.kept.as_deref().unwrap_or_default()
     }
 
     /// How many bytes were given out.
@@ -105,6 +128,12 @@ impl<R: Read> RdbInput<R> {
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(self.end - self.begin);
         let chunk = &self.buffer[self.begin..self.begin + length];
         self.begin += length;
+        if let Some(kept) = &mut self.kept {
+            if kept.len() + chunk.len() > MAX_KEPT_BYTES {
+                return Err(unsupported("a value has more than 512 MiB, and servers take no longer one by a command"));
+            }
+            kept.extend_from_slice(chunk);
+        }
         Ok(chunk)
     }
 

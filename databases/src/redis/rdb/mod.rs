@@ -6,6 +6,7 @@
 //! strings are read in chunks. The form follows `rdb.c` of Redis.
 
 mod digest;
+mod entries;
 mod input;
 mod lzf;
 mod packed;
@@ -20,6 +21,7 @@ use std::io::Read;
 use lifeboat_base::{Error, Result};
 
 pub(super) use self::digest::{RdbDigest, digest};
+pub(super) use self::entries::{RdbEntry, entries};
 use self::input::{RdbInput, damaged, unsupported};
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
@@ -59,6 +61,8 @@ pub(super) struct RdbKey<'a> {
     value: blake3::Hash,
     /// When it expires, in milliseconds since 1970.
     expires: Option<i64>,
+    /// The form of its value and the value, as they stand in the file, if they are kept.
+    raw: &'a [u8],
 }
 
 /// What a file holds beside its keys.
@@ -75,8 +79,8 @@ trait RdbContent {
     /// A key whose list, set or hash has no element. Some old servers wrote such; none loads it.
     fn empty_key(&mut self);
 
-    /// The code of a library of functions.
-    fn function(&mut self, code: &blake3::Hasher);
+    /// The code of a library of functions; and what stands in the file of it, if that is kept.
+    fn function(&mut self, code: &blake3::Hasher, raw: &[u8]) -> Result<()>;
 
     /// A database begins, which may be empty.
     fn database(&mut self, number: u64) {
@@ -144,8 +148,9 @@ fn read<R: Read>(
             }
             opcode::FUNCTION => {
                 let mut hasher = blake3::Hasher::new_keyed(key);
+                input.mark(code);
                 input.hash_string(&mut hasher)?;
-                content.function(&hasher);
+                content.function(&hasher, input.marked())?;
             }
             opcode::FUNCTION_PRE_RELEASE => {
                 return Err(unsupported("it holds functions of a release candidate of Redis 7.0"));
@@ -161,13 +166,17 @@ fn read<R: Read>(
                     let module = module_name(input.length()?);
                     return Err(of_module(&format!("a key has a value of the module type `{module}`")));
                 }
+                input.mark(form);
                 let form = ValueForm::of(form)?;
                 let mut hasher = blake3::Hasher::new_keyed(key);
                 let elements = hash_value(input, form, detail, key, &mut hasher)?;
                 let (value, redis_type) = (hasher.finalize(), form.redis_type());
                 match elements {
                     0 => content.empty_key(),
-                    _ => content.key(&RdbKey { database, name: &name, redis_type, value, expires })?,
+                    _ => {
+                        let raw = input.marked();
+                        content.key(&RdbKey { database, name: &name, redis_type, value, expires, raw })?;
+                    }
                 }
                 expires = None;
             }

@@ -15,9 +15,9 @@ use tokio::io::AsyncWriteExt;
 
 use self::query::ask;
 use self::server::RedisThrowAwayServer;
-use self::stored::{digest_of_file, milliseconds};
+use self::stored::digest_of_file;
 use super::rdb::RdbDigest;
-use super::server::RedisInfo;
+use super::server::{RedisInfo, milliseconds};
 use super::users::RedisUsers;
 use super::{DUMP_STREAM, SETTINGS_STREAM, USERS_STREAM};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};

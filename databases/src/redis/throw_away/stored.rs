@@ -3,12 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Context, Result};
 
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
 use crate::proof::multiset::ProofKey;
-use crate::redis::connect::RedisConnection;
 use crate::redis::rdb::{RdbDigest, digest};
 use crate::streams::StreamReader;
 
@@ -43,12 +42,4 @@ async fn digest_apart(
     cx: &WorkContext,
 ) -> Result<RdbDigest> {
     read_apart(from, "the drill", cx, move |from| digest(from, &key, now, like)).await
-}
-
-/// The server's clock, in milliseconds since 1970.
-pub(super) async fn milliseconds(connection: &RedisConnection, cx: &WorkContext) -> Result<i64> {
-    let time = connection.values(&["TIME"], cx).await?;
-    let seconds: Option<i64> = time.first().and_then(|seconds| seconds.parse().ok());
-    let now = seconds.and_then(|seconds| seconds.checked_mul(1000));
-    now.ok_or_else(|| Error::source_failed("the throw-away Redis server does not tell its time"))
 }

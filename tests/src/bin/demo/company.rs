@@ -13,8 +13,6 @@ use tempfile::TempDir;
 
 use crate::{DATASET, NORTH, Result};
 
-/// 1.0 is some 200 MB of the shop.
-const SHOP_SCALE: f64 = 1.0;
 const POSTS: u32 = 20_000;
 const SESSIONS: u32 = 5_000;
 const PAGES: u32 = 10_000;
@@ -37,11 +35,11 @@ impl Company {
         Ok(Self { shop, forum, sessions, files: tempfile::Builder::new().prefix("lifeboat-demo-").tempdir()? })
     }
 
-    /// Fills all of them.
-    pub(crate) async fn fill(&self) -> Result<()> {
+    /// Fills all of them; of the shop, 1.0 is some 200 MB.
+    pub(crate) async fn fill(&self, shop_scale: f64) -> Result<()> {
         self.shop.create_database(DATASET).await;
         self.shop.run_sql(DATASET, sample::schema_sql()).await;
-        self.shop.run_sql(DATASET, &sample::fill_sql(SHOP_SCALE)).await;
+        self.shop.run_sql(DATASET, &sample::fill_sql(shop_scale)).await;
         self.forum.run_sql("", "CREATE DATABASE forum").await;
         let posts = format!(
             "CREATE TABLE post (id INT PRIMARY KEY AUTO_INCREMENT, text TEXT NOT NULL, posted DATETIME(6));
@@ -67,6 +65,11 @@ impl Company {
     /// A business day in the shop.
     pub(crate) async fn go_by(&self) {
         self.shop.run_sql(DATASET, sample::change_sql()).await;
+    }
+
+    /// The server of the shop.
+    pub(crate) fn shop(&self) -> &Postgres {
+        &self.shop
     }
 
     /// The datasets, with what was promised about them and what a restored shop must answer.

@@ -39,6 +39,16 @@ impl Owner {
         Self::command(&self.safe, &["sign", "--yes", request], stop).await
     }
 
+    /// What the owner brings along.
+    fn directory(&self) -> PathBuf {
+        self.safe.path().join("owner")
+    }
+
+    /// The file that opens everything.
+    pub(crate) fn master(&self) -> PathBuf {
+        self.directory().join("identity")
+    }
+
     async fn command(safe: &TempDir, words: &[&str], stop: &CancellationToken) -> Result<String> {
         let mut lifeboat = Command::new(programs::lifeboat());
         lifeboat.arg("owner").args(words).arg("--directory").arg(safe.path().join("owner"));
@@ -93,10 +103,18 @@ owners = ["{owner}"]
         self.lifeboat(&["check"], stop).await.map(drop)
     }
 
-    /// Backs up all datasets now.
-    pub(crate) async fn back_up(&self, stop: &CancellationToken) -> Result<()> {
+    /// Backs up these datasets now, or all.
+    pub(crate) async fn back_up(&self, datasets: &[&str], stop: &CancellationToken) -> Result<()> {
         let mut lifeboatd = program(&programs::lifeboatd(), self.home.path());
-        finish(run_until(lifeboatd.arg("--once"), DEADLINE, stop).await?).map(drop)
+        finish(run_until(lifeboatd.arg("--once").args(datasets), DEADLINE, stop).await?).map(drop)
+    }
+
+    /// The owner comes to this host, with the master identity, and restores.
+    pub(crate) async fn restore(&self, owner: &Owner, words: &[&str], stop: &CancellationToken) -> Result<Value> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        lifeboat.args(["restore", DATASET, "--json", "--identity"]).arg(owner.master());
+        lifeboat.arg("--owner-directory").arg(owner.directory()).args(words);
+        Ok(finish(run_until(&mut lifeboat, DEADLINE, stop).await?)?.json()?)
     }
 
     /// What the operator sees first.
@@ -164,6 +182,12 @@ owners = ["{owner}"]
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
         lifeboat.args(["drill", "--json", "--region-loss", region, "--html"]).arg(page);
         Self::told(&run_until(&mut lifeboat, DEADLINE, stop).await?, stop)
+    }
+
+    /// What `lifeboat` answers here.
+    pub(crate) async fn ask(&self, words: &[&str], stop: &CancellationToken) -> Result<Value> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        Ok(finish(run_until(lifeboat.arg("--json").args(words), DEADLINE, stop).await?)?.json()?)
     }
 
     fn told(output: &Output, stop: &CancellationToken) -> Result<Value> {
