@@ -256,6 +256,7 @@ impl Runner {
             records: &installation.records,
             state: &self.state,
             clock: self.clock.clone(),
+            group: None,
             budget: self.budget.clone(),
             progress: progress.clone(),
             cancel: cancel.clone(),

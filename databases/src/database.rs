@@ -69,6 +69,11 @@ pub trait Database: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether its throw-away databases list the values of a query.
+    fn lists_values(&self) -> bool {
+        false
+    }
+
     /// Restores a snapshot that is a tree below `path`, which is made if it is missing, and must be
     /// empty. It succeeds only if the stream was read to its checked end, and then all is on stable
     /// storage.
@@ -283,6 +288,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     async fn check(&self, cx: &WorkContext) -> SourceCheck {
         let _ = cx;
         SourceCheck::default()
+    }
+
+    /// Whether a capture itself takes its turn in the moment of a group, by `sink.moment()`. If
+    /// not, its turn comes before it begins, and its view is fixed when it ends.
+    fn knows_moments(&self) -> bool {
+        false
     }
 
     /// Whether a stream without a byte is a snapshot. It hardly ever is: a dump has a header.

@@ -15,6 +15,7 @@ mod directory;
 pub mod file;
 pub mod files;
 pub mod mariadb;
+mod moment;
 mod occupied;
 pub mod postgres;
 pub mod proof;
@@ -29,5 +30,6 @@ pub use self::database::{
     ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
     ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
 };
+pub use self::moment::SharedMoment;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

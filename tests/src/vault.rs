@@ -263,6 +263,7 @@ impl TestVault {
             records: &self.records,
             state: &state,
             clock: self.clock.clone(),
+            group: None,
             budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),

@@ -10,7 +10,7 @@ use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
 use super::connect::SETTLED_TEXT;
-use super::export::ExportedSnapshot;
+use super::export::{ExportedSnapshot, LockedTables};
 use super::globals::{END_MARKER, GLOBALS};
 use super::parts::{DumpPart, Table};
 use super::server::{Server, ServerFacts};
@@ -50,6 +50,10 @@ impl Source for PostgresSource {
         &self.0.client_directories
     }
 
+    fn knows_moments(&self) -> bool {
+        true
+    }
+
     async fn check(&self, cx: &WorkContext) -> SourceCheck {
         let mut found = SourceCheck::default();
         if let Err(error) = self.look(cx, &mut found).await {
@@ -81,6 +85,7 @@ impl Source for PostgresSource {
         }
         capture_globals(&server, &facts, sink, &mut warnings).await?;
         let mut skipped = Vec::new();
+        let mut locked = Vec::new();
         for database in &databases {
             let name = database.escape_debug();
             match server.query_in(database, "SELECT 1").await {
@@ -98,8 +103,13 @@ impl Source for PostgresSource {
                 Err(error) => warnings
                     .push(format!("database {name}: what a dump leaves out of it cannot be told: {}", error.chain())),
             }
-            warnings.extend(capture_database(&server, database, &self.0, sink).await?);
+            if sink.moment().is_shared() {
+                locked.push(LockedDatabase::lock(&server, database, &self.0).await?);
+            } else {
+                warnings.extend(capture_database(&server, database, &self.0, sink).await?);
+            }
         }
+        warnings.extend(capture_at_one_moment(&server, locked, &self.0, sink).await?);
         let standby = facts.in_recovery.then(|| (OF_STANDBY, "yes".to_owned()));
         let details = [
             ("superuser", facts.superuser),
@@ -214,24 +224,90 @@ async fn capture_database(
 ) -> Result<Vec<String>> {
     // Whatever `client_encoding` somebody has set.
     let encoding = &server.encoding_of(database).await?;
-    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
-    let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
+    let tables = large_tables(server, database, config).await?;
     if tables.is_empty() {
         return dump(server, (database, encoding), &DumpPart::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
+    dump_under(server, (database, encoding), &tables, snapshot, config, sink).await
+}
+
+/// The tables that have streams of their own.
+async fn large_tables(server: &Server<'_>, database: &str, config: &PostgresConfig) -> Result<Vec<Table>> {
+    match jobs(server, config) > 1 {
+        true => tables::large(server, database, config.large_table).await,
+        false => Ok(Vec::new()),
+    }
+}
+
+fn jobs(server: &Server<'_>, config: &PostgresConfig) -> usize {
+    config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS))
+}
+
+/// Dumps a database as an exported snapshot shows it.
+async fn dump_under(
+    server: &Server<'_>,
+    of: (&str, &str),
+    tables: &[Table],
+    snapshot: ExportedSnapshot,
+    config: &PostgresConfig,
+    sink: &dyn StreamSink,
+) -> Result<Vec<String>> {
     // The first two parts lock the tables that have no part of their own, so they begin first.
-    let mut parts = vec![DumpPart::Data, DumpPart::Schema];
+    let mut parts = match tables.is_empty() {
+        true => vec![DumpPart::Whole],
+        false => vec![DumpPart::Data, DumpPart::Schema],
+    };
     parts.extend(tables.iter().map(|table| DumpPart::Table(table.name.clone())));
-    let dumps: Vec<_> = parts
-        .iter()
-        .map(|part| dump(server, (database, encoding), part, &tables, Some(&snapshot), sink).boxed())
-        .collect();
-    let warned: Vec<Vec<String>> = stream::iter(dumps).buffer_unordered(jobs).try_collect().await?;
+    let dumps: Vec<_> =
+        parts.iter().map(|part| dump(server, of, part, tables, Some(&snapshot), sink).boxed()).collect();
+    let warned: Vec<Vec<String>> =
+        stream::iter(dumps).buffer_unordered(jobs(server, config).max(1)).try_collect().await?;
     snapshot.end().await?;
     // Each part warns of the whole database.
     let unique: BTreeSet<String> = warned.into_iter().flatten().collect();
     Ok(unique.into_iter().collect())
+}
+
+/// A database of a group, ready for the moment.
+struct LockedDatabase {
+    name: String,
+    encoding: String,
+    tables: Vec<Table>,
+    session: LockedTables,
+}
+
+impl LockedDatabase {
+    async fn lock(server: &Server<'_>, database: &str, config: &PostgresConfig) -> Result<Self> {
+        let (encoding, tables) = (server.encoding_of(database).await?, large_tables(server, database, config).await?);
+        // The dumps of other databases may come first, and nobody may alter tables meanwhile.
+        let locked = tables::to_lock(server, database).await?;
+        let session = LockedTables::lock(server, database, &locked).await?;
+        Ok(Self { name: database.to_owned(), encoding, tables, session })
+    }
+}
+
+/// Takes a snapshot of each database at the moment of the group, then dumps them.
+async fn capture_at_one_moment(
+    server: &Server<'_>,
+    databases: Vec<LockedDatabase>,
+    config: &PostgresConfig,
+    sink: &dyn StreamSink,
+) -> Result<Vec<String>> {
+    if databases.is_empty() {
+        return Ok(Vec::new());
+    }
+    sink.moment().turn(&server.cx.cancel).await?;
+    let exports = databases.into_iter().map(async |LockedDatabase { name, encoding, tables, session }| {
+        Ok::<_, Error>((name, encoding, tables, session.export().await?))
+    });
+    let exported = futures::future::try_join_all(exports).await?;
+    sink.moment().fixed();
+    let mut warnings = Vec::new();
+    for (name, encoding, tables, snapshot) in exported {
+        warnings.extend(dump_under(server, (&name, &encoding), &tables, snapshot, config, sink).await?);
+    }
+    Ok(warnings)
 }
 
 async fn dump(

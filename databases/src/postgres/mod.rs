@@ -83,6 +83,10 @@ impl Database for Postgres {
         settings::parse(section, reader).map(|config| Box::new(PostgresSource(config)) as Box<dyn Source>)
     }
 
+    fn lists_values(&self) -> bool {
+        true
+    }
+
     fn highest_level(&self) -> ProofLevel {
         ProofLevel::Proved
     }
