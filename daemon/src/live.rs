@@ -19,6 +19,7 @@ use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
+use crate::group_status::{self, GroupStatus};
 use crate::installation::Installation;
 use crate::metrics::{self, LastLooks};
 use crate::scheduler::Queued;
@@ -91,6 +92,8 @@ pub(crate) struct StatusReport {
     /// Replicas that runs leave alone until they answer a probe.
     pub left_alone: BTreeMap<Name, LeftAlone>,
     pub datasets: BTreeMap<Name, DatasetReport>,
+    /// What is remembered of each group.
+    pub groups: BTreeMap<Name, GroupStatus>,
 }
 
 /// A run under way, in [`StatusReport`].
@@ -278,6 +281,7 @@ impl Live {
             config: &installation.config,
             intervals: &installation.intervals,
             statuses: &self.statuses(&installation),
+            groups: &self.groups(&installation),
             running: &running,
             waiting: &waiting,
             paused: &paused,
@@ -315,7 +319,13 @@ impl Live {
             replicas: state.up(),
             left_alone: left_alone(&state.installation),
             datasets: datasets.collect(),
+            groups: self.groups(&state.installation),
         }
+    }
+
+    fn groups(&self, installation: &Installation) -> BTreeMap<Name, GroupStatus> {
+        let names = installation.config.groups.iter().map(|group| &group.name);
+        names.map(|name| (name.clone(), group_status::read(&self.state_directory, name))).collect()
     }
 
     fn statuses(&self, installation: &Installation) -> BTreeMap<Name, DatasetStatus> {

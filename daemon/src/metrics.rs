@@ -20,6 +20,7 @@ use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
+use crate::group_status::GroupStatus;
 use crate::status::DatasetStatus;
 
 /// When each witness looked last.
@@ -31,6 +32,8 @@ pub(crate) struct Snapshot<'a> {
     /// The longest time between two scheduled starts.
     pub intervals: &'a BTreeMap<Name, Duration>,
     pub statuses: &'a BTreeMap<Name, DatasetStatus>,
+    /// What is remembered of each group.
+    pub groups: &'a BTreeMap<Name, GroupStatus>,
     pub running: &'a BTreeSet<Name>,
     /// Since when each start waits that was due.
     pub waiting: &'a BTreeMap<Name, DateTime<Utc>>,
@@ -93,8 +96,10 @@ impl Page {
 /// None is expected: names and labels are fixed.
 pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
     let page = Page { registry: Registry::new() };
-    let filled =
-        backups(&page, snapshot).and_then(|()| configured(&page, snapshot)).and_then(|()| replicas(&page, snapshot));
+    let filled = backups(&page, snapshot)
+        .and_then(|()| grouped::groups(&page, snapshot))
+        .and_then(|()| configured(&page, snapshot))
+        .and_then(|()| replicas(&page, snapshot));
     filled
         .and_then(|()| TextEncoder::new().encode_to_string(&page.registry.gather()))
         .context(Class::Failed, || "cannot write the metrics")
@@ -487,5 +492,6 @@ fn timestamp(time: Option<DateTime<Utc>>) -> f64 {
     time.map_or(0.0, |time| time.timestamp_millis() as f64 / 1000.0)
 }
 
+mod grouped;
 #[cfg(test)]
 mod tests;

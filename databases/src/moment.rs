@@ -1,9 +1,10 @@
 //! One moment for several sources: the members of a group are captured as of one time, as near as
 //! their engines allow.
 //!
-//! Each member prepares, and then waits at [`SharedMoment::turn`] until all are prepared. Then they fix
-//! their views one after the other, in the order of the group: a member begins to read only after
-//! those before it have a view that no longer changes, and it says so by [`SharedMoment::fixed`].
+//! Each member prepares, and then waits at [`SharedMoment::turn`] until all are prepared. Then they
+//! fix their views one after the other, in the order of the group: a member begins to read only
+//! after those before it have a view that no longer changes, and it says so by
+//! [`SharedMoment::fixed`].
 //!
 //! - **Failure**: a member that fails, or is not prepared in time, spoils the moment. The others go
 //!   on at once: what they capture is a backup, but of no common moment.

@@ -183,6 +183,7 @@ impl TestVault {
                 .collect(),
             records: Vec::new(),
             datasets: vec![dataset(DATASET)],
+            groups: Vec::new(),
             warnings: Vec::new(),
         };
         for n in 1..=replicas {

@@ -19,6 +19,7 @@
 //! datasets/<dataset>/pause.json   until when an operator wants no backup by schedule (plain)
 //! datasets/<dataset>/runs         how the last runs ended (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
+//! groups/<group>.json             the newest common moment of a group, and why the last run had none (plain)
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
 //! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
@@ -57,6 +58,8 @@ const TRIES_AT_LOCK: u32 = 4;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// The folder of logs.
 const LOG: &str = "log";
+/// The folder of what is remembered of groups.
+const GROUPS: &str = "groups";
 /// The folder of what a drill host remembers.
 pub(crate) const DRILLS: &str = "drills";
 /// How the name of a file begins that is not whole yet.
@@ -240,6 +243,21 @@ impl StateDirectory {
         }
         create_private(&path)?;
         Ok(path)
+    }
+
+    /// Where the status of a group is kept.
+    #[must_use]
+    pub fn group(&self, group: &Name) -> PathBuf {
+        self.root.join(GROUPS).join(format!("{group}.json"))
+    }
+
+    /// Replaces the status of a group.
+    ///
+    /// # Errors
+    /// As [`replace_file`].
+    pub fn write_group(&self, group: &Name, content: &[u8]) -> Result<()> {
+        create_private(&self.root.join(GROUPS))?;
+        replace_file(&self.group(group), content)
     }
 
     /// Where [`Self::scratch`] is.
