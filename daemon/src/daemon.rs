@@ -195,7 +195,7 @@ impl Daemon {
     /// Starts what is due.
     async fn turn(&mut self) {
         let paused = self.pauses.now();
-        self.scheduler.pause(paused.keys().cloned().collect());
+        self.scheduler.pause(&paused.keys().cloned().collect());
         paused.keys().for_each(|dataset| self.held.done(dataset));
         let runner = &self.runner;
         self.scheduler.set_back(runner.clock.now(), |dataset| runner.considered(dataset));

@@ -154,7 +154,7 @@ impl Scheduler {
     /// Tells which datasets are paused from now on, and that no others are. With a member, its
     /// group is. A start that looks for a lock, or at the leader, is due like any other when the
     /// pause has ended.
-    pub(crate) fn pause(&mut self, datasets: BTreeSet<Name>) {
+    pub(crate) fn pause(&mut self, datasets: &BTreeSet<Name>) {
         self.paused = datasets.iter().map(|dataset| self.unit(dataset)).collect();
         let paused = self.entries.iter_mut().filter(|(name, _)| self.paused.contains(*name));
         paused.for_each(|(_, entry)| entry.looks = false);

@@ -15,8 +15,10 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::listing::{ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
 use crate::streams::{StoredStreams, StreamSink};
 use crate::tool::environment::ToolEnvironment;
@@ -69,7 +71,7 @@ pub trait Database: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether its throw-away databases list the values of a query.
+    /// Whether its throw-away databases list the values of a query ([`Listing::Values`]).
     fn lists_values(&self) -> bool {
         false
     }
@@ -420,6 +422,16 @@ pub trait ThrowAway: Send {
 
     /// Dumps the restored database again and compares it with the snapshot.
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult>;
+
+    /// Passes on what is in the restored database, in batches of less than half a MiB and in no
+    /// order that counts.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): its engine does not list this.
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let _ = (listing, to);
+        Err(Error::usage("a database of this kind lists nothing"))
+    }
 
     /// Stops the server and removes its files.
     async fn stop(self: Box<Self>) -> Result<()>;

@@ -14,6 +14,7 @@ mod database;
 mod directory;
 pub mod file;
 pub mod files;
+mod listing;
 pub mod mariadb;
 mod moment;
 mod occupied;
@@ -30,6 +31,7 @@ pub use self::database::{
     ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
     ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
 };
+pub use self::listing::{ListedItem, Listing, MAX_ITEM_BYTES};
 pub use self::moment::SharedMoment;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

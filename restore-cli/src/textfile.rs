@@ -16,6 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Objectives, ProofLevel};
+use lifeboat_engine::drill::ReferenceResult;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Class, Error, Result};
 
@@ -29,9 +30,14 @@ const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
 const DUE_SINCE: &str = "lifeboat_drill_due_timestamp_seconds";
 const INTERVAL: &str = "lifeboat_drill_interval_seconds";
 const OBJECTIVE: &str = "lifeboat_objective_seconds";
+const GROUP_SUCCESS: &str = "lifeboat_group_drill_last_success_timestamp_seconds";
+const GROUP_ATTEMPT: &str = "lifeboat_group_drill_last_attempt_timestamp_seconds";
+const GROUP_STATUS: &str = "lifeboat_group_drill_last_status";
+const DANGLING: &str = "lifeboat_group_dangling_references";
+const MAY_DANGLE: &str = "lifeboat_group_allowed_dangling_references";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 10] = [
+const FAMILIES: [(&str, &str); 15] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
@@ -42,6 +48,11 @@ const FAMILIES: [(&str, &str); 10] = [
     (DUE_SINCE, "Since when a drill by schedule is due and has not ended; 0 if none is."),
     (INTERVAL, "The longest time between two drills by schedule."),
     (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
+    (GROUP_SUCCESS, "When the last drill of the group that passed ended; 0 if none ever did."),
+    (GROUP_ATTEMPT, "When the last drill of the group ended, whether it passed or not."),
+    (GROUP_STATUS, "1 if the last drill of the group passed, with every reference right, else 0."),
+    (DANGLING, "Values that name no path in the other member, as the last drill that could look found."),
+    (MAY_DANGLE, "How many of these there may be."),
 ];
 
 /// What is told of a drill.
@@ -56,6 +67,15 @@ pub(crate) struct Outcome {
     pub(crate) rpo_seconds: Option<f64>,
     /// `None`: not known this time.
     pub(crate) objectives: Option<Objectives>,
+}
+
+/// What is told of the drill of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupOutcome<'a> {
+    pub(crate) ended: DateTime<Utc>,
+    pub(crate) passed: bool,
+    /// `None`: it did not come so far.
+    pub(crate) references: Option<&'a [ReferenceResult]>,
 }
 
 /// A file for the textfile collector.
@@ -101,6 +121,14 @@ impl Textfile {
                 samples.insert((family_index(family).unwrap_or_default(), labels), seconds(value));
             }
         })
+    }
+
+    /// Replaces the samples of a group.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(crate) fn record_group(&self, group: &Name, outcome: &GroupOutcome<'_>) -> Result<()> {
+        self.change(|samples| update_group(samples, group, outcome))
     }
 
     fn change(&self, change: impl FnOnce(&mut Samples)) -> Result<()> {
@@ -174,6 +202,30 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
         }
     }
     samples.entry((0, labels(""))).or_insert_with(|| "0".to_owned());
+}
+
+fn update_group(samples: &mut Samples, group: &Name, outcome: &GroupOutcome<'_>) {
+    let index = |family: &str| family_index(family).unwrap_or_default();
+    let (whole, ended) = (format!("group=\"{group}\""), seconds(outcome.ended.timestamp_millis() as f64 / 1000.0));
+    samples.insert((index(GROUP_ATTEMPT), whole.clone()), ended.clone());
+    samples.insert((index(GROUP_STATUS), whole.clone()), u8::from(outcome.passed).to_string());
+    if outcome.passed {
+        samples.insert((index(GROUP_SUCCESS), whole.clone()), ended);
+    }
+    samples.entry((index(GROUP_SUCCESS), whole.clone())).or_insert_with(|| "0".to_owned());
+    let Some(references) = outcome.references else { return };
+    // A reference that is gone from the configuration is told no more.
+    let labels = |name: &Name| format!("{whole},reference=\"{name}\"");
+    let own = format!("{whole},reference=");
+    samples.retain(|(_, found), _| {
+        !found.starts_with(&own) || references.iter().any(|reference| *found == labels(&reference.name))
+    });
+    for found in references {
+        samples.insert((index(MAY_DANGLE), labels(&found.name)), found.at_most.to_string());
+        if found.error.is_none() {
+            samples.insert((index(DANGLING), labels(&found.name)), found.dangling.to_string());
+        }
+    }
 }
 
 fn family_index(name: &str) -> Option<usize> {
@@ -312,6 +364,39 @@ mod tests {
         assert_eq!(told(LAST_SUCCESS), None, "no drill has ended yet, so none has failed");
         file.record(&name("shop"), &outcome(1_795_000_900, false)).unwrap();
         assert_eq!((told(DUE_SINCE).unwrap(), told(LAST_SUCCESS).unwrap()), ("0.000".to_owned(), "0".to_owned()));
+    }
+
+    #[test]
+    fn a_group_tells_what_dangles_and_keeps_what_it_last_knew() {
+        let reference = |of: &str, dangling: u64, error: Option<&str>| ReferenceResult {
+            name: name(of),
+            to: name("files"),
+            checked: 10,
+            without_value: 0,
+            dangling,
+            at_most: 1,
+            first: Vec::new(),
+            error: error.map(str::to_owned),
+        };
+        let ended = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let mut samples = Samples::new();
+        let mut tell = |passed, references: Option<&[ReferenceResult]>| {
+            update_group(&mut samples, &name("shop"), &GroupOutcome { ended, passed, references });
+            render(&samples)
+        };
+        tell(true, Some(&[reference("a", 0, None), reference("gone", 1, None)]));
+        let told = tell(false, Some(&[reference("a", 3, None), reference("b", 0, Some("it was not loaded"))]));
+        for line in [
+            "lifeboat_group_drill_last_success_timestamp_seconds{group=\"shop\"} 1795000000.000",
+            "lifeboat_group_drill_last_status{group=\"shop\"} 0",
+            "lifeboat_group_dangling_references{group=\"shop\",reference=\"a\"} 3",
+            "lifeboat_group_allowed_dangling_references{group=\"shop\",reference=\"b\"} 1",
+        ] {
+            assert!(told.lines().any(|found| found == line), "{line} is not in\n{told}");
+        }
+        assert!(!told.contains("gone") && !told.contains("dangling_references{group=\"shop\",reference=\"b\"} 0"));
+        assert_eq!(tell(false, None), told, "what did not come so far says nothing of references");
+        assert!(parse(&told).is_some());
     }
 
     #[test]

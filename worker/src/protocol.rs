@@ -16,7 +16,7 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Error};
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
-use lifeboat_databases::{RestoreOutcome, ServerAddress, ToolEnvironment, Wanted};
+use lifeboat_databases::{Listing, RestoreOutcome, ServerAddress, ToolEnvironment, Wanted};
 use serde::{Deserialize, Serialize};
 
 /// The longest message of a broker. A job names every stream of a snapshot.
@@ -121,6 +121,9 @@ pub enum Request {
     },
     /// Compare with the snapshot. The reply is [`Reply::Proved`].
     Prove,
+    /// List what is in it. The replies are [`Reply::Items`], as many as there are, then
+    /// [`Reply::Listed`].
+    List(Listing),
     /// Stop the throw-away database and remove its files. The reply is [`Reply::Stopped`].
     Stop,
     /// Stop what runs, clean up, and say that it failed.
@@ -163,6 +166,11 @@ pub enum Reply {
     Checked(Vec<CheckResult>),
     /// The comparison ran.
     Proved(ProofResult),
+    /// Items of a listing; `None` where a row has no value. An item is bytes, and each character
+    /// stands for one, from U+0000 to U+00FF.
+    Items(Vec<Option<String>>),
+    /// There are no more items.
+    Listed,
     /// The throw-away database is gone.
     Stopped,
     /// What was asked failed.

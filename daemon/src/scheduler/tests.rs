@@ -309,7 +309,7 @@ fn jitter_may_take_a_start_beyond_its_window_and_nothing_closed_waits_for_a_plac
 fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_afterwards() {
     let mut scheduler = scheduler(&[("shop", HOURLY), ("wiki", HOURLY)], "2026-03-01T00:30:00Z");
     let shop: Name = "shop".parse().unwrap();
-    scheduler.pause([shop.clone()].into());
+    scheduler.pause(&[shop.clone()].into());
     assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["wiki"]);
     scheduler.finished(&"wiki".parse().unwrap());
     let now = time("2026-03-01T01:30:00Z");
@@ -319,11 +319,11 @@ fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_after
     scheduler.retry(&shop, Some(time("2026-03-01T01:20:00Z")));
     scheduler.reload(&config(&[("shop", HOURLY), ("wiki", "")], 1), |_| time("2026-03-01T00:30:00Z"));
     assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), None);
-    scheduler.pause(BTreeSet::new());
+    scheduler.pause(&BTreeSet::new());
     assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), Some((shop.clone(), Cause::CatchUp)));
     scheduler.finished(&shop);
     assert_eq!(scheduler.next_start(&shop), Some(time("2026-03-01T04:00:00Z")));
-    scheduler.pause([shop.clone()].into());
+    scheduler.pause(&[shop.clone()].into());
     scheduler.request(&shop);
     assert_eq!(scheduler.start(time("2026-03-01T03:40:00Z")), Some((shop, Cause::Trigger)));
 }
@@ -336,9 +336,9 @@ fn a_start_that_looked_for_a_lock_does_not_begin_outside_its_window_when_a_pause
     assert_eq!(started(&mut scheduler, "2026-03-01T03:50:00Z"), ["shop"]);
     scheduler.finished(&shop);
     scheduler.again(&shop, time("2026-03-01T03:50:05Z"));
-    scheduler.pause([shop].into());
+    scheduler.pause(&[shop].into());
     assert_eq!(scheduler.start(time("2026-03-01T11:00:00Z")), None);
-    scheduler.pause(BTreeSet::new());
+    scheduler.pause(&BTreeSet::new());
     assert_eq!(scheduler.start(time("2026-03-01T11:50:00Z")), None);
     assert_eq!(started(&mut scheduler, "2026-03-01T22:00:00Z"), ["shop"]);
 }
@@ -374,9 +374,9 @@ fn the_members_of_a_group_start_together_whoever_is_asked_for() {
     assert_eq!(scheduler.start(time("2026-03-01T01:20:00Z")), None);
     // What fails is tried again as a whole, and a pause of one is a pause of both.
     scheduler.retry(&b, Some(time("2026-03-01T01:30:00Z")));
-    scheduler.pause(std::collections::BTreeSet::from([a.clone()]));
+    scheduler.pause(&std::collections::BTreeSet::from([a.clone()]));
     assert_eq!(scheduler.start(time("2026-03-01T01:31:00Z")), None);
-    scheduler.pause(std::collections::BTreeSet::new());
+    scheduler.pause(&std::collections::BTreeSet::new());
     assert_eq!(scheduler.start(time("2026-03-01T01:31:00Z")), Some((web, Cause::Retry)));
 }
 

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::{Class, Context, Error, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use tokio::sync::mpsc;
 
 use super::TREE_STREAM;
 use super::compare::{ComparedTrees, OwnTree, compare};
@@ -21,6 +22,7 @@ use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::{ThrowAway, TreeWanted, WorkContext};
+use crate::listing::{ItemBatches, ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, answered};
 use crate::streams::StoredStreams;
 
@@ -79,6 +81,28 @@ impl ThrowAway for FilesThrowAway {
         let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
         let comparing = read_apart(from, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
         Ok(proof(comparing.await?))
+    }
+
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        if *listing != Listing::Paths {
+            return Err(Error::usage("a tree of files answers no query"));
+        }
+        let (directory, mut items) = (self.directory.clone(), ItemBatches::new(to));
+        let listing = tokio::task::spawn_blocking(move || {
+            let failed = || "cannot read the restored tree";
+            let root = open(&directory)?;
+            let mut walk = Walk::new(root, &OwnTree, OwnerNames::default()).context(Class::Source, failed)?;
+            while let Some(step) = walk.next().context(Class::Source, failed)? {
+                match step {
+                    WalkStep::Entry(found) if !found.entry.path.is_empty() => {
+                        items.push_blocking(&found.entry.path)?;
+                    }
+                    _ => {}
+                }
+            }
+            items.pass_on_blocking()
+        });
+        listing.await.context(Class::Failed, || "a worker thread failed")?
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {

@@ -62,7 +62,7 @@ pub struct GroupReference {
 /// nothing has to fit into its limits.
 pub(super) fn groups(
     v: &mut SettingsReader<'_>,
-    raw: Vec<Spanned<RawGroup>>,
+    raw: &[Spanned<RawGroup>],
     datasets: &mut [Dataset],
     limits: &Limits,
     backs_up: bool,
@@ -70,7 +70,7 @@ pub(super) fn groups(
     let mut taken = BTreeSet::new();
     let mut groups: Vec<GroupConfig> = Vec::new();
     for raw in raw {
-        let Some(group) = group(v, raw.into_inner(), datasets, &mut taken) else { continue };
+        let Some(group) = group(v, raw.get_ref(), datasets, &mut taken) else { continue };
         if groups.iter().any(|other| other.name == group.name) {
             let problem = format!("two [[group]] are named `{}`", group.name);
             v.findings.add_elsewhere(problem, "give each a name of its own");
@@ -95,7 +95,7 @@ pub(super) fn groups(
 
 fn group(
     v: &mut SettingsReader<'_>,
-    raw: RawGroup,
+    raw: &RawGroup,
     datasets: &[Dataset],
     taken: &mut BTreeSet<Name>,
 ) -> Option<GroupConfig> {

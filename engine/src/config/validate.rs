@@ -51,7 +51,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         .collect();
     recovery::order(v, &datasets);
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
-    let groups = group::groups(v, raw.group, &mut datasets, &limits, keys.may_back_up());
+    let groups = group::groups(v, &raw.group, &mut datasets, &limits, keys.may_back_up());
     let min_replicas = match raw.min_replicas {
         Some(count) if *count.get_ref() == 0 || *count.get_ref() > replicas.len() => {
             let problem =

@@ -26,6 +26,7 @@
 //! drills/.lock                    held by the one process that runs the drills that are due
 //! drills/<dataset>/<n>.json       on a drill host: a report that could not be uploaded to the vault
 //! drills/<dataset>/attempts       when drills began, and what they chose (plain: times, ids, names)
+//! groups/<group>/attempts         on a drill host: when drills of a group began (plain: times)
 //! ```
 //!
 //! Locks are advisory file locks. The system releases them however their holder ends.
@@ -59,7 +60,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// The folder of logs.
 const LOG: &str = "log";
 /// The folder of what is remembered of groups.
-const GROUPS: &str = "groups";
+pub(crate) const GROUPS: &str = "groups";
 /// The folder of what a drill host remembers.
 pub(crate) const DRILLS: &str = "drills";
 /// How the name of a file begins that is not whole yet.

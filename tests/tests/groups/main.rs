@@ -2,6 +2,7 @@
 //! the built programs and a real PostgreSQL server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod drills;
 mod shop;
 
 use std::time::Duration;

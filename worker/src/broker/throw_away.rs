@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use lifeboat_base::{Error, Result};
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
 use lifeboat_databases::streams::StoredStreams;
-use lifeboat_databases::{ServerAddress, ThrowAway, WorkContext};
+use lifeboat_databases::{ListedItem, Listing, MAX_ITEM_BYTES, ServerAddress, ThrowAway, WorkContext};
+use tokio::sync::mpsc;
 
 use super::place::WorkerPlace;
 use super::{Worker, out_of_turn};
@@ -83,6 +84,22 @@ impl ThrowAway for ThrowAwayByWorker {
         }
     }
 
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let mut reply = self.worker.ask(Some(&Request::List(listing.clone())), None).await?;
+        loop {
+            match reply {
+                Reply::Items(items) => {
+                    let items = items.iter().map(|item| item.as_deref().map(bytes_of).transpose());
+                    let items = items.collect::<Result<Vec<ListedItem>>>()?;
+                    to.send(items).await.map_err(|_| Error::cancelled("the listing"))?;
+                }
+                Reply::Listed => return Ok(()),
+                _ => return Err(out_of_turn()),
+            }
+            reply = self.worker.ask(None, None).await?;
+        }
+    }
+
     async fn stop(mut self: Box<Self>) -> Result<()> {
         let stopped = match self.worker.ask(Some(&Request::Stop), None).await {
             Ok(Reply::Stopped) => Ok(()),
@@ -91,5 +108,27 @@ impl ThrowAway for ThrowAwayByWorker {
         };
         self.worker.end().await;
         stopped
+    }
+}
+
+/// The bytes of an item.
+fn bytes_of(item: &str) -> Result<Vec<u8>> {
+    let bytes: Option<Vec<u8>> = item.chars().map(|letter| u8::try_from(letter).ok()).collect();
+    bytes.filter(|bytes| bytes.len() <= MAX_ITEM_BYTES).ok_or_else(out_of_turn)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::serve::item_text;
+
+    #[test]
+    fn an_item_survives_whatever_its_bytes_are_and_none_is_believed_that_is_too_long() {
+        let all: Vec<u8> = (0..=255).collect();
+        let json = serde_json::to_string(&Reply::Items(vec![Some(item_text(&all)), None])).unwrap();
+        let Reply::Items(items) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
+        assert_eq!((bytes_of(items[0].as_deref().unwrap()).unwrap(), &items[1]), (all, &None));
+        assert!(bytes_of("\u{100}").is_err() && bytes_of(&"x".repeat(MAX_ITEM_BYTES + 1)).is_err());
     }
 }

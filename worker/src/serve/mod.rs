@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::streams::StoredStreams;
-use lifeboat_databases::{ServerTarget, ThrowAway, Wanted, WorkContext, registry};
+use lifeboat_databases::{ListedItem, Listing, ServerTarget, ThrowAway, Wanted, WorkContext, registry};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::inbox::{Inbox, Outbox};
@@ -118,6 +119,21 @@ impl Service {
         self.outbox.send(&Reply::Restored(outcome)).await
     }
 
+    /// Sends all items of a listing.
+    async fn list(&self, throw_away: &mut dyn ThrowAway, listing: &Listing) -> Result<()> {
+        let (items, mut listed) = mpsc::channel::<Vec<ListedItem>>(1);
+        // What it takes ends with it, so that nobody waits for whoever has gone.
+        let send = async move {
+            while let Some(batch) = listed.recv().await {
+                let items = batch.iter().map(|item| item.as_deref().map(item_text)).collect();
+                self.outbox.send(&Reply::Items(items)).await?;
+            }
+            Ok(())
+        };
+        let (told, sent) = tokio::join!(self.unless_cancelled(throw_away.list(listing, items)), send);
+        told.and(sent)
+    }
+
     async fn drill(&self, mut throw_away: Box<dyn ThrowAway>, mut requests: Requests) -> Result<()> {
         let started = Started { server_version: throw_away.server_version().to_owned(), address: throw_away.address() };
         self.outbox.send(&Reply::Started(started)).await?;
@@ -130,6 +146,7 @@ impl Service {
                     self.unless_cancelled(throw_away.check(&queries)).await.map(Reply::Checked)
                 }
                 Some(Request::Prove) => self.unless_cancelled(throw_away.prove(&self.streams)).await.map(Reply::Proved),
+                Some(Request::List(listing)) => self.list(throw_away.as_mut(), &listing).await.map(|()| Reply::Listed),
                 Some(Request::Stop) => {
                     throw_away.stop().await?;
                     return self.outbox.send(&Reply::Stopped).await;
@@ -140,6 +157,11 @@ impl Service {
             self.outbox.send(&reply.unwrap_or_else(|error| Reply::Failed(WireError::from(&error)))).await?;
         }
     }
+}
+
+/// An item, as [`Reply::Items`] has it.
+pub(crate) fn item_text(item: &[u8]) -> String {
+    item.iter().copied().map(char::from).collect()
 }
 
 fn unknown_engine() -> Error {

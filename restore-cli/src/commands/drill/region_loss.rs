@@ -19,11 +19,11 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{StateDirectory, replace_file};
 use lifeboat_engine::{Class, Error, Result};
 
-use super::due::worse;
 use super::grants::Grants;
 use super::loss::{RegionLoss, Tried, told};
 use super::lost_region::LostRegion;
 use super::one::{OneDrill, write_signed};
+use super::worst::worse;
 use super::{Args, loss_page};
 use crate::access::{self, Need};
 use crate::human;
@@ -170,6 +170,7 @@ async fn restore_all(
                     textfile: None,
                     is_scheduled: false,
                     without: Some(lost),
+                    of_group: None,
                 };
                 let (drilled, error) = Box::pin(drill.run()).await;
                 (next, Tried { drilled, error })

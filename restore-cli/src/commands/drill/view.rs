@@ -189,6 +189,7 @@ mod tests {
             rto_objective_seconds: Some(600.0),
             rpo_objective_seconds: None,
             checks: vec![CheckResult { check: "pg_amcheck".to_owned(), passed: true, detail: "no finding".to_owned() }],
+            group: None,
             proof: Some(ProofResult {
                 definitions: 214,
                 tables: 31,

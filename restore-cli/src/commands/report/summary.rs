@@ -217,6 +217,7 @@ mod tests {
             rpo_objective_seconds: None,
             checks: Vec::new(),
             proof: None,
+            group: None,
         };
         PastDrill { host: None, report }
     }

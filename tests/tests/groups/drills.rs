@@ -1,0 +1,133 @@
+//! Drills of a group: what its members refer to across each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::shop::{MEMBERS, REFERENCE, Shop, write};
+
+/// Rounds of backup and drill while the application writes.
+const ROUNDS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_names_a_file_that_is_missing_while_an_application_writes_in_the_right_order() {
+    let mut shop = Shop::open(REFERENCE).await;
+    shop.host.start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    // Files go later than any backup of them takes.
+    let uploads = shop.uploads();
+    let writing = write(&shop.postgres, &uploads, Duration::from_secs(5), &stop);
+    let drilling = async {
+        let (mut checked, mut spread) = (0, 0.0_f64);
+        for round in 0..ROUNDS {
+            let backed_up = shop.host.must("lifeboat --json trigger shop").await.json().unwrap();
+            spread = spread.max(backed_up["spread_seconds"].as_f64().unwrap());
+            let drilled = shop.drill.must("lifeboat --json drill --group shop").await.json().unwrap();
+            assert_eq!(drilled["moment"], backed_up["moment"], "round {round}: {drilled:#}");
+            let found = &drilled["references"][0];
+            assert_eq!(
+                (&drilled["passed"], &found["dangling"]),
+                (&json!(true), &json!(0)),
+                "round {round}: {drilled:#}"
+            );
+            checked += found["checked"].as_u64().unwrap();
+        }
+        stop.store(true, Ordering::SeqCst);
+        (checked, spread)
+    };
+    let (written, (checked, spread)) = tokio::join!(writing, drilling);
+    let told = format!("{ROUNDS} rounds, {written} rows, {checked} references, views within {spread} s");
+    assert!(written > 1000 && checked > 1000 && spread < 5.0, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
+    let shop = Shop::open(&format!("{REFERENCE}at_most = 1\n[group.drill]\nschedule = \"@daily\"\n")).await;
+    let none = shop.drill.shell("lifeboat drill --group shop").await;
+    assert!(!none.status.success() && none.stderr.contains("no moment is known"), "{none}");
+    // A row before its file, and whatever else a column can hold.
+    let rows =
+        "INSERT INTO attachments (path) VALUES (NULL), ('lost'), ('../../etc/passwd'), ('/first'), ('first'), (''),
+        (E'odd\\nname'), (repeat('x', 100000)), ('files')";
+    shop.postgres.run_sql("shop", rows).await;
+    shop.host.must("lifeboatd --log text --once shop").await;
+    let drilled = shop.drill.shell("lifeboat --json drill --group shop --textfile group.prom").await;
+    assert_eq!(drilled.code(), Some(6), "{drilled}");
+    let told = drilled.json().unwrap();
+    let found = &told["references"][0];
+    let counts = ["checked", "without_value", "dangling", "at_most"].map(|count| found[count].as_u64().unwrap());
+    assert_eq!(counts, [9, 1, 6, 1], "{told:#}");
+    let first: Vec<&str> = found["first"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(first[..4], ["lost", "../../etc/passwd", "(empty)", "odd\\nname"], "{told:#}");
+    assert!(first[4].chars().count() == 201 && first[5] == "files", "{told:#}");
+    assert!(drilled.stderr.contains("6 of 9 values dangle, and 1 may: lost"), "{drilled}");
+    for member in told["members"].as_array().unwrap() {
+        assert_eq!((&member["passed"], &member["reached"]), (&json!(true), &json!("proved")), "{told:#}");
+    }
+    let metrics = std::fs::read_to_string(shop.drill.file("group.prom")).unwrap();
+    for line in [
+        "lifeboat_group_dangling_references{group=\"shop\",reference=\"attachments\"} 6",
+        "lifeboat_group_drill_last_status{group=\"shop\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    // The members' own reports are signed, and protect their snapshots; nobody reads rows there.
+    let report = shop.host.must(&format!("lifeboat --json report {}", MEMBERS[0])).await.json().unwrap();
+    assert_eq!(
+        (&report["report"]["passed"], &report["report"]["reached"]),
+        (&json!(true), &json!("proved")),
+        "{report:#}"
+    );
+    let group = &report["report"]["group"];
+    assert_eq!((&group["moment"], &group["references"][0]["dangling"]), (&told["moment"], &json!(6)), "{report:#}");
+    assert!(group["references"][0]["first"][0].as_str().unwrap().starts_with("BLAKE3 of the text: "), "{report:#}");
+
+    // One may.
+    shop.postgres
+        .run_sql("shop", "DELETE FROM attachments WHERE path <> 'lost' AND path <> '/first' OR path IS NULL")
+        .await;
+    shop.host.must("lifeboatd --log text --once shop").await;
+    let due = shop.drill.must("lifeboat --json drill --due --textfiles .").await.json().unwrap();
+    assert_eq!(
+        (&due["groups"][0]["exit_code"], &due["groups"][0]["drill"]["passed"]),
+        (&json!(0), &json!(true)),
+        "{due:#}"
+    );
+    let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_group_drill_last_status{group=\"shop\"} 1"), "{metrics}");
+    let due = shop.drill.must("lifeboat --json drill --due").await.json().unwrap();
+    assert!(due["groups"].is_null(), "it is due once a day: {due:#}");
+    // A person reads the same.
+    let text = shop.drill.must("lifeboat drill --group shop").await;
+    assert!(text.stdout.contains("Drill of group shop: passed"), "{text}");
+    assert!(text.stdout.contains("1 of 3 values dangle, and 1 may: lost"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_that_cannot_be_checked_has_failed() {
+    let mut shop = Shop::open(REFERENCE).await;
+    shop.host.must("lifeboatd --log text --once shop").await;
+    let told = async |drill: &lifeboat_tests::operator::Operator, sql: &str, code: i32| {
+        let drilled = drill.shell("lifeboat --json drill --group shop").await;
+        assert_eq!(drilled.code(), Some(code), "{sql}: {drilled}");
+        drilled.json().unwrap()["references"][0]["error"].as_str().unwrap().to_owned()
+    };
+    let group = shop.drill.datasets.pop().unwrap();
+    for (sql, said) in [
+        ("SELECT path FROM attachment", "relation \\\"attachment\\\" does not exist"),
+        ("SELECT id, path FROM attachments", "more than one column"),
+        ("DELETE FROM attachments RETURNING path", "read-only transaction"),
+    ] {
+        shop.drill.datasets.push(group.replace("SELECT path FROM attachments", sql));
+        let error = told(&shop.drill, sql, 1).await;
+        assert!(error.replace('"', "\\\"").contains(said), "{sql}: {error}");
+        shop.drill.datasets.pop();
+    }
+    // What was only fetched is no tree.
+    shop.drill.datasets.push(group);
+    shop.drill.datasets[1].push_str("drill = { level = \"fetched\" }\n");
+    let error = told(&shop.drill, "fetched", 1).await;
+    assert!(error.contains("the paths of shop-uploads are not known"), "{error}");
+}
