@@ -36,6 +36,10 @@ async fn all_members_have_a_snapshot_of_one_moment_whoever_asks() {
     shop.host.must("lifeboatd --log text --once shop-db").await;
     assert_eq!(shop.told(MEMBERS[1]).await["moment"], shop.told(MEMBERS[0]).await["moment"]);
     assert_eq!((shop.snapshots(MEMBERS[0]).await, shop.snapshots(MEMBERS[1]).await), (3, 3));
+    let listed = shop.host.must("lifeboat --json list --group shop --identity master.txt").await.json().unwrap();
+    let moments = listed["moments"].as_array().unwrap();
+    assert_eq!((moments.len(), &moments[2]["moment"]), (3, &report["moment"]), "{listed:#}");
+    assert_eq!(moments[2]["snapshots"], report["snapshots"], "{listed:#}");
     shop.host.until_metric("lifeboat_group_moments_total{group=\"shop\"}", 3.0).await;
     let status = shop.host.must("lifeboatd status").await;
     assert!(status.stdout.contains("group shop: newest common moment 20"), "{status}");

@@ -58,15 +58,23 @@ struct MemberDrilled {
 
 pub(super) async fn run(args: &Args, group: &Name, session: &Session) -> Result<()> {
     let config = session.configuration()?;
-    let Some(group) = config.group(group) else {
-        let names: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
-        let known = if names.is_empty() { "no group".to_owned() } else { names.join(", ") };
-        return Err(Error::usage(format!("the configuration has no group {group}")).hint(format!("it has: {known}")));
-    };
+    let group = group_of(&config, group)?;
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
     let (drilled, error) = drill(args, &config, group, textfile.as_ref(), false, session).await;
     let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
     error.map_or(Ok(()), Err).and(shown)
+}
+
+/// The group of that name.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn group_of<'c>(config: &'c Config, name: &Name) -> Result<&'c GroupConfig> {
+    config.group(name).ok_or_else(|| {
+        let names: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
+        let known = if names.is_empty() { "no group".to_owned() } else { names.join(", ") };
+        Error::usage(format!("the configuration has no group {name}")).hint(format!("it has: {known}"))
+    })
 }
 
 /// Drills a group, remembers that, and writes the metrics.
