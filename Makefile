@@ -21,7 +21,7 @@ built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 PROFILE        ?= release
 programs       = $(built)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help setup demo test lint check bench coverage fuzz torture soak install dist install-test
+.PHONY: help setup demo test lint check book bench coverage fuzz torture soak install dist install-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -33,22 +33,31 @@ demo: setup ## lose a region, restore from the other, prove it equal: on real se
 	$(CARGO) build --locked --workspace --bins
 	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo'
 
-test: lint ## format, lints and all tests, those in documentation too, and three minutes of soak beside them
+test: lint ## format, lints, the book and all tests, those in documentation too, and three minutes of soak beside them
 	scripts/msrv
 	$(CARGO) build --locked --workspace --bins --tests
+	@scripts/setup --book
+	LIFEBOAT_BIN_DIR='$(built)/debug' python3 -B scripts/book
 	LIFEBOAT_BIN_DIR='$(built)/debug' CARGO='$(CARGO)' python3 -B scripts/suite
 
 lint: setup check ## format, lints, checks of the repository and of what it depends on
 	$(CARGO) fmt --all --check
 	shellcheck $(scripts)
+	.tools/bin/hadolint packaging/Containerfile
 	.tools/bin/cargo-deny --locked check bans licenses sources
 	scripts/advisories
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
 
-check: ## checks of the repository alone: circles, commits, documents, links, names, prose; some, with CHECKS="names prose"
+check: ## checks of the repository alone: circles, commits, documents, links, metrics, names, prose; some, with CHECKS="names prose"
 	python3 -B -m unittest discover --quiet scripts/check
+	python3 -B -m unittest discover --quiet scripts/book
 	python3 -B scripts/check $(CHECKS)
+
+book: setup ## tutorial, how-to, reference and explanation in target/book/index.html; commands as the programs tell them, every link checked
+	@scripts/setup --book
+	$(CARGO) build --locked --workspace --bins
+	LIFEBOAT_BIN_DIR='$(built)/debug' python3 -B scripts/book
 
 coverage: ## which share of the lines the tests reach; a figure, no gate
 	@scripts/setup --coverage
@@ -85,7 +94,7 @@ install-test: ## as root, with what make dist packed: lint the packages, install
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
 	$(CARGO) build --locked --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,--package lifeboat --package lifeboatd --package lifeboat-worker)
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man' \
-		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
+		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat/s3'
 	install -m 0755 '$(programs)/lifeboat' '$(programs)/lifeboatd' '$(programs)/lifeboat-worker' '$(bindir)'
 	'$(programs)/lifeboat' man '$(sharedir)/man'
 	'$(programs)/lifeboatd' man '$(sharedir)/man'
@@ -102,4 +111,5 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
 	install -m 0644 config/minimal.toml config/drill-host.toml config/warden.toml '$(sharedir)/lifeboat'
 	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json config/drill-report.schema.json '$(sharedir)/lifeboat'
+	install -m 0644 config/s3/*.json '$(sharedir)/lifeboat/s3'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

@@ -19,6 +19,7 @@ use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
+use crate::drills::ToldDrills;
 use crate::group_status::{self, GroupStatus};
 use crate::installation::Installation;
 use crate::metrics::{self, LastLooks};
@@ -48,6 +49,8 @@ struct State {
     witnesses: LastLooks,
     /// What the warden of the root tells, if it has one.
     warden: Option<WardenTells>,
+    /// What drills tell of the datasets that this host leads.
+    drills: BTreeMap<Name, ToldDrills>,
     /// When the loop last turned.
     turned: Duration,
     stopping: bool,
@@ -171,6 +174,7 @@ impl Live {
             guards: BTreeMap::new(),
             witnesses: LastLooks::new(),
             warden: None,
+            drills: BTreeMap::new(),
             locks: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
@@ -234,6 +238,16 @@ impl Live {
         (state.witnesses, state.warden) = (witnesses, warden);
     }
 
+    /// What drills were last known to tell.
+    pub(crate) fn drills(&self) -> BTreeMap<Name, ToldDrills> {
+        self.lock().drills.clone()
+    }
+
+    /// What drills tell.
+    pub(crate) fn drilled(&self, drills: BTreeMap<Name, ToldDrills>) {
+        self.lock().drills = drills;
+    }
+
     /// The daemon begins to stop.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
@@ -268,12 +282,12 @@ impl Live {
     /// As [`metrics::render`].
     pub(crate) fn metrics(&self) -> Result<String> {
         let now = self.clock.now();
-        let (installation, running, waiting, paused, up, guards, locks, (witnesses, warden)) = {
+        let (installation, running, waiting, paused, up, guards, locks, (witnesses, warden, drills)) = {
             let state = self.lock();
             let backing_up = state.turn.running.iter().filter(|run| run.prunes_since.is_none());
             let running = backing_up.map(|run| run.dataset.clone()).collect();
             let (guards, locks) = (state.guards.clone(), state.locks.clone());
-            let looks = (state.witnesses.clone(), state.warden.clone());
+            let looks = (state.witnesses.clone(), state.warden.clone(), state.drills.clone());
             let (waiting, paused) = (state.turn.waiting(), state.turn.paused.clone());
             (state.installation.clone(), running, waiting, paused, state.up(), guards, locks, looks)
         };
@@ -290,6 +304,7 @@ impl Live {
             locks: &locks,
             witnesses: &witnesses,
             warden: warden.as_ref(),
+            drills: &drills,
             now,
         })
     }

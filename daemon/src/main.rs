@@ -7,6 +7,7 @@
 mod cli;
 mod control;
 mod daemon;
+mod drills;
 mod endpoints;
 mod group_status;
 mod groups;

@@ -4,6 +4,8 @@
 //! from it. Every series exists from the start, as zero. Times are unix timestamps, not ages; sizes
 //! bytes; durations seconds.
 
+mod drills;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
+use crate::drills::ToldDrills;
 use crate::group_status::GroupStatus;
 use crate::status::DatasetStatus;
 
@@ -49,6 +52,8 @@ pub(crate) struct Snapshot<'a> {
     pub witnesses: &'a LastLooks,
     /// What the warden of the root tells, if it has one.
     pub warden: Option<&'a WardenTells>,
+    /// What drills tell of the datasets that this host leads.
+    pub drills: &'a BTreeMap<Name, ToldDrills>,
     pub now: DateTime<Utc>,
 }
 
@@ -99,7 +104,8 @@ pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
     let filled = backups(&page, snapshot)
         .and_then(|()| grouped::groups(&page, snapshot))
         .and_then(|()| configured(&page, snapshot))
-        .and_then(|()| replicas(&page, snapshot));
+        .and_then(|()| replicas(&page, snapshot))
+        .and_then(|()| drills::fill(&page, snapshot));
     filled
         .and_then(|()| TextEncoder::new().encode_to_string(&page.registry.gather()))
         .context(Class::Failed, || "cannot write the metrics")

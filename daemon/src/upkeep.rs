@@ -18,6 +18,7 @@ use lifeboat_engine::keep::catch_up::ReplicaState;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::drills;
 use crate::guardian::Guardian;
 use crate::live::Live;
 use crate::runner::Runner;
@@ -33,6 +34,10 @@ const LOOK_WHO_LEADS: Duration = Duration::from_secs(5 * 60);
 const LOOKS: u32 = 10;
 /// … after this pause.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How often it is read what drill hosts have published.
+const LOOK_AT_DRILLS: Duration = Duration::from_secs(3600);
+/// What is known of drills stays known until the next look if one takes longer.
+const LONGEST_READING: Duration = Duration::from_secs(600);
 /// How often replicas are asked whether they answer.
 const ASK: Duration = Duration::from_secs(60);
 
@@ -52,9 +57,12 @@ pub(crate) struct Upkeep {
     asking: Option<JoinHandle<()>>,
     /// The look at who leads.
     looking: Option<JoinHandle<()>>,
+    /// The look at what drills proved.
+    reading: Option<JoinHandle<()>>,
     next_pass: Duration,
     next_ask: Duration,
     next_look: Duration,
+    next_drills: Duration,
 }
 
 struct Job {
@@ -85,6 +93,8 @@ impl Upkeep {
             next_pass: now + CATCH_UP,
             next_ask: now,
             next_look: now,
+            reading: None,
+            next_drills: now,
         }
     }
 
@@ -106,6 +116,10 @@ impl Upkeep {
         if now >= self.next_look && self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
             self.next_look = now + LOOK_WHO_LEADS;
             self.looking = Some(tokio::spawn(look_who_leads(self.runner.clone(), self.live.clone())));
+        }
+        if now >= self.next_drills && self.reading.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.next_drills = now + LOOK_AT_DRILLS;
+            self.reading = Some(tokio::spawn(look_at_drills(self.runner.clone(), self.live.clone())));
         }
         if now >= self.next_pass {
             self.next_pass = now + CATCH_UP;
@@ -152,7 +166,7 @@ impl Upkeep {
 
     /// Ends everything.
     pub(crate) async fn stop(&mut self) {
-        for task in [self.asking.take(), self.looking.take()].into_iter().flatten() {
+        for task in [self.asking.take(), self.looking.take(), self.reading.take()].into_iter().flatten() {
             task.abort();
         }
         self.guardian.stop();
@@ -221,6 +235,15 @@ impl Upkeep {
                 self.failed.insert(dataset.clone());
             }
         }
+    }
+}
+
+/// Reads what drill hosts have published, and notes it.
+async fn look_at_drills(runner: Runner, live: Arc<Live>) {
+    let (installation, before) = (live.installation(), live.drills());
+    match tokio::time::timeout(LONGEST_READING, drills::told(&runner, &installation, &before)).await {
+        Ok(told) => live.drilled(told),
+        Err(_) => tracing::warn!("it takes long to find out what drills proved; it is asked again in an hour"),
     }
 }
 

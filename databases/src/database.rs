@@ -15,13 +15,16 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::listing::{ListedItem, Listing};
-use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
-use crate::streams::{StoredStreams, StreamSink};
+use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult, VERIFY_CHECK};
+use crate::rows::{self, RowSink};
+use crate::streams::{StoredStreams, StreamReader, StreamSink};
 use crate::tool::environment::ToolEnvironment;
+use crate::wanted::{Portion, PortionOutcome, RestoreOutcome, TreeWanted, Wanted};
 
 /// What work with a database may use and must obey.
 #[derive(Debug, Clone)]
@@ -51,13 +54,19 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// findings say why.
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>>;
 
-    /// The highest level that a drill of it can reach.
+    /// The highest level that a drill of it can reach, without commands of the operator.
     fn highest_level(&self) -> ProofLevel;
+
+    /// Whether only the operator understands its snapshots, so that a drill restores and judges
+    /// them by commands: see [`DrillCommands`](crate::DrillCommands).
+    fn takes_commands(&self) -> bool {
+        false
+    }
 
     /// The names of the engine's own checks. A check of one database has a name and, after a blank,
     /// the database's.
     fn checks(&self) -> &'static [&'static str] {
-        &[]
+        if self.takes_commands() { &[VERIFY_CHECK] } else { &[] }
     }
 
     /// The file that a stream becomes when a snapshot is restored into a directory: a relative
@@ -101,6 +110,53 @@ pub trait Database: fmt::Debug + Send + Sync {
     fn database_of(&self, stream: &str) -> Option<String> {
         let _ = stream;
         None
+    }
+
+    /// Whether a load of `wanted` reads a stream to its end.
+    fn reads(&self, stream: &str, wanted: &Wanted) -> bool {
+        let among = |name: &String| wanted.databases.is_empty() || wanted.databases.contains(name);
+        !wanted.is_part() && self.database_of(stream).as_ref().is_some_and(among)
+    }
+
+    /// Whether [`Wanted::tables`] and [`Wanted::schema_only`] can be asked for.
+    fn has_tables(&self) -> bool {
+        false
+    }
+
+    /// Writes a portion of one database to `out`, and flushes it. `database` names the database if
+    /// the snapshot has several. It succeeds only if all of it was there and checked: what was
+    /// written before an error must not be used.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): the snapshot has no such table or database,
+    /// or the engine gives no portions. [`Class::Storage`](lifeboat_base::Class::Storage): `out`
+    /// cannot be written to.
+    async fn give(
+        &self,
+        streams: &dyn StoredStreams,
+        database: Option<&str>,
+        portion: &Portion,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<PortionOutcome> {
+        let _ = (streams, database, portion, out);
+        Err(Error::usage(format!("a snapshot of kind {} is given as a whole", self.kind()))
+            .hint("leave out --table and --schema-only"))
+    }
+
+    /// Whether a stream is made of rows, which [`Self::rows`] gives.
+    fn has_rows(&self, stream: &str) -> bool {
+        let _ = stream;
+        false
+    }
+
+    /// Gives the rows of a stream that has some to `sink`, and reads it to its checked end. A row
+    /// is a line of the stream, unless the engine says otherwise.
+    ///
+    /// # Errors
+    /// Those of the stream, or of `sink`.
+    async fn rows(&self, stream: &str, mut reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        sink.table(stream)?;
+        rows::lines(reader.as_mut(), sink).await
     }
 
     /// How an operator writes the address of a server to restore into; `None` if there are no such
@@ -309,61 +365,6 @@ pub trait Source: fmt::Debug + Send + Sync {
     }
 }
 
-/// Which databases of a snapshot to restore into a server, and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// Restore only these databases of the snapshot. If there are none, restore all.
-    pub databases: Vec<String>,
-    /// Restore one database under another name.
-    pub rename: Option<String>,
-    /// Replace a database of the same name, even if it is not empty.
-    pub overwrite: bool,
-    /// Make the snapshot's roles also in a server that has roles or databases of its own.
-    pub globals: bool,
-    /// Load what can be loaded, and list what could not.
-    pub keep_going: bool,
-    /// Let code in the snapshot run as the superuser that connects, if it is one.
-    pub as_superuser: bool,
-}
-
-/// What of a tree to restore, and with which rights.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TreeWanted {
-    /// Only these paths below the root, with all that is in them. If there are none, everything.
-    pub paths: Vec<PathBuf>,
-    /// Give owners and access control lists back, by name where this machine knows it, else by
-    /// number.
-    pub owners: bool,
-    /// Make devices, and give back what lets a program run with the rights of another: setuid and
-    /// setgid bits, capabilities, trusted attributes. The bits come back only together with owners.
-    pub special: bool,
-}
-
-/// What a restore did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreOutcome {
-    /// Names of the databases or files that were written.
-    pub written: Vec<String>,
-    /// What an operator should know about the restore, in plain words.
-    pub warnings: Vec<String>,
-    /// What could not be loaded. It is empty unless that was allowed: see [`Wanted::keep_going`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failures: Vec<LoadFailure>,
-}
-
-/// An object that could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadFailure {
-    /// The database of the snapshot.
-    pub database: String,
-    /// Kind and name.
-    pub object: String,
-    /// One word for the cause, such as `missing_object`.
-    pub class: String,
-    /// What the server said.
-    pub reason: String,
-}
-
 /// A server to restore into.
 #[async_trait]
 pub trait ServerTarget: fmt::Debug + Send + Sync {
@@ -419,6 +420,12 @@ pub trait ThrowAway: Send {
 
     /// Runs the engine's own checks and `queries`.
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>>;
+
+    /// Runs `queries` alone.
+    ///
+    /// # Errors
+    /// Among others, one of them ends in an error: that is no answer.
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>>;
 
     /// Dumps the restored database again and compares it with the snapshot.
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult>;

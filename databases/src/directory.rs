@@ -19,10 +19,11 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use crate::database::{RestoreOutcome, WorkContext};
+use crate::database::WorkContext;
 use crate::occupied::is_occupied;
 use crate::registry;
 use crate::streams::StoredStreams;
+use crate::wanted::RestoreOutcome;
 
 /// No more pieces wait to be written.
 const MAX_QUEUED_PIECES: usize = 4;

@@ -12,6 +12,7 @@ mod blocking;
 pub mod command;
 mod database;
 mod directory;
+mod drill_commands;
 pub mod file;
 pub mod files;
 mod listing;
@@ -22,16 +23,21 @@ pub mod postgres;
 pub mod proof;
 pub mod redis;
 pub mod registry;
+mod removal;
+pub mod rows;
 pub mod sqlite;
 pub mod streams;
 mod target;
 mod tool;
+mod wanted;
 
 pub use self::database::{
-    ClientTool, Database, FoundHere, FoundSource, LoadFailure, Look, NewAccount, RestoreOutcome, ServerAddress,
-    ServerTarget, Source, SourceCheck, ThrowAway, ToolFound, TreeWanted, Wanted, WorkContext,
+    ClientTool, Database, FoundHere, FoundSource, Look, NewAccount, ServerAddress, ServerTarget, Source, SourceCheck,
+    ThrowAway, ToolFound, WorkContext,
 };
+pub use self::drill_commands::DrillCommands;
 pub use self::listing::{ListedItem, Listing, MAX_ITEM_BYTES};
 pub use self::moment::SharedMoment;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
+pub use self::wanted::{LoadFailure, Portion, PortionOutcome, RestoreOutcome, RowFormat, TreeWanted, Wanted};

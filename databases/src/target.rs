@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use lifeboat_base::{Error, Result};
 
-use crate::database::{RestoreOutcome, ServerTarget, TreeWanted, Wanted, WorkContext};
+use crate::database::{ServerTarget, WorkContext};
 use crate::streams::StoredStreams;
+use crate::wanted::{RestoreOutcome, TreeWanted, Wanted};
 use crate::{directory, registry};
 
 /// Where a snapshot is restored to.

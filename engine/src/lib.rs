@@ -109,6 +109,7 @@ pub mod backup;
 mod catalog;
 pub mod config;
 pub mod control;
+pub mod diff;
 pub mod drill;
 pub mod keep;
 pub mod keys;

@@ -134,10 +134,10 @@ pub struct DrillHost {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floors {
     /// How long every snapshot is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_number")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::some_number")]
     pub retention: Option<u64>,
     /// How long nothing is deleted after it was marked.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_number")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::some_number")]
     pub delay: Option<u64>,
 }
 
@@ -349,11 +349,6 @@ fn bounded_objects<'de, const MAX: usize, T: DeserializeOwned, D: Deserializer<'
 ) -> Result<Vec<T>, D::Error> {
     let objects = strict::list::<MAX, Object<T>, D>(deserializer)?;
     Ok(objects.into_iter().map(|Object(item)| item).collect())
-}
-
-/// For `#[serde(default, deserialize_with)]`: a number that may be missing, but never null.
-fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    strict::number(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -171,6 +171,11 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, 
     if is_right { Ok(number) } else { Err(serde::de::Error::custom(format!("{number} is not below 2⁶³"))) }
 }
 
+/// For `#[serde(default, deserialize_with)]`: a number that may be missing, but never null.
+pub(crate) fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    number(deserializer).map(Some)
+}
+
 /// For `#[serde(deserialize_with)]`: an object or null, but never missing.
 pub(crate) fn object_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, pause, prune,
-    remove_dataset, repair, report, restore, root, runs, setup, show, status, takeover, trigger, undelete, verify,
-    veto, witness,
+    acknowledge, audit, bisect, cancel, check, completions, diff, drill, drills, init, kit, list, man, owner, pause,
+    prune, remove_dataset, repair, report, restore, root, runs, setup, show, status, takeover, trigger, undelete,
+    verify, veto, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -29,9 +29,11 @@ pub(crate) enum Command {
     Status(status::Args),
     List(list::Args),
     Show(show::Args),
+    Diff(diff::Args),
     Restore(restore::Args),
     Verify(verify::Args),
     Drill(drill::Args),
+    Bisect(bisect::Args),
     Drills(drills::Args),
     Report(report::Args),
     Prune(prune::Args),

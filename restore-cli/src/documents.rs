@@ -6,10 +6,11 @@ use crate::cli;
 
 mod commands;
 
-const DOCUMENTS: [(&str, &str); 3] = [
+const DOCUMENTS: [(&str, &str); 4] = [
     ("README.md", include_str!("../../README.md")),
     ("OPERATIONS.md", include_str!("../../OPERATIONS.md")),
     ("SECURITY.md", include_str!("../../SECURITY.md")),
+    ("docs/src/tutorial.md", include_str!("../../docs/src/tutorial.md")),
 ];
 
 /// Fewer than these would mean that they are not found any more: as many as there are, about.

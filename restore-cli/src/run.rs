@@ -103,6 +103,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Restore(args) => commands::restore::run(&args, session).await,
         Command::Verify(args) => commands::verify::run(&args, session).await,
         Command::Drill(args) => commands::drill::run(&args, session).await,
+        Command::Diff(args) => commands::diff::run(&args, session).await,
+        Command::Bisect(args) => commands::bisect::run(&args, session).await,
         Command::Drills(args) => commands::drills::run(&args, session).await,
         Command::Report(args) => commands::report::run(&args, session).await,
         Command::Prune(args) => commands::prune::run(&args, session).await,

@@ -60,7 +60,7 @@ impl clap::Args for ServerFlag {
         });
         let help = "Connect to a server on another machine although it does not prove who it is";
         let unverified = Arg::new(UNVERIFIED).long(UNVERIFIED).action(ArgAction::SetTrue).help(help);
-        command.arg(unverified.conflicts_with_all(["to_directory", "stdout"]))
+        command.arg(unverified.conflicts_with_all(["to_directory", "stdout", "to_file"]))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -71,7 +71,9 @@ fn a_missing_configuration_is_exit_3_and_names_the_way_out() {
 fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
     let help = stdout(&lifeboat(&["restore", "--help"]));
     assert!(
-        help.contains("<--to-directory <DIR>|--stdout <STREAM>|--to-postgres <SERVER>|--to-mariadb <SERVER>>"),
+        help.contains(
+            "<--to-directory <DIR>|--stdout [<STREAM>]|--to-file <FILE>|--to-postgres <SERVER>|--to-mariadb <SERVER>>"
+        ),
         "{help}"
     );
     assert!(help.contains("A postgres server: postgresql://user@host/database"), "{help}");
@@ -79,6 +81,22 @@ fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
     assert!(refused.contains("--to-postgres <SERVER>"), "{refused}");
     let unsynced = stderr(&lifeboat(&["restore", "shop", "--to-postgres", "service:x", "--sync"]));
     assert!(unsynced.starts_with("error: --sync works with --to-directory only\n  next: "), "{unsynced}");
+    for (flags, why) in [
+        (&["--stdout"][..], "--stdout needs the name of a stream, --table or --schema-only"),
+        (&["--to-file", "x"], "--to-file needs --table or --schema-only"),
+        (&["--table", "a.b", "--stdout", "globals"], "--stdout takes no STREAM"),
+        (&["--table", "a.b", "--table", "a.c", "--to-file", "x"], "one file holds the rows of one table"),
+        (&["--table", "a.b", "--to-directory", "x"], "cannot be used with"),
+        (&["--table", "a.b", "--format", "csv", "--to-postgres", "service:x"], "--format goes with"),
+        (&["--format", "csv", "--stdout", "globals"], "required arguments were not provided"),
+        (&["--table", "a.b", "--stdout", "--database", "a", "--database", "b"], "is of one database"),
+        (&["--schema-only", "--to-file", "x", "--database", "a", "--database", "b"], "is of one database"),
+        (&["--schema-only", "--stdout", "--database", "a", "--database", "b"], "is of one database"),
+    ] {
+        let refused = lifeboat(&[&["restore", "shop"], flags].concat());
+        assert_eq!(refused.status.code(), Some(2), "{flags:?}");
+        assert!(stderr(&refused).contains(why), "{flags:?}: {}", stderr(&refused));
+    }
 }
 
 #[test]

@@ -440,7 +440,7 @@ async fn a_drill_without_settings_goes_as_far_as_the_source_does() {
     // Who insists on more is told that there is no more.
     let more = place.on("drill", &["drill", DATASET, "--level", "proved"]);
     assert_eq!(code(&more), 1, "{}{}", stdout(&more), stderr(&more));
-    assert!(stderr(&more).contains("it can be `fetched` and no more"), "{}", stderr(&more));
+    assert!(stderr(&more).contains("it can be `fetched`, and `checked` where"), "{}", stderr(&more));
 }
 
 #[tokio::test(flavor = "multi_thread")]

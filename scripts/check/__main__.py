@@ -11,11 +11,12 @@ import circles
 import commits
 import documents
 import links
+import metrics
 import names
 import prose
 import tree
 
-CHECKS = {module.__name__: module.check for module in (circles, commits, documents, links, names, prose)}
+CHECKS = {module.__name__: module.check for module in (circles, commits, documents, links, metrics, names, prose)}
 
 
 def main(names: list[str]) -> int:

@@ -37,8 +37,11 @@ pub struct Lifecycle {
 pub struct Lock {
     /// How the store understands a lock.
     pub mode: LockMode,
-    /// For how long.
+    /// For how long at their upload, and at least from then on.
     pub period: Duration,
+    /// What is kept for longer than `period` is locked for no longer than this at a time. Not less
+    /// than `period`.
+    pub at_most: Duration,
 }
 
 /// Who can end a lock early.

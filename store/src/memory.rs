@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub struct MemoryReplica {
     locks: Mutex<BTreeMap<String, DateTime<Utc>>>,
     /// The lock of this object is not extended.
     refused: Mutex<Option<String>>,
+    /// No lock is taken that is longer.
+    longest: Mutex<Option<Duration>>,
 }
 
 impl MemoryReplica {
@@ -45,6 +48,7 @@ impl MemoryReplica {
             lock: None,
             locks: Mutex::default(),
             refused: Mutex::default(),
+            longest: Mutex::default(),
         }
     }
 
@@ -57,6 +61,11 @@ impl MemoryReplica {
     /// From now on it refuses to extend the locks of objects whose key begins so, and of no others.
     pub fn refuse_locks_below(&self, prefix: Option<&str>) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = prefix.map(str::to_owned);
+    }
+
+    /// From now on it refuses locks that are longer from now, as a policy makes a store do.
+    pub fn refuse_locks_longer_than(&self, longest: Option<Duration>) {
+        *self.longest.lock().unwrap_or_else(PoisonError::into_inner) = longest;
     }
 
     fn lock_new(&self, key: &str) {
@@ -166,6 +175,10 @@ impl Replica for MemoryReplica {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if refused.is_some_and(|prefix| key.starts_with(&prefix)) {
             return Err(self.error("lock", key, ReplicaErrorKind::Denied("this lock is refused".to_owned())));
+        }
+        let longest = *self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        if longest.is_some_and(|longest| until > self.clock.now() + longest) {
+            return Err(self.error("lock", key, ReplicaErrorKind::Denied("this lock is too long".to_owned())));
         }
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = locks.entry(key.to_owned()).or_insert(until);

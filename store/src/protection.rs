@@ -69,7 +69,7 @@ impl Protection {
         let guards = &probe.guards;
         if guards.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.ends_objects) {
             all.broken.push(
-                "has a lifecycle rule that deletes objects in use, and with them snapshots that are kept: let the rule end noncurrent versions only, as config/s3/lifecycle.json does"
+                "has a lifecycle rule that deletes objects in use, and with them snapshots that are kept: let the rule end noncurrent versions only, as /usr/share/lifeboat/s3/lifecycle.json does"
                     .to_owned(),
             );
         }
@@ -134,18 +134,23 @@ impl Protection {
     fn locked(mut self, lock: Lock, guards: &Guards) -> Self {
         if guards.removes_versions == Some(true) {
             self.weak.push(
-                "lets these credentials remove old versions as soon as no lock holds them: give them a policy of config/s3/"
+                "lets these credentials remove old versions as soon as no lock holds them: give them a policy of /usr/share/lifeboat/s3"
                     .to_owned(),
             );
         }
         self.judge_end_of_versions(guards);
         let days = lock.period.as_secs().div_ceil(86_400);
+        let most = lock.at_most.saturating_sub(lock.period / 2).as_secs() / 86_400;
+        let longer = match lock.at_most > lock.period {
+            true => format!(", or {most} days after it where retention keeps it for as long"),
+            false => String::new(),
+        };
         let bypass = match lock.mode {
             LockMode::Governance => ", and before that only if he may bypass governance",
             LockMode::Compliance => "",
         };
         let what = format!(
-            "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{bypass}"
+            "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{longer}{bypass}"
         );
         self.at(DeletionLevel::Lock, &what)
     }
@@ -162,7 +167,7 @@ impl Protection {
         for (can, what) in [(removes_versions, "remove old versions"), (changes_versioning, "stop keeping versions")] {
             if *can == Some(true) {
                 self.weak.push(format!(
-                    "lets these credentials {what}: whoever steals them can delete every backup in it; give them a policy of config/s3/"
+                    "lets these credentials {what}: whoever steals them can delete every backup in it; give them a policy of /usr/share/lifeboat/s3"
                 ));
             }
         }
@@ -205,7 +210,7 @@ impl Protection {
             }
             Some(None) => {
                 self.weak.push(
-                    "has no lifecycle rule that ends old versions, so what prune deletes takes space for ever; set the one of config/s3/lifecycle.json"
+                    "has no lifecycle rule that ends old versions, so what prune deletes takes space for ever; set the one of /usr/share/lifeboat/s3/lifecycle.json"
                         .to_owned(),
                 );
                 String::new()

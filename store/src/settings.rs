@@ -30,6 +30,7 @@ impl ReplicaConfig {
 }
 
 /// How a replica is reached.
+#[allow(clippy::large_enum_variant, reason = "a configuration has few replicas")]
 #[derive(Debug, Clone)]
 pub enum ReplicaKind {
     /// An S3 bucket.

@@ -206,7 +206,7 @@ fn looked(now: DateTime<Utc>) -> LogEvent {
         refused: vec![RefusedMark { dataset: shop.clone(), mark: mark.clone(), because: because.clone() }],
         vetoed: vec![VetoedMark { dataset: shop.clone(), mark, by: vec![name("ann")] }],
         failed: vec![FailedLook { dataset: shop.clone(), because }],
-        locks: vec![LookedLock { dataset: shop, replica: name("r1"), period: 86_400, since: Some(now) }],
+        locks: vec![LookedLock { dataset: shop, replica: name("r1"), period: 86_400, at_most: None, since: Some(now) }],
     })
 }
 

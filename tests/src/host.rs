@@ -189,6 +189,7 @@ pub fn section(replica: &ReplicaConfig) -> String {
             }
             if let Some(lock) = &s3.lock {
                 writeln!(text, "lock = \"{}s\"", lock.period.as_secs()).expect("text");
+                writeln!(text, "lock_at_most = \"{}s\"", lock.at_most.as_secs()).expect("text");
             }
             if let S3Credentials::File(secret) = &s3.credentials {
                 writeln!(text, "credentials = \"{}\"", secret.path().display()).expect("text");

@@ -48,6 +48,9 @@ const HOST_SECRET_KEY: &str = "not-a-secret-of-a-host";
 /// As that, of a host that may not even hide objects.
 const WRITER_ACCESS_KEY: &str = "lifeboat-writer";
 const WRITER_SECRET_KEY: &str = "not-a-secret-of-a-writer";
+/// The credential of a drill host, which `config/s3/drill-host-policy.json` restricts.
+const DRILL_ACCESS_KEY: &str = "lifeboat-drill";
+const DRILL_SECRET_KEY: &str = "not-a-secret-of-a-drill-host";
 /// Boots in about one second; the rest is for a loaded machine.
 const LONGEST_START: Duration = Duration::from_secs(40);
 
@@ -115,6 +118,7 @@ impl Region {
         write_credential_file(&credential_file, ACCESS_KEY, SECRET_KEY);
         write_credential_file(&directory.path().join("host-credentials"), HOST_ACCESS_KEY, HOST_SECRET_KEY);
         write_credential_file(&directory.path().join("writer-credentials"), WRITER_ACCESS_KEY, WRITER_SECRET_KEY);
+        write_credential_file(&directory.path().join("drill-credentials"), DRILL_ACCESS_KEY, DRILL_SECRET_KEY);
         let identities = serde_json::json!({"identities": [{
             "name": "lifeboat",
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -129,7 +133,13 @@ impl Region {
             "credentials": [{"accessKey": WRITER_ACCESS_KEY, "secretKey": WRITER_SECRET_KEY}],
             "actions": [],
             "policyNames": ["lifeboat-writer"],
+        }, {
+            "name": "drill",
+            "credentials": [{"accessKey": DRILL_ACCESS_KEY, "secretKey": DRILL_SECRET_KEY}],
+            "actions": [],
+            "policyNames": ["lifeboat-drill"],
         }], "policies": [
+            {"name": "lifeboat-drill", "content": policy("drill-host-policy.json")},
             {"name": "lifeboat-host", "content": host_policy()},
             {"name": "lifeboat-writer", "content": writer_policy()},
         ]});
@@ -190,6 +200,13 @@ impl Region {
     #[must_use]
     pub fn writer_credential_file(&self) -> PathBuf {
         self.directory.path().join("writer-credentials")
+    }
+
+    /// As [`credential_file`](Self::credential_file), of a drill host, which may read, and write
+    /// reports and its log: `config/s3/drill-host-policy.json` holds for it.
+    #[must_use]
+    pub fn drill_credential_file(&self) -> PathBuf {
+        self.directory.path().join("drill-credentials")
     }
 
     /// The region as a replica called `name`, with a deadline of 30 s.
@@ -355,10 +372,14 @@ impl Drop for Region {
     }
 }
 
-/// The policy of a backup host, as operators paste it.
-fn host_policy() -> String {
-    let file = tools::workspace().join("config/s3/seaweedfs-policy.json");
+/// A policy, as operators paste it.
+fn policy(name: &str) -> String {
+    let file = tools::workspace().join("config/s3").join(name);
     fs::read_to_string(file).expect("the policy").replace("BUCKET", BUCKET)
+}
+
+fn host_policy() -> String {
+    policy("seaweedfs-policy.json")
 }
 
 /// The same without the right to delete.

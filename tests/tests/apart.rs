@@ -17,6 +17,7 @@ use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::streams::StreamSink;
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
 use lifeboat_engine::store::bandwidth::Bandwidth;
+use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::{WorkerPlace, throw_away};
 use lifeboat_tests::bait::{SHOW_LOOT, bait, found, program};
 use lifeboat_tests::host::{BackupHost, section};
@@ -212,7 +213,7 @@ async fn a_broker_that_is_killed_leaves_no_server_and_no_files() {
 async fn drilled(streams: &MemoryStreams) -> String {
     let scratch = open_directory(0o755);
     let cx = context(&scratch);
-    match throw_away(&programs::worker(), streams, &[], &cx).await {
+    match throw_away(&programs::worker(), streams, DrillTools::default(), &cx).await {
         Err(error) => error.chain_and_hint(),
         Ok(None) => "no throw-away database".to_owned(),
         Ok(Some(mut restored)) => {
@@ -236,7 +237,7 @@ async fn a_worker_that_ends_before_it_listens_says_why_and_one_that_was_never_th
     let program = place.path().join("lifeboat-worker");
     fs::write(&program, "#!/bin/sh\nsleep 0.5\necho the disk is full >&2\nexit 7\n").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let ended = throw_away(&WorkerPlace::Program(program), &streams, &[], &cx).await.err().unwrap();
+    let ended = throw_away(&WorkerPlace::Program(program), &streams, DrillTools::default(), &cx).await.err().unwrap();
     for part in ["ended before its work was done", "exit status: 7", "saying: the disk is full"] {
         assert!(ended.message().contains(part), "{part}: {}", ended.chain_and_hint());
     }
@@ -248,7 +249,7 @@ async fn a_worker_that_ends_before_it_listens_says_why_and_one_that_was_never_th
         let (connection, _) = listener.accept().await.unwrap();
         connection.readable().await.unwrap();
     });
-    let refused = throw_away(&WorkerPlace::Socket(path), &streams, &[], &cx).await.err().unwrap();
+    let refused = throw_away(&WorkerPlace::Socket(path), &streams, DrillTools::default(), &cx).await.err().unwrap();
     closing.await.unwrap();
     assert!(refused.message().contains("no worker was free"), "{}", refused.chain_and_hint());
     assert!(refused.hint_text().unwrap().contains("MaxConnections="), "{}", refused.chain_and_hint());

@@ -2,14 +2,19 @@
 //! cannot be dumped, and names that somebody chose to break a backup.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection};
-use lifeboat_engine::databases::streams::StoredStreams;
-use lifeboat_engine::databases::{Target, load};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
+use lifeboat_engine::databases::streams::{StoredStreams, StreamSink, StreamWriter};
+use lifeboat_engine::databases::{Source, Target, Wanted, load};
+use lifeboat_engine::{Class, Error, Result};
 use lifeboat_tests::host::BackupHost;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::work::{context, source, throw_away, try_captured};
+use lifeboat_tests::work::{CapturedShop, context, source, throw_away, try_captured};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// Loads, checks and proves what was captured.
 async fn assert_proved(streams: &MemoryStreams) {
@@ -49,6 +54,114 @@ async fn a_standby_warns_of_unlogged_tables_and_is_proved_without_their_rows() {
     let streams = try_captured(source(&primary, u64::MAX), &context(&place)).await.unwrap();
     assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
     assert_proved(&streams).await;
+}
+
+/// Takes the bytes of databases only once it is told to.
+struct Held(MemoryStreams, watch::Receiver<bool>);
+
+struct HeldWriter(Box<dyn StreamWriter>, watch::Receiver<bool>);
+
+impl StreamSink for Held {
+    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
+        let writer = StreamSink::open(&self.0, name)?;
+        Ok(if name == "globals" { writer } else { Box::new(HeldWriter(writer, self.1.clone())) })
+    }
+}
+
+#[async_trait]
+impl StreamWriter for HeldWriter {
+    async fn space(&mut self) -> Result<&mut [u8]> {
+        self.1.wait_for(|goes_on| *goes_on).await.unwrap();
+        self.0.space().await
+    }
+
+    async fn filled(&mut self, length: usize) -> Result<()> {
+        self.0.filled(length).await
+    }
+
+    async fn finish(self: Box<Self>, exit: i32) -> Result<()> {
+        self.0.finish(exit).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_cancels_the_dump_says_what_would_keep_it_from_that() {
+    let primary = Postgres::start().await;
+    primary.create_database("shop").await;
+    let rows = "CREATE TABLE long AS SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 50000) n";
+    primary.run_sql("shop", rows).await;
+    let standby = Postgres::standby_of(&primary).await;
+    for set in ["hot_standby_feedback = off", "max_standby_streaming_delay = '10ms'"] {
+        standby.run_sql("postgres", &format!("ALTER SYSTEM SET {set}")).await;
+    }
+    standby.run_sql("postgres", "SELECT pg_reload_conf()").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let config = PostgresConfig { databases: vec!["shop".to_owned()], ..source(&standby, u64::MAX) };
+    let found = PostgresSource(config.clone()).check(&cx).await;
+    assert!(found.weak.iter().any(|weak| weak.contains("longer than 10ms: set hot_standby_feedback")), "{found:?}");
+
+    // The table is under way when its old rows go.
+    let (go_on, held) = watch::channel(false);
+    let sink = Held(MemoryStreams::default(), held);
+    let capture = tokio::spawn(async move { PostgresSource(config).capture(&sink, &cx).await });
+    let sends =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY public.long %' AND wait_event = 'ClientWrite'";
+    let began = Instant::now();
+    while standby.query("postgres", sends).await.trim() != "1" {
+        assert!(began.elapsed() < Duration::from_secs(30) && !capture.is_finished(), "the dump does not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    primary.run_sql("shop", "DELETE FROM long").await;
+    primary.run_sql("shop", "VACUUM long").await;
+    let written = primary.query("postgres", "SELECT pg_current_wal_lsn()").await;
+    let received = format!("SELECT pg_last_wal_receive_lsn() >= '{}'", written.trim());
+    while standby.query("postgres", &received).await.trim() != "t" {
+        assert!(began.elapsed() < Duration::from_secs(60), "the standby receives nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    go_on.send(true).unwrap();
+    let error = capture.await.unwrap().unwrap_err();
+    assert!(error.chain().contains("conflict with recovery"), "{}", error.chain_and_hint());
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("hot_standby_feedback = on")), "{error:?}");
+
+    standby.run_sql("postgres", "ALTER SYSTEM SET hot_standby_feedback = on").await;
+    standby.run_sql("postgres", "SELECT pg_reload_conf()").await;
+    let place = TempDir::new().unwrap();
+    let found = PostgresSource(source(&standby, u64::MAX)).check(&context(&place)).await;
+    assert!(found.weak.iter().all(|weak| !weak.contains("standby")), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extensions_that_a_server_lacks_are_named_before_a_row_is_loaded() {
+    // Only its name in the catalog says which one it is.
+    let shop = CapturedShop::with(
+        "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE TABLE kept AS SELECT 1 AS n;
+         SET allow_system_table_mods = on;
+         UPDATE pg_extension SET extname = 'vector' WHERE extname = 'hstore';
+         UPDATE pg_extension SET extname = 'we need; rm' WHERE extname = 'citext';",
+    )
+    .await;
+    let major = shop.streams.facts.server_version.as_deref().and_then(|version| version.split('.').next()).unwrap();
+    let judge = |error: Error| {
+        let said = error.chain_and_hint();
+        assert!(
+            said.contains("database shop uses extensions that the server does not have: vector, we need; rm"),
+            "{said}"
+        );
+        assert!(said.contains(&format!("apt install postgresql-{major}-pgvector postgresql-{major}-…")), "{said}");
+        assert_eq!(error.class(), Class::Source);
+    };
+    let mut drill = throw_away(&shop.streams.facts, &[], &shop.cx).await;
+    judge(drill.load(&shop.streams).await.unwrap_err());
+    drill.stop().await.unwrap();
+    judge(shop.restored(Wanted::default()).await.unwrap_err());
+    assert_eq!(shop.to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'shop'").await.trim(), "0");
+    // Whoever asks for the rest gets it.
+    let outcome = shop.restored(Wanted { keep_going: true, ..Wanted::default() }).await.unwrap();
+    assert!(outcome.failures.iter().any(|failure| failure.class == "missing_software"), "{:?}", outcome.failures);
+    assert_eq!(shop.to.query("shop", "SELECT n FROM kept").await.trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::backup::BackupReport;
 use lifeboat_engine::config::Dedup;
 use lifeboat_engine::format::extents::OLDER;
@@ -287,6 +288,15 @@ async fn extents_that_add_up_go_into_maps_that_snapshots_share() {
     let newer = backup(&vault, &bytes(&rows)).await;
     assert!(newer.stored_bytes * 4 < reports[0].stored_bytes && map_of(&vault, &newer).await.is_some(), "{newer:?}");
     assert!(newer.row_bytes * 2 > newer.deduplicated_bytes, "{newer:?}");
+
+    // What is new is found through the maps, which only those can open who may read data.
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let diff = reader.diff(&name(DATASET), &again.snapshot, &newer.snapshot).await.unwrap();
+    let (fresh, least) = (diff.streams[0].fresh_bytes, newer.raw_bytes - newer.deduplicated_bytes);
+    assert!((least..=newer.raw_bytes / 4).contains(&fresh), "{fresh} bytes are new, {newer:?}");
+    let host = vault.open(vault.keys().unwrap().reader()).await.unwrap();
+    let error = host.diff(&name(DATASET), &again.snapshot, &newer.snapshot).await.unwrap_err();
+    assert_eq!((error.class(), error.chain().contains("has maps")), (Class::Keys, true), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

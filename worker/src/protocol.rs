@@ -15,6 +15,7 @@ use std::time::Duration;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Error};
+use lifeboat_databases::DrillCommands;
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
 use lifeboat_databases::{Listing, RestoreOutcome, ServerAddress, ToolEnvironment, Wanted};
 use serde::{Deserialize, Serialize};
@@ -47,10 +48,7 @@ pub struct Job {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Work {
     /// Load into a throw-away database, check and prove, as [`Request`]s say.
-    Drill {
-        /// Where server programs are looked for first.
-        directories: Vec<PathBuf>,
-    },
+    Drill(DrillTools),
     /// Load into a server.
     Restore {
         /// The kind of the server's engine.
@@ -64,6 +62,15 @@ pub enum Work {
         /// What to load, and how.
         wanted: Wanted,
     },
+}
+
+/// What of this machine a drill uses.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DrillTools {
+    /// Where server programs are looked for first.
+    pub directories: Vec<PathBuf>,
+    /// What restores and judges a snapshot that only its operator understands.
+    pub commands: DrillCommands,
 }
 
 /// The password of a server.
@@ -116,6 +123,11 @@ pub enum Request {
     Load,
     /// Check the database. The reply is [`Reply::Checked`].
     Check {
+        /// The operator's queries.
+        queries: Vec<DrillQuery>,
+    },
+    /// Run these queries alone. The reply is [`Reply::Checked`].
+    Ask {
         /// The operator's queries.
         queries: Vec<DrillQuery>,
     },

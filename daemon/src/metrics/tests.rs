@@ -37,6 +37,7 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         locks: &BTreeMap::from([(name("shop"), BTreeMap::from([(name("ireland"), LockStanding::default())]))]),
         witnesses: &BTreeMap::from([(name("drill1"), Some(since))]),
         warden: Some(&warden(since)),
+        drills: &BTreeMap::from([(name("shop"), crate::drills::sample(since))]),
         now,
     })
     .unwrap()
@@ -154,6 +155,11 @@ fn every_series_exists_from_the_start() {
         "lifeboat_schedule_expected_interval_seconds{dataset=\"wiki\"} 0\n",
         "lifeboat_objective_seconds{dataset=\"shop\",objective=\"rpo\"} 93600\n",
         "lifeboat_objective_seconds{dataset=\"wiki\",objective=\"rto\"} 0\n",
+        "lifeboat_drill_last_success_timestamp_seconds{dataset=\"shop\",source=\"vault\"} 0\n",
+        "lifeboat_drill_last_attempt_timestamp_seconds{dataset=\"shop\",source=\"vault\"} 1795459880\n",
+        "lifeboat_drill_last_status{dataset=\"shop\",source=\"vault\"} 0\n",
+        "lifeboat_drill_last_level{dataset=\"shop\",source=\"vault\"} 2\n",
+        "lifeboat_drill_restore_duration_seconds{dataset=\"shop\",source=\"vault\"} 7.5\n",
         "lifeboat_replica_up{replica=\"frankfurt\"} 0\n",
         "lifeboat_replica_up{replica=\"ireland\"} 1\n",
         "lifeboat_replica_deletion_level{replica=\"ireland\"} 1\n",

@@ -55,6 +55,10 @@ impl Database for File {
         ProofLevel::Fetched
     }
 
+    fn takes_commands(&self) -> bool {
+        true
+    }
+
     fn source_at(&self, address: &str, _: &Look) -> Result<FoundSource> {
         let path = Path::new(address);
         if !path.is_absolute() {

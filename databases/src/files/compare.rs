@@ -17,7 +17,7 @@ use super::owners::OwnerNames;
 use super::reduced::{Reduced, reduced};
 use super::sparse::DataMap;
 use super::walk::{Found, Walk, WalkRules, WalkStep};
-use crate::database::TreeWanted;
+use crate::wanted::TreeWanted;
 
 /// So many differences are told one by one.
 const MAX_TOLD_DIFFERENCES: usize = 50;

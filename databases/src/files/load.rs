@@ -11,9 +11,10 @@ use super::TREE_STREAM;
 use super::entry::problem_of_path;
 use super::unpack::{Unpacked, unpack};
 use crate::blocking::{StreamBytes, read_apart};
-use crate::database::{LoadFailure, RestoreOutcome, TreeWanted, WorkContext};
+use crate::database::WorkContext;
 use crate::occupied::is_occupied;
 use crate::streams::StoredStreams;
+use crate::wanted::{LoadFailure, RestoreOutcome, TreeWanted};
 
 /// See [`Database::load_tree`](crate::Database::load_tree).
 pub(super) async fn load(

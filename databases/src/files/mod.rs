@@ -39,9 +39,10 @@ use lifeboat_base::{Error, Result};
 pub use self::capture::FilesSource;
 pub use self::settings::FilesConfig;
 use self::throw_away::FilesThrowAway;
-use crate::database::{Database, FoundSource, Look, RestoreOutcome, Source, ThrowAway, TreeWanted, WorkContext};
+use crate::database::{Database, FoundSource, Look, Source, ThrowAway, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::StoredStreams;
+use crate::wanted::{RestoreOutcome, TreeWanted};
 
 const FILES_KIND: &str = "files";
 /// The name of the only stream.

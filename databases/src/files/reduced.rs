@@ -2,7 +2,7 @@
 
 use super::acl;
 use super::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, MODE_BITS, SETID_BITS, is_special};
-use crate::database::TreeWanted;
+use crate::wanted::TreeWanted;
 
 /// An entry as it is made, and what it lacks.
 pub(super) struct Reduced {

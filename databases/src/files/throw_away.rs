@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -21,10 +21,12 @@ use super::owners::OwnerNames;
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
 use crate::blocking::{StreamBytes, read_apart};
-use crate::database::{ThrowAway, TreeWanted, WorkContext};
+use crate::database::{ThrowAway, WorkContext};
 use crate::listing::{ItemBatches, ListedItem, Listing};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, answered};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked};
+use crate::removal::remove_tree;
 use crate::streams::StoredStreams;
+use crate::wanted::TreeWanted;
 
 /// As many entries are there as were restored.
 pub(super) const ENTRY_CHECK: &str = "entry_count";
@@ -49,7 +51,7 @@ impl FilesThrowAway {
 
 impl Drop for FilesThrowAway {
     fn drop(&mut self) {
-        let _ = remove(&self.directory);
+        let _ = remove_tree(&self.directory);
     }
 }
 
@@ -73,8 +75,16 @@ impl ThrowAway for FilesThrowAway {
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         let (directory, restored, queries) = (self.directory.clone(), self.restored, queries.to_vec());
-        let checking = tokio::task::spawn_blocking(move || check(&directory, restored, &queries));
+        let checking = tokio::task::spawn_blocking(move || {
+            checked(vec![count_entries(&directory, restored)?], answers(&open(&directory)?, &queries))
+        });
         checking.await.context(Class::Failed, || "a worker thread failed")?
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (directory, queries) = (self.directory.clone(), queries.to_vec());
+        let asking = tokio::task::spawn_blocking(move || answered(answers(&open(&directory)?, &queries)));
+        asking.await.context(Class::Failed, || "a worker thread failed")?
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -106,7 +116,7 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {
-        remove(&self.directory).context(Class::Source, || format!("cannot remove {}", self.directory.display()))
+        remove_tree(&self.directory).context(Class::Source, || format!("cannot remove {}", self.directory.display()))
     }
 }
 
@@ -142,7 +152,7 @@ fn open(directory: &Path) -> Result<OwnedFd> {
     opened.context(Class::Source, || format!("cannot open {}", directory.display()))
 }
 
-fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+fn count_entries(directory: &Path, restored: u64) -> Result<CheckResult> {
     let failed = || "cannot read the restored tree";
     let mut walk = Walk::new(open(directory)?, &OwnTree, OwnerNames::default()).context(Class::Source, failed)?;
     let mut found = 0;
@@ -153,23 +163,31 @@ fn check(directory: &Path, restored: u64, queries: &[DrillQuery]) -> Result<Vec<
         true => format!("{found} entries"),
         false => format!("{restored} entries restored, {found} found"),
     };
-    let mut results = vec![CheckResult { check: ENTRY_CHECK.to_owned(), passed: found == restored, detail }];
-    let mut typing_errors = Vec::new();
-    for query in queries {
-        let path = query.sql.trim_end_matches('/');
-        if let Some(problem) = problem_of_path(path.as_bytes()) {
-            let said = format!("the drill's query `{}` is no path below the tree: {problem}", query.sql.escape_debug());
-            typing_errors.push(Error::configuration(said).hint("correct it in [dataset.drill] queries"));
-        }
-        let found = look(&open(directory)?, path.as_bytes(), query.wants_result());
-        let (passed, detail) = match found {
-            Err(error) => (false, error.to_string()),
+    Ok(CheckResult { check: ENTRY_CHECK.to_owned(), passed: found == restored, detail })
+}
+
+fn answers(root: &OwnedFd, queries: &[DrillQuery]) -> Vec<QueryAnswer> {
+    let each = queries.iter().map(|query| {
+        let (check, path) = (query.sql.clone(), query.sql.trim_end_matches('/'));
+        let typing_error = problem_of_path(path.as_bytes()).map(|problem| {
+            let said = format!("the drill's query `{}` is no path below the tree: {problem}", check.escape_debug());
+            Error::configuration(said).hint("correct it in [dataset.drill] queries")
+        });
+        let (passed, detail) = match look(root, path.as_bytes(), query.wants_result()) {
+            // That nothing is there is an answer, too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && typing_error.is_none() => {
+                (false, error.to_string())
+            }
+            Err(error) => return Err(Unanswered { check, detail: error.to_string(), typing_error }),
             Ok(_) if !query.wants_result() => (true, "is there".to_owned()),
             Ok(found) => query.judge(found.as_deref()),
         };
-        results.push(CheckResult { check: query.sql.clone(), passed, detail });
-    }
-    answered(results, typing_errors)
+        match typing_error {
+            Some(_) if !passed => Err(Unanswered { check, detail, typing_error }),
+            _ => Ok(CheckResult { check, passed, detail }),
+        }
+    });
+    each.collect()
 }
 
 /// Makes sure that something is at `path`, which may be a link that leads nowhere. Gives the first
@@ -186,20 +204,4 @@ fn look(root: &OwnedFd, path: &[u8], is_line_wanted: bool) -> std::io::Result<Op
     let mut line = Vec::new();
     std::io::BufReader::new(file.take(MAX_FIRST_LINE_BYTES)).read_until(b'\n', &mut line)?;
     Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
-}
-
-/// Removes a tree, whose folders may keep us out.
-fn remove(directory: &Path) -> std::io::Result<()> {
-    if !directory.try_exists()? {
-        return Ok(());
-    }
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => remove(&entry.path())?,
-            false => std::fs::remove_file(entry.path())?,
-        }
-    }
-    std::fs::remove_dir(directory)
 }

@@ -23,7 +23,7 @@ use super::entry::{
 use super::owners::OwnerNames;
 use super::reduced::{Reduced, reduced};
 use super::troubles::Trouble;
-use crate::database::TreeWanted;
+use crate::wanted::TreeWanted;
 
 const TREE_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NEW_FILE: OFlags =

@@ -17,6 +17,7 @@ mod lines;
 mod load;
 mod losses;
 mod rights;
+mod row_lines;
 mod server;
 mod settings;
 mod target;
@@ -40,6 +41,8 @@ use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
+use crate::rows::RowSink;
+use crate::streams::StreamReader;
 
 const MARIADB_KIND: &str = "mariadb";
 
@@ -59,6 +62,14 @@ impl Database for MariaDb {
 
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
         settings::parse(section, reader).map(|config| Box::new(MariaSource(config)) as Box<dyn Source>)
+    }
+
+    fn has_rows(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn rows(&self, stream: &str, mut reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        row_lines::read(stream, reader.as_mut(), sink).await
     }
 
     fn highest_level(&self) -> ProofLevel {

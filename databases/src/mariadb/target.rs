@@ -19,8 +19,9 @@ use super::server::{MariaServer, SYSTEM_DATABASES};
 use super::tokens::{name, text};
 use super::users::{GrantDatabases, account_of, existing, make_accounts, make_grants};
 use super::{MariaDb, version_of};
-use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContext};
+use crate::database::{Database, ServerTarget, WorkContext};
 use crate::streams::StoredStreams;
+use crate::wanted::{RestoreOutcome, Wanted};
 
 /// A server to restore into.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
 use super::{POSTGRES_KIND, Postgres, check, losses, tables};
 use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::StreamSink;
+use crate::tool::causes::{self, Cause};
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
 /// How long a dump under an exported snapshot waits for a lock on a large table. The session that
@@ -31,6 +32,11 @@ const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
 const MAX_DEFAULT_JOBS: usize = 4;
 /// The detail of a snapshot that was captured from a server in recovery.
 pub(super) const OF_STANDBY: &str = "standby";
+/// A server may say it in its own language.
+const CANCELLED_BY_RECOVERY: [Cause; 1] = [(
+    &["conflict with recovery"],
+    "the standby cancelled the dump, to replay what its primary did meanwhile: set hot_standby_feedback = on there, or max_standby_streaming_delay above the time of a dump; the daemon tries again after `retry`",
+)];
 const CLOSED_DATABASES: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
 /// Every database: whether it is a template, accepts connections, and is whole.
 const ALL_DATABASES: &str =
@@ -140,6 +146,7 @@ impl PostgresSource {
         let (server, facts) =
             Server::reach(&self.0.connection, password.as_ref(), &self.0.client_directories, cx).await?;
         found.weak = check::weak(&server, &facts);
+        found.weak.extend(check::cancels_dumps(&server, &facts).await?);
         for database in self.databases(&server).await? {
             if let Err(error) = check::rights(&server, &facts, &database).await {
                 found.broken.push(error.within(format!("database {} cannot be dumped", database.escape_debug())));
@@ -338,7 +345,10 @@ async fn dump(
         Ok(())
     })
     .await?;
-    let exit = tool.finish(0).await.map_err(|error| error.within(format!("cannot dump {stream}")).hint(hint))?;
+    let exit = tool.finish(0).await.map_err(|error| {
+        let hint = causes::what_to_do(&error.chain(), &CANCELLED_BY_RECOVERY).unwrap_or(hint);
+        error.within(format!("cannot dump {stream}")).hint(hint)
+    })?;
     if !begun {
         return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
     }

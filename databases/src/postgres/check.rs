@@ -34,6 +34,25 @@ pub(super) fn weak(server: &Server<'_>, facts: &ServerFacts) -> Vec<String> {
     weak
 }
 
+/// What a standby does to dumps that keep it from replaying what its primary did.
+const STANDBY_PATIENCE: &str =
+    "SELECT current_setting('hot_standby_feedback'), current_setting('max_standby_streaming_delay')";
+
+/// Whether the server is a standby that would cancel a long dump.
+pub(super) async fn cancels_dumps(server: &Server<'_>, facts: &ServerFacts) -> Result<Option<String>> {
+    if !facts.in_recovery {
+        return Ok(None);
+    }
+    let answer = server.query(STANDBY_PATIENCE).await?;
+    Ok(match answer.split(FIELD_SEPARATOR).collect::<Vec<_>>().as_slice() {
+        ["off", delay] if *delay != "-1" => Some(format!(
+            "is a standby that cancels what keeps it from replaying for longer than {}: set hot_standby_feedback = on there, or max_standby_streaming_delay above the time of a dump",
+            delay.escape_debug()
+        )),
+        _ => None,
+    })
+}
+
 /// Whether the role may read every table and sequence of a database.
 pub(super) async fn rights(server: &Server<'_>, facts: &ServerFacts, database: &str) -> Result<()> {
     let answer = server.query_in(database, UNREADABLE).await?;

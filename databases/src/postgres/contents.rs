@@ -34,8 +34,11 @@ const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not underst
 #[derive(Debug, Clone)]
 pub(crate) struct ContentsEntry {
     /// Its number.
-    id: i64,
-    section: i64,
+    pub(crate) id: i64,
+    /// Pre-data, data or post-data; or [`NO_SECTION`].
+    pub(crate) section: i64,
+    /// All of it.
+    whole: Range<usize>,
     /// What it is, such as `TABLE`.
     pub(crate) kind: Range<usize>,
     /// Its name.
@@ -46,7 +49,11 @@ pub(crate) struct ContentsEntry {
     pub(crate) definition: Range<usize>,
     /// The statement that drops it.
     pub(crate) drop: Range<usize>,
+    /// The statement by which its rows are loaded.
+    pub(crate) copy: Range<usize>,
     pub(crate) owner: Range<usize>,
+    /// The numbers of what it needs, each as a string.
+    needs: Range<usize>,
 }
 
 /// When an entry is loaded. Others are loaded with the entry before them.
@@ -57,9 +64,31 @@ pub(crate) enum Section {
 }
 
 /// The section of what belongs to the entry before it, such as a comment.
-const NO_SECTION: i64 = 1;
+pub(crate) const NO_SECTION: i64 = 1;
 
 impl ContentsEntry {
+    /// The same entry where it begins at `start`. A field that is absent stays so.
+    fn moved(&self, start: usize) -> Self {
+        let from = self.whole.start;
+        let moved = |field: &Range<usize>| match field.start {
+            0 => 0..0,
+            _ => field.start - from + start..field.end - from + start,
+        };
+        Self {
+            id: self.id,
+            section: self.section,
+            whole: moved(&self.whole),
+            kind: moved(&self.kind),
+            tag: moved(&self.tag),
+            schema: moved(&self.schema),
+            definition: moved(&self.definition),
+            drop: moved(&self.drop),
+            copy: moved(&self.copy),
+            owner: moved(&self.owner),
+            needs: moved(&self.needs),
+        }
+    }
+
     /// Its number, as `pg_restore` takes it.
     pub(crate) fn number(&self) -> Option<EntryId> {
         EntryId::try_from(self.id).ok()
@@ -77,6 +106,12 @@ pub(crate) struct Change {
 pub(crate) struct Contents {
     bytes: Vec<u8>,
     pub(crate) entries: Vec<ContentsEntry>,
+    /// The numbers of the entries, sorted, and where each stands in `entries`.
+    numbers: Vec<(i64, usize)>,
+    /// Where the number of entries stands.
+    count: usize,
+    /// Whether rows are compressed by the tool that wrote them.
+    pub(crate) is_compressed: bool,
     /// What was read of the archive after the list.
     rest: Vec<u8>,
 }
@@ -106,9 +141,36 @@ impl Contents {
             }
         }
         let rest = bytes.split_off(list.at);
-        let contents = Self { bytes, entries: list.entries, rest };
+        let (count, is_compressed) = list.head;
+        let numbers = numbers(&list.entries);
+        let contents = Self { bytes, entries: list.entries, numbers, count, is_compressed, rest };
         contents.check()?;
         Ok(contents)
+    }
+
+    /// The same archive with these entries alone. What lies behind the list stays as it is: the
+    /// tool passes over rows that no entry names.
+    pub(crate) fn with_only(self, kept: impl Fn(&Self, &ContentsEntry) -> bool) -> Self {
+        let chosen: Vec<bool> = self.entries.iter().map(|entry| kept(&self, entry)).collect();
+        let number = chosen.iter().filter(|chosen| **chosen).count();
+        let first = self.entries.first().map_or(self.bytes.len(), |entry| entry.whole.start);
+        let mut bytes = self.bytes[..first].to_vec();
+        bytes[self.count + 1..self.count + INT_BYTES].copy_from_slice(&(number as u32).to_le_bytes());
+        let mut entries = Vec::with_capacity(number);
+        for (entry, _) in self.entries.iter().zip(chosen).filter(|(_, chosen)| *chosen) {
+            entries.push(entry.moved(bytes.len()));
+            bytes.extend_from_slice(&self.bytes[entry.whole.clone()]);
+        }
+        Self { bytes, numbers: numbers(&entries), entries, ..self }
+    }
+
+    /// The numbers of the entries that an entry needs.
+    pub(crate) fn needs<'a>(&'a self, entry: &ContentsEntry) -> impl Iterator<Item = i64> + use<'a> {
+        let mut fields = Fields { archive: &self.bytes, at: entry.needs.start, broken: false };
+        std::iter::from_fn(move || {
+            let number = fields.string().filter(|number| number.start > 0)?;
+            Some(std::str::from_utf8(self.get(&number)).ok().and_then(|text| text.parse().ok()).unwrap_or_default())
+        })
     }
 
     /// Refuses text that could mean something else to the server than to us.
@@ -140,6 +202,12 @@ impl Contents {
         self.bytes.get(field.clone()).unwrap_or_default()
     }
 
+    /// The entry with this number.
+    pub(crate) fn by_number(&self, id: i64) -> Option<&ContentsEntry> {
+        let at = self.numbers.binary_search_by_key(&id, |(number, _)| *number).ok()?;
+        self.entries.get(self.numbers[at].1)
+    }
+
     /// The entries of a kind.
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a ContentsEntry> {
         self.entries.iter().filter(move |entry| self.get(&entry.kind) == kind.as_bytes())
@@ -167,7 +235,7 @@ impl Contents {
 
     /// Kind, schema and name of the entry with this number.
     pub(crate) fn name_of(&self, id: i64) -> Option<String> {
-        self.entries.iter().find(|entry| entry.id == id).map(|entry| self.name(entry))
+        self.by_number(id).map(|entry| self.name(entry))
     }
 
     /// Kind, schema and name of an entry.
@@ -217,6 +285,12 @@ impl Contents {
     }
 }
 
+fn numbers(entries: &[ContentsEntry]) -> Vec<(i64, usize)> {
+    let mut numbers: Vec<(i64, usize)> = entries.iter().enumerate().map(|(at, entry)| (entry.id, at)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
 /// An archive whose beginning was read: `pieces`, then the rest of `archive`.
 pub(crate) struct Resumed<'a> {
     pub(crate) pieces: Vec<Vec<u8>>,
@@ -249,6 +323,8 @@ pub(super) struct ContentsList {
     entries: Vec<ContentsEntry>,
     /// How many entries there are; `None` before the head was read.
     count: Option<i64>,
+    /// Where the count stands, and whether rows are compressed.
+    head: (usize, bool),
     /// Where the next entry begins.
     pub(super) at: usize,
 }
@@ -264,8 +340,9 @@ impl ContentsList {
         let minor = head[6];
         if self.count.is_none() {
             let mut fields = Fields { archive, at: HEAD_BYTES, broken: false };
-            let Some(count) = fields.head(minor) else { return fields.progress() };
+            let Some((count, compressed)) = fields.head(minor) else { return fields.progress() };
             (self.count, self.at) = (Some(count), fields.at);
+            self.head = (fields.at - INT_BYTES, compressed);
         }
         while (self.entries.len() as i64) < self.count.unwrap_or_default() {
             let mut fields = Fields { archive, at: self.at, broken: false };
@@ -291,30 +368,30 @@ impl Fields<'_> {
     }
 
     /// Compression; seconds to the year and whether it is summer; database and versions. Returns
-    /// the number of entries.
-    fn head(&mut self, minor: u8) -> Option<i64> {
-        if minor >= 15 {
+    /// the number of entries, and whether rows are compressed.
+    fn head(&mut self, minor: u8) -> Option<(i64, bool)> {
+        let compressed = if minor >= 15 {
             self.skip(1)?;
+            self.archive.get(self.at - 1) != Some(&0)
         } else {
-            self.int()?;
-        }
+            self.int()? != 0
+        };
         (0..7).try_for_each(|_| self.int().map(drop))?;
         (0..3).try_for_each(|_| self.string().map(drop))?;
         let count = self.int()?;
         self.broken = count < 0;
-        (!self.broken).then_some(count)
+        (!self.broken).then_some((count, compressed))
     }
 
     fn entry(&mut self, minor: u8) -> Option<ContentsEntry> {
+        let begin = self.at;
         // Whether it has data; catalogue and object.
         let id = self.int()?;
         self.int()?;
         (0..2).try_for_each(|_| self.string().map(drop))?;
         let (tag, kind) = (self.string()?, self.string()?);
         let section = self.int()?;
-        let (definition, dropped_by) = (self.string()?, self.string()?);
-        // How it is copied.
-        self.string()?;
+        let (definition, dropped_by, copy) = (self.string()?, self.string()?, self.string()?);
         let schema = self.string()?;
         // Tablespace; access method; kind of relation.
         (0..1 + usize::from(minor >= 14)).try_for_each(|_| self.string().map(drop))?;
@@ -324,9 +401,12 @@ impl Fields<'_> {
         let owner = self.string()?;
         // Whether it had OIDs; dependencies; where its data is.
         self.string()?;
+        let first_needed = self.at;
         while self.string()?.start > 0 {}
+        let needs = first_needed..self.at;
         self.skip(1 + 8)?;
-        Some(ContentsEntry { id, section, kind, tag, schema, definition, drop: dropped_by, owner })
+        let whole = begin..self.at;
+        Some(ContentsEntry { id, section, whole, kind, tag, schema, definition, drop: dropped_by, copy, owner, needs })
     }
 
     fn skip(&mut self, length: usize) -> Option<()> {
@@ -371,15 +451,18 @@ mod tests {
             entries.push(ContentsEntry {
                 id: 1,
                 section: NO_SECTION,
+                whole: 0..0,
                 kind,
                 tag,
                 schema: 0..0,
                 definition,
                 drop: 0..0,
+                copy: 0..0,
                 owner: 0..0,
+                needs: 0..0,
             });
         }
-        Contents { bytes, entries, rest: Vec::new() }
+        Contents { bytes, numbers: Vec::new(), entries, count: 0, is_compressed: false, rest: Vec::new() }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lifeboat_base::{Error, escape};
 
 use super::contents::Contents;
-use crate::database::LoadFailure;
+use crate::wanted::LoadFailure;
 
 /// No more failures are listed.
 const MAX_FAILURES: usize = 500;

@@ -19,6 +19,7 @@ use super::archive::LongBlocks;
 use super::builds::{Builds, EntryId};
 use super::contents::{Contents, Resumed};
 use super::creation::Creation;
+use super::extract::{Chosen, LEFT_OUT_REASON, Request};
 use super::failures::{Failures, Heard, Listener};
 use super::late::{Late, Views, table_rows};
 use super::loader::LoadsAs;
@@ -63,6 +64,8 @@ pub(crate) struct Filling<'a> {
     pub(crate) as_loader: Option<Server<'a>>,
     /// What is to be done once all is loaded.
     pub(crate) ownership: Mutex<Ownership>,
+    /// What of the database is wanted.
+    pub(crate) chosen: &'a Chosen<'a>,
 }
 
 impl<'a> Filling<'a> {
@@ -87,12 +90,16 @@ impl Filling<'_> {
         let Some(((first, name), rows)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
             return Err(Error::integrity(format!("the snapshot has no definitions of database {}", self.database)));
         };
-        if *first != DumpPart::Whole && !rows.iter().any(|(part, _)| *part == DumpPart::Data) {
+        let has_rows = *first == DumpPart::Whole || rows.iter().any(|(part, _)| *part == DumpPart::Data);
+        if !has_rows && self.chosen.request != Request::Definitions {
             return Err(Error::integrity(format!("the snapshot lacks rows of database {}", self.database)));
         }
         let mut archive = self.streams.open(name).await?;
         let contents =
             Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        let contents = self.chosen.of_definitions(contents, self.database)?;
+        let parts = &self.chosen.parts(parts)[..];
+        let rows = parts.get(1..).unwrap_or_default();
         let (creation, encoding) = (self.creation(&contents), contents.encoding());
         if let LoadsAs::Loader(..) = self.loads_as
             && !self.keep_going
@@ -130,6 +137,12 @@ impl Filling<'_> {
         self.tell_refused(refusals.refused)?;
         strange.extend(creation.strange);
         let mut warnings = Vec::new();
+        let told = self.chosen.without_rows()?.into_iter();
+        warnings.extend(told.map(|told| format!("database {}: {told}", self.database)));
+        if !self.chosen.left_out().is_empty() {
+            let left_out = several(self.chosen.left_out().iter().map(String::as_str));
+            warnings.push(format!("database {}: {LEFT_OUT_REASON}: {left_out}", self.database));
+        }
         if let LoadsAs::Superuser = self.loads_as
             && !code.is_empty()
         {
@@ -282,13 +295,18 @@ impl Filling<'_> {
 
     async fn load_stream(&self, name: &str) -> Result<()> {
         let mut archive = self.streams.open(name).await?;
-        let contents =
-            Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        let contents = self.contents(name, archive.as_mut()).await?;
         if let LoadsAs::Loader(_) = self.loads_as {
             let wanted = table_rows(&contents);
             return self.load_chosen(name, contents, archive.as_mut(), &wanted).await;
         }
         self.load_archive(name, contents, archive.as_mut(), &[]).await
+    }
+
+    /// What is wanted of an archive of rows.
+    pub(super) async fn contents(&self, name: &str, archive: &mut dyn StreamReader) -> Result<Contents> {
+        let contents = Contents::read(archive).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        Ok(self.chosen.of_part(contents, DumpPart::of_stream(name).as_ref().map(|(part, _)| part)))
     }
 
     async fn load_archive(
@@ -299,7 +317,7 @@ impl Filling<'_> {
         arguments: &[String],
     ) -> Result<()> {
         let pieces = vec![self.adapted(&contents)?, contents.take_rest()];
-        self.load_pieces(name, contents, Resumed { pieces, archive }, arguments, false).await
+        self.load_pieces(name, contents, Resumed { pieces, archive }, arguments, self.chosen.is_part()).await
     }
 
     /// Loads an archive of which the list was read; `partly` if not all of it is wanted.
@@ -330,7 +348,7 @@ impl Filling<'_> {
         self.run(self.restore(arguments, Some(file)), &mut Once(None), contents.clone(), false).await
     }
 
-    fn restore(&self, arguments: &[String], file: Option<&NamedTempFile>) -> Invocation {
+    pub(super) fn restore(&self, arguments: &[String], file: Option<&NamedTempFile>) -> Invocation {
         let strict = (!self.keep_going).then_some("--exit-on-error");
         let into = self.into();
         let arguments =
@@ -341,7 +359,7 @@ impl Filling<'_> {
             .tool("pg_restore", arguments.chain(file.map(|file| file.path().as_os_str())))
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         restore: Invocation,
         archive: &mut dyn StreamReader,

@@ -15,7 +15,7 @@ use super::orphans::{ORPHANS, make_orphans};
 use super::ownership::Ownership;
 use super::refusals::{OWNER_OF, Refusals};
 use super::steps::{MAX_STEPS, Step};
-use crate::database::LoadFailure;
+use crate::wanted::LoadFailure;
 
 /// The class of a failure to give an owner or a right.
 const REFUSED_CLASS: &str = "rights";

@@ -12,21 +12,25 @@ use async_trait::async_trait;
 use lifeboat_base::{Class, Error, Result};
 
 use super::Postgres;
+use super::extract::{Chosen, Request};
 use super::failures::{Failures, incomplete};
 use super::fill::Filling;
 use super::globals::{GLOBALS, Globals, read_globals};
+use super::graft::Graft;
 use super::loader::{Loader, LoadsAs};
+use super::loading::{Loaded, Loading};
 use super::orphans::{ORPHANS, drop_orphans, make_orphans};
 use super::owners::KnownRoles;
-use super::parts::{DumpPart, Stored, by_database};
+use super::parts::{DumpPart, Stored, TableName, by_database};
 use super::places::Place;
 use super::roles::several;
 use super::server::Server;
 use super::settings::{PostgresConnection, unverified_host};
 use super::sql::rows;
 use super::target::{self, PostgresTarget};
-use crate::database::{Database, LoadFailure, RestoreOutcome, ServerTarget, Wanted, WorkContext};
+use crate::database::{Database, ServerTarget, WorkContext};
 use crate::streams::StoredStreams;
+use crate::wanted::{LoadFailure, RestoreOutcome, Wanted};
 
 #[async_trait]
 impl ServerTarget for PostgresTarget {
@@ -64,7 +68,10 @@ async fn load(
     let names = streams.names();
     let databases = by_database(&names)?;
     let chosen = choose(&databases, wanted)?;
-    for (_, target) in &chosen {
+    let tables: Vec<TableName> =
+        wanted.tables.iter().map(|text| TableName::typed_or_refused(text)).collect::<Result<_>>()?;
+    // Tables are put beside what is there.
+    for (_, target) in chosen.iter().filter(|_| tables.is_empty()) {
         server.refuse_occupied(target, wanted.overwrite).await?;
     }
     let mut outcome = RestoreOutcome::default();
@@ -84,7 +91,7 @@ async fn load(
         // It is needed in the end, and better refused now.
         make_orphans(&server).await?;
     }
-    let loads = Loads { wanted, major: facts.major, superuser, by_loader };
+    let loads = Loads { wanted, tables: &tables, major: facts.major, superuser, by_loader };
     let loaded = load_databases(&server, streams, chosen, loads, &roles, &mut outcome).await;
     if by_loader {
         drop_orphans(&server).await;
@@ -110,6 +117,8 @@ async fn load(
 #[derive(Clone, Copy)]
 struct Loads<'a> {
     wanted: &'a Wanted,
+    /// The only tables that are wanted, if not all are.
+    tables: &'a [TableName],
     major: u32,
     /// Whether the role that connects is a superuser.
     superuser: bool,
@@ -129,8 +138,9 @@ async fn load_databases(
     let Loads { wanted, .. } = loads;
     for (stored, target) in chosen {
         let database = &stored.0;
-        let place = server.place(&target).await?;
-        let loaded = match load_database(server, streams, stored, loads, roles, place.name()).await {
+        let is_graft = !loads.tables.is_empty() && server.exists(&target).await?;
+        let place = if is_graft { Place::itself(&target) } else { server.place(&target).await? };
+        let loaded = match load_database(server, streams, stored, loads, roles, (place.name(), is_graft)).await {
             Err(error) if wanted.keep_going && error.class() == Class::Source && !server.cx.cancel.is_cancelled() => {
                 let object = format!("DATABASE {database}");
                 let reason = error.chain();
@@ -148,7 +158,10 @@ async fn load_databases(
         let whole = loaded.failures.is_empty();
         outcome.failures.extend(loaded.failures);
         outcome.warnings.extend(server.settle(&place, whole, wanted.overwrite).await?);
-        outcome.written.push(target);
+        match loads.tables {
+            [] => outcome.written.push(target),
+            tables => outcome.written.extend(tables.iter().map(|table| format!("{target}: {table}"))),
+        }
     }
     Ok(())
 }
@@ -161,16 +174,30 @@ async fn load_database(
     (database, parts): &Stored<'_>,
     loads: Loads<'_>,
     roles: &Mutex<KnownRoles>,
-    place: &str,
+    (place, is_graft): (&str, bool),
 ) -> Result<Loaded> {
+    // A table may need none of them: what it lacks is named with what else it lacks.
+    if !loads.wanted.keep_going && loads.tables.is_empty() {
+        server.has_extensions_of(streams, database, parts, loads.major).await?;
+    }
     let loader = if loads.by_loader { Some(Loader::make(server, loads.major).await?) } else { None };
     let loads_as = match &loader {
         Some(loader) => LoadsAs::Loader(loader),
         None if loads.superuser => LoadsAs::Superuser,
         None => LoadsAs::Connected,
     };
-    let loading = Loading { streams, database, roles, keep_going: loads.wanted.keep_going, loads_as };
-    let loaded = server.restore_database(&loading, parts, place).await;
+    let chosen = Chosen::new(match loads.tables {
+        [] if loads.wanted.schema_only => Request::Definitions,
+        [] => Request::Whole,
+        tables => Request::Tables(tables),
+    });
+    let loading = Loading { streams, database, roles, keep_going: loads.wanted.keep_going, loads_as, chosen: &chosen };
+    let loaded = if is_graft {
+        let (tables, overwrite) = (loads.tables, loads.wanted.overwrite);
+        Graft { server, loading: &loading, tables, place, overwrite }.run(parts).await
+    } else {
+        server.restore_database(&loading, parts, place).await
+    };
     if let Some(loader) = &loader {
         loader.drop(server).await;
     }
@@ -202,28 +229,17 @@ fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b S
     let chosen: Vec<&Stored<'_>> = chosen.collect();
     match (wanted.rename.as_deref(), chosen.as_slice()) {
         (Some(name), [only]) => Ok(vec![(*only, name.to_owned())]),
+        (None, several) if !wanted.tables.is_empty() && several.len() > 1 => {
+            let names: Vec<&str> = several.iter().map(|stored| stored.0.as_str()).collect();
+            Err(Error::usage("the snapshot has several databases, and a table is of one of them")
+                .hint(format!("name it with --database: {}", names.join(", "))))
+        }
         (Some(_), several) => {
             Err(Error::usage(format!("{} databases cannot all be restored under one name", several.len()))
                 .hint("choose one with --database"))
         }
         (None, all) => Ok(all.iter().map(|stored| (*stored, stored.0.clone())).collect()),
     }
-}
-
-/// Which database of which snapshot is loaded, and how.
-pub(crate) struct Loading<'a> {
-    pub(crate) streams: &'a dyn StoredStreams,
-    pub(crate) database: &'a str,
-    pub(crate) roles: &'a Mutex<KnownRoles>,
-    /// Whether to go on after errors.
-    pub(crate) keep_going: bool,
-    pub(crate) loads_as: LoadsAs<'a>,
-}
-
-/// What came of loading a database.
-pub(crate) struct Loaded {
-    pub(crate) warnings: Vec<String>,
-    pub(crate) failures: Vec<LoadFailure>,
 }
 
 impl Server<'_> {
@@ -242,7 +258,7 @@ impl Server<'_> {
             return Err(Error::source_failed(format!("somebody has just created a database {place}"))
                 .hint("run the restore again"));
         }
-        let Loading { streams, database, roles, keep_going, loads_as } = *loading;
+        let Loading { streams, database, roles, keep_going, loads_as, chosen } = *loading;
         let failures = Failures::default();
         let as_loader = if let LoadsAs::Loader(loader) = loads_as { Some(loader.server(self)?) } else { None };
         let filling = Filling {
@@ -257,6 +273,7 @@ impl Server<'_> {
             loads_as,
             as_loader,
             ownership: Mutex::default(),
+            chosen,
         };
         match filling.fill(parts).await {
             Ok(warnings) => Ok(Loaded { warnings, failures: failures.take() }),
@@ -280,8 +297,10 @@ impl Server<'_> {
         database: &str,
         parts: &[(DumpPart, &str)],
     ) -> Result<()> {
+        self.has_extensions_of(streams, database, parts, self.clients.major).await?;
         let roles = Mutex::new(self.known_roles(self.outside(database)).await?);
-        let loading = Loading { streams, database, roles: &roles, keep_going: true, loads_as: LoadsAs::Connected };
+        let (loads_as, chosen) = (LoadsAs::Connected, &Chosen::new(Request::Whole));
+        let loading = Loading { streams, database, roles: &roles, keep_going: true, loads_as, chosen };
         let loaded = self.restore_database(&loading, parts, database).await?;
         for warning in loaded.warnings {
             tracing::warn!(database, warning, "the database is not as it was");

@@ -98,6 +98,11 @@ impl Loader {
         Ok(Self { role, keeper, password: Secret::new(password.into_bytes()), verifier, guard, major })
     }
 
+    /// A digest of what the server keeps of the role's password.
+    pub(crate) fn verifier(&self) -> &str {
+        self.verifier.trim()
+    }
+
     /// The server as this role reaches it.
     ///
     /// # Errors
@@ -133,19 +138,31 @@ impl Loader {
              GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role}; GRANT CONNECT ON DATABASE {database} TO {keeper}"
         );
         server.query_in(server.outside(place), &sql).await?;
-        let own = self.server(server)?;
-        match own.query_in(place, "SELECT session_user").await {
-            Ok(user) if user == self.role => {}
-            Ok(_) => {
-                return Err(Error::source_failed("the server logged in another role than the one that is to load"));
-            }
-            Err(error) => return Err(error
-                .within("the snapshot would be loaded by a role without rights, but the server does not let it log in")
-                .hint(format!("connect in a way that asks for passwords, such as TCP with scram-sha-256 in pg_hba.conf; or, {AS_SUPERUSER}"))),
-        }
+        let own = self.log_in(server, place).await?;
         refuse_settings(&own, place).await?;
         self.guard.set(server, &own, place, encoding).await?;
         server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {role}")).await.map(drop)
+    }
+
+    /// Lets it into a database that lives, where it has been given what it needs.
+    ///
+    /// # Errors
+    /// The server does not let it log in.
+    pub(crate) async fn enter<'a>(&self, server: &Server<'a>, place: &str) -> Result<Server<'a>> {
+        let own = self.log_in(server, place).await?;
+        refuse_settings(&own, place).await?;
+        Ok(own)
+    }
+
+    async fn log_in<'a>(&self, server: &Server<'a>, place: &str) -> Result<Server<'a>> {
+        let own = self.server(server)?;
+        match own.query_in(place, "SELECT session_user").await {
+            Ok(user) if user == self.role => Ok(own),
+            Ok(_) => Err(Error::source_failed("the server logged in another role than the one that is to load")),
+            Err(error) => Err(error
+                .within("the snapshot would be loaded by a role without rights, but the server does not let it log in")
+                .hint(format!("connect in a way that asks for passwords, such as TCP with scram-sha-256 in pg_hba.conf; or, {AS_SUPERUSER}"))),
+        }
     }
 
     /// Gives it these rights on all that it owns in the database `place`, besides large objects.

@@ -13,29 +13,44 @@ mod check;
 mod clients;
 mod connect;
 mod contents;
+mod copy_text;
 mod creation;
 mod encodings;
 mod export;
+mod extensions;
+mod extract;
 mod failures;
 mod fill;
 mod globals;
+mod graft;
+mod graft_look;
+mod grafted;
 mod guard;
 mod handover;
+mod heirs;
 mod here;
+mod items;
 mod late;
 mod load;
 mod loader;
+mod loading;
 mod losses;
+mod names;
 mod needs;
 mod orphans;
+mod own_archive;
 mod owners;
 mod ownership;
+mod partitions;
 mod parts;
 mod phases;
 mod places;
+mod plain;
+mod portion;
 mod query;
 mod refusals;
 mod roles;
+mod row_reader;
 mod server;
 mod settings;
 mod sql;
@@ -43,6 +58,7 @@ mod step_list;
 mod steps;
 mod tables;
 mod target;
+mod there;
 mod throw_away;
 mod tokens;
 mod values;
@@ -54,6 +70,7 @@ use lifeboat_base::Result;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
+use tokio::io::AsyncWrite;
 
 pub use self::capture::PostgresSource;
 pub use self::settings::{PostgresConfig, PostgresConnection};
@@ -62,6 +79,9 @@ use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
+use crate::rows::RowSink;
+use crate::streams::{StoredStreams, StreamReader};
+use crate::wanted::{Portion, PortionOutcome, Wanted};
 
 const POSTGRES_KIND: &str = "postgres";
 
@@ -105,6 +125,43 @@ impl Database for Postgres {
 
     fn database_of(&self, stream: &str) -> Option<String> {
         parts::DumpPart::of_stream(stream).map(|(_, database)| database)
+    }
+
+    fn reads(&self, stream: &str, wanted: &Wanted) -> bool {
+        let Some((part, database)) = parts::DumpPart::of_stream(stream) else { return false };
+        if !wanted.databases.is_empty() && !wanted.databases.contains(&database) {
+            return false;
+        }
+        match part {
+            parts::DumpPart::Schema => true,
+            parts::DumpPart::Whole | parts::DumpPart::Data => !wanted.is_part(),
+            parts::DumpPart::Table(table) => {
+                let is_wanted = |text: &String| parts::TableName::typed(text).as_ref() == Some(&table);
+                !wanted.is_part() || wanted.tables.iter().any(is_wanted)
+            }
+        }
+    }
+
+    fn has_tables(&self) -> bool {
+        true
+    }
+
+    async fn give(
+        &self,
+        streams: &dyn StoredStreams,
+        database: Option<&str>,
+        portion: &Portion,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<PortionOutcome> {
+        portion::give(streams, database, portion, out).await
+    }
+
+    fn has_rows(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn rows(&self, stream: &str, reader: Box<dyn StreamReader>, sink: &mut dyn RowSink) -> Result<()> {
+        row_reader::read(stream, reader, sink).await
     }
 
     fn address_form(&self) -> Option<&'static str> {

@@ -32,8 +32,8 @@ use super::sql::{quoted_name, quoted_text, rows as rows_of};
 use super::step_list::StepList;
 use super::steps::{MAX_STEPS, Step};
 use super::values::{SEQUENCE_VALUE, is_of_large_object};
-use crate::database::LoadFailure;
 use crate::streams::StreamReader;
+use crate::wanted::LoadFailure;
 
 /// Casts by which a foreign key would run a function of the dump.
 const CASTS: &str = "SELECT castsource::regtype || ' AS ' || casttarget::regtype FROM pg_cast c
@@ -180,8 +180,7 @@ impl Filling<'_> {
     /// Loads large objects, and what else of the data is no rows of tables, as the keeper.
     async fn load_large_objects(&self, keeper: &Filling<'_>, part: &DumpPart, name: &str) -> Result<()> {
         let mut archive = self.streams.open(name).await?;
-        let contents =
-            Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        let contents = self.contents(name, archive.as_mut()).await?;
         if *part == DumpPart::Data {
             // It tells the values of sequences, and may tell the owners of large objects.
             self.adapted(&contents)?;

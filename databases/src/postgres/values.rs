@@ -16,8 +16,20 @@ pub(super) const SEQUENCE_VALUE: &str = "SEQUENCE SET";
 /// # Errors
 /// There are more than fit into memory.
 pub(super) fn values(contents: &Contents, strange: &mut Vec<String>) -> Result<StepList> {
+    values_of(contents, |_| true, strange)
+}
+
+/// As [`values()`], of some of the entries.
+///
+/// # Errors
+/// As [`values()`].
+pub(super) fn values_of(
+    contents: &Contents,
+    wanted: impl Fn(&ContentsEntry) -> bool,
+    strange: &mut Vec<String>,
+) -> Result<StepList> {
     let mut values = StepList::default();
-    for entry in contents.of_kind(SEQUENCE_VALUE) {
+    for entry in contents.of_kind(SEQUENCE_VALUE).filter(|entry| wanted(entry)) {
         match value(contents.get(&entry.definition)) {
             Some(sql) => values.push(StepTemplate::one(contents.name(entry), sql))?,
             None => strange.push(contents.name(entry)),

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::expect::Number;
 
+/// The name of the check that commands of the operator make.
+pub(crate) const VERIFY_CHECK: &str = "verify";
+
 /// How far a drill went. Each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,14 +80,56 @@ pub(crate) fn no_sql(query: &str, said: &str) -> Error {
         .hint("correct it in [dataset.drill] queries")
 }
 
-/// The results of all checks. If those that failed are nothing but typing errors, the first of
-/// these: then nothing says that data is damaged.
-pub(crate) fn answered(results: Vec<CheckResult>, typing_errors: Vec<Error>) -> Result<Vec<CheckResult>> {
+/// What came of a query: what it gave, judged; or why it gave nothing.
+pub(crate) type QueryAnswer = Result<CheckResult, Unanswered>;
+
+/// A query that ended in an error.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// The query.
+    pub(crate) check: String,
+    /// What the engine said.
+    pub(crate) detail: String,
+    /// Set if the query could succeed nowhere.
+    pub(crate) typing_error: Option<Error>,
+}
+
+/// The results of all checks, `results` before those of queries. A query that ended in an error
+/// failed. If those that failed are nothing but typing errors, the first of these: then nothing
+/// says that data is damaged.
+pub(crate) fn checked(mut results: Vec<CheckResult>, answers: Vec<QueryAnswer>) -> Result<Vec<CheckResult>> {
+    let mut typing_errors = Vec::new();
+    for answer in answers {
+        results.push(answer.unwrap_or_else(|Unanswered { check, detail, typing_error }| {
+            typing_errors.extend(typing_error);
+            CheckResult { check, passed: false, detail }
+        }));
+    }
     let failed = results.iter().filter(|result| !result.passed).count();
     match typing_errors.len() == failed {
         true => typing_errors.into_iter().next().map_or(Ok(results), Err),
         false => Ok(results),
     }
+}
+
+/// What the queries gave, for whoever takes nothing else for an answer.
+///
+/// # Errors
+/// [`Class::Usage`](lifeboat_base::Class::Usage) if one could succeed nowhere;
+/// [`Class::Source`](lifeboat_base::Class::Source) if one ended in another error.
+pub(crate) fn answered(answers: Vec<QueryAnswer>) -> Result<Vec<CheckResult>> {
+    let each = answers.into_iter().map(|answer| {
+        answer.map_err(|Unanswered { check, detail, typing_error }| {
+            let what = format!("the query `{check}` ended in an error, which is no answer: {detail}");
+            match typing_error {
+                Some(_) => Error::usage(what).hint("correct the query"),
+                None => Error::source_failed(what).hint(
+                    "correct the query, or ask in a way that succeeds in every snapshot, such as whether a table exists",
+                ),
+            }
+        })
+    });
+    each.collect()
 }
 
 /// What was compared to call a restored database equal.
@@ -118,5 +163,29 @@ impl ProofResult {
     #[must_use]
     pub fn is_equal(&self) -> bool {
         self.differences.is_empty() && self.definitions + self.tables > 0
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use lifeboat_base::Class;
+
+    use super::*;
+
+    #[test]
+    fn an_error_fails_a_drill_and_is_no_answer_to_whoever_asks() {
+        let result = |passed| CheckResult { check: "q".to_owned(), passed, detail: "7".to_owned() };
+        let error = |is_typing_error: bool| {
+            let typing_error = is_typing_error.then(|| no_sql("q", "syntax error"));
+            Err(Unanswered { check: "q".to_owned(), detail: "out of memory".to_owned(), typing_error })
+        };
+        let drilled = checked(vec![result(true)], vec![Ok(result(false)), error(false), error(true)]).unwrap();
+        assert_eq!(drilled.iter().map(|one| one.passed).collect::<Vec<_>>(), [true, false, false, false]);
+        assert_eq!(checked(Vec::new(), vec![Ok(result(true)), error(true)]).unwrap_err().class(), Class::Configuration);
+        assert_eq!(answered(vec![Ok(result(false)), Ok(result(true))]).unwrap(), [result(false), result(true)]);
+        let refused = answered(vec![Ok(result(true)), error(false)]).unwrap_err();
+        assert_eq!((refused.class(), refused.chain().contains("out of memory")), (Class::Source, true));
+        assert_eq!(answered(vec![error(true)]).unwrap_err().class(), Class::Usage);
     }
 }

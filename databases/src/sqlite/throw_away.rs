@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use super::DATABASE_STREAM;
 use crate::database::{ThrowAway, WorkContext};
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
 use crate::streams::StoredStreams;
 
 /// A restored file in the scratch directory.
@@ -56,7 +56,16 @@ impl ThrowAway for SqliteThrowAway {
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         let (path, queries) = (self.restored(), queries.to_vec());
-        blocking(move || check(&path, &queries)).await
+        blocking(move || {
+            let connection = open(&path)?;
+            checked(own_checks(&connection)?, answers(&connection, &queries))
+        })
+        .await
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (path, queries) = (self.restored(), queries.to_vec());
+        blocking(move || answered(answers(&open(&path)?, &queries))).await
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -106,8 +115,7 @@ fn open(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
-    let connection = open(path)?;
+fn own_checks(connection: &Connection) -> Result<Vec<CheckResult>> {
     let mut results = Vec::new();
     for (check, sound) in [("integrity_check", Some("ok")), ("foreign_key_check", None)] {
         let first: Option<String> = connection
@@ -125,12 +133,17 @@ fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
             detail: first.unwrap_or_else(|| "nothing found".to_owned()),
         });
     }
-    let mut typing_errors = Vec::new();
-    for wanted in queries {
+    Ok(results)
+}
+
+fn answers(connection: &Connection, queries: &[DrillQuery]) -> Vec<QueryAnswer> {
+    let each = queries.iter().map(|wanted| {
+        let check = wanted.sql.clone();
+        let mut typing_error = None;
         if let Err(error) = connection.prepare(&wanted.sql) {
             let said = error.to_string();
             if ["syntax error", "incomplete input", "unrecognized token"].iter().any(|word| said.contains(word)) {
-                typing_errors.push(no_sql(&wanted.sql, &said));
+                typing_error = Some(no_sql(&wanted.sql, &said));
             }
         }
         let answer: rusqlite::Result<Option<String>> = connection.prepare(&wanted.sql).and_then(|mut statement| {
@@ -139,13 +152,13 @@ fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
             row.map(|row| text_of(row.get_ref(0)?)).transpose()
         });
         let (passed, detail) = match answer {
-            Err(error) => (false, error.to_string()),
+            Err(error) => return Err(Unanswered { check, detail: error.to_string(), typing_error }),
             Ok(_) if !wanted.wants_result() => (true, "ran".to_owned()),
             Ok(found) => wanted.judge(Some(&found.unwrap_or_default())),
         };
-        results.push(CheckResult { check: wanted.sql.clone(), passed, detail });
-    }
-    answered(results, typing_errors)
+        Ok(CheckResult { check, passed, detail })
+    });
+    each.collect()
 }
 
 fn text_of(value: ValueRef<'_>) -> rusqlite::Result<String> {
@@ -245,11 +258,14 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE orders (id INTEGER)").unwrap();
         let query = |sql: &str| DrillQuery { sql: sql.to_owned(), ..DrillQuery::default() };
         let (good, typed) = (query("SELECT count(*) FROM orders"), query("SELEC count(*) FROM orders"));
-        let error = check(&path, &[good.clone(), typed.clone()]).unwrap_err();
+        let connection = open(&path).unwrap();
+        let check = |queries: &[DrillQuery]| checked(own_checks(&connection)?, answers(&connection, queries));
+        let error = check(&[good.clone(), typed.clone()]).unwrap_err();
         assert!(error.class() == Class::Configuration && error.message().contains("SELEC"), "{error}");
         // A table that is missing may be lost, and counts for more.
         for queries in [vec![query("SELECT 1 FROM items")], vec![typed, query("SELECT 1 FROM items"), good]] {
-            let checks = check(&path, &queries).unwrap();
+            assert!(answered(answers(&connection, &queries)).is_err(), "an error is taken for an answer");
+            let checks = check(&queries).unwrap();
             assert!(checks.len() == 2 + queries.len() && checks.iter().any(|check| !check.passed), "{checks:?}");
         }
     }

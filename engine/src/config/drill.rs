@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 use lifeboat_base::settings::{SettingsReader, Text, units};
-use lifeboat_databases::Source;
+use lifeboat_databases::DrillCommands;
 use lifeboat_databases::proof::{DrillQuery, Number, ProofLevel};
+use lifeboat_databases::{Database, Source};
 use lifeboat_format::id::Name;
 use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
@@ -34,6 +35,8 @@ pub struct DrillConfig {
     pub queries: Vec<DrillQuery>,
     /// Directories in which server binaries are looked for before those of the system.
     pub server_directories: Vec<PathBuf>,
+    /// What restores and judges a snapshot that only its operator understands.
+    pub commands: DrillCommands,
     /// When `lifeboat drill --due` drills. `None`: never.
     pub schedule: Option<Schedule>,
     /// The time zone of schedules.
@@ -56,6 +59,7 @@ impl Default for DrillConfig {
             level: None,
             queries: Vec::new(),
             server_directories: Vec::new(),
+            commands: DrillCommands::default(),
             schedule: None,
             time_zone: defaults::TIME_ZONE,
             snapshot: SnapshotChoice::default(),
@@ -64,6 +68,15 @@ impl Default for DrillConfig {
             max_time: None,
             max_disk: None,
         }
+    }
+}
+
+impl DrillConfig {
+    /// The highest level that a drill of a snapshot of this engine can reach.
+    #[must_use]
+    pub fn highest_level(&self, engine: &dyn Database) -> ProofLevel {
+        let by_commands = if engine.takes_commands() { self.commands.highest_level() } else { ProofLevel::Fetched };
+        engine.highest_level().max(by_commands)
     }
 }
 
@@ -127,6 +140,13 @@ pub(super) fn of_all(v: &mut SettingsReader<'_>, raw: RawDrill, replicas: &[Repl
         let problem = "[drill] counts for every dataset, and a query asks the database of one";
         v.findings.add(query.span(), problem, "move `queries` to the [dataset.drill] of that dataset");
     }
+    for (key, command) in [("restore", &raw.restore), ("verify", &raw.verify)] {
+        if let Some(command) = command {
+            let problem = format!("[drill] counts for every dataset, and `{key}` understands the snapshots of one");
+            let remedy = format!("move `{key}` to the [dataset.drill] of that dataset");
+            v.findings.add(command.span(), problem, remedy);
+        }
+    }
     let level = raw.level.as_ref().and_then(|text| {
         let level = level(text);
         if level.is_none() {
@@ -146,7 +166,8 @@ pub(super) fn of_dataset(
     replicas: &[ReplicaConfig],
 ) -> DrillConfig {
     let database = source.database();
-    let highest = database.highest_level();
+    let commands = commands(v, &raw, database);
+    let highest = DrillConfig { commands: commands.clone(), ..DrillConfig::default() }.highest_level(database);
     let (told, told_at) = match &raw.level {
         Some(text) => (text.get_ref().as_str(), text.span()),
         None => (of_all.level.unwrap_or(highest).as_str(), 0..0),
@@ -159,7 +180,7 @@ pub(super) fn of_dataset(
     }
     let span = |text: &Option<Text>| text.as_ref().map(Text::span);
     let replica_at = span(&raw.replica).or_else(|| raw.outside.as_ref().map(Spanned::span)).unwrap_or_default();
-    let settings = DrillConfig { level: Some(level.unwrap_or(highest)), ..values(v, raw, of_all, replicas) };
+    let settings = DrillConfig { level: Some(level.unwrap_or(highest)), commands, ..values(v, raw, of_all, replicas) };
     if settings.outside {
         let is_home = |replica: &&ReplicaConfig| replica.region == home_region;
         let named = |replica: &&ReplicaConfig| settings.replica == ReplicaChoice::Named(replica.name.clone());
@@ -178,12 +199,31 @@ pub(super) fn of_dataset(
     settings
 }
 
-/// What both sections have; all but the level.
+/// The commands that restore and judge snapshots of this engine.
+fn commands(v: &mut SettingsReader<'_>, raw: &RawDrill, engine: &dyn Database) -> DrillCommands {
+    let mut command = |key: &str, argv: Option<&Spanned<Vec<String>>>| {
+        let argv = argv?;
+        if !engine.takes_commands() {
+            let problem = format!(
+                "`{key}` is for snapshots that only you understand, and one of kind {} is restored and checked without",
+                engine.kind()
+            );
+            v.findings.add(argv.span(), problem, format!("leave `{key}` out; ask by `queries` what must be true"));
+        } else if argv.get_ref().first().is_none_or(String::is_empty) {
+            v.findings.add(argv.span(), format!("{key} is empty"), "name a program and its arguments");
+        }
+        Some(argv.get_ref().clone())
+    };
+    DrillCommands { restore: command("restore", raw.restore.as_ref()), verify: command("verify", raw.verify.as_ref()) }
+}
+
+/// What both sections have; all but the level and the commands.
 fn values(v: &mut SettingsReader<'_>, raw: RawDrill, base: &DrillConfig, replicas: &[ReplicaConfig]) -> DrillConfig {
     let time_zone = if raw.time_zone.is_some() { time_zone(v, raw.time_zone.as_ref()) } else { base.time_zone };
     let directories = raw.server_directories.as_ref();
     DrillConfig {
         level: None,
+        commands: DrillCommands::default(),
         schedule: schedule(v, raw.schedule.as_ref(), base, time_zone),
         time_zone,
         snapshot: raw.snapshot.as_ref().map_or(base.snapshot, |text| snapshot(v, text).unwrap_or(base.snapshot)),
@@ -382,11 +422,43 @@ mod tests {
             ("", "queries = [{ sql = \"x\", at_least = \"2\" }]", "expected a number"),
             ("", "queries = [{ sql = \"x\", fresher_than = \"0s\" }]", "no drill can succeed"),
             ("", "queries = [{ sql = \"x\", fresher_than = 2 }]", "invalid type: integer"),
+            (
+                "",
+                "verify = [\"/bin/true\"]",
+                "`verify` is for snapshots that only you understand, and one of kind sqlite",
+            ),
+            ("restore = [\"/bin/cat\"]", "", "`restore` understands the snapshots of one"),
             ("jitter = \"1m\"", "", "unknown key `jitter`"),
             ("", "outsid = true", "unknown key `outsid`"),
         ] {
             let refused = config(of_all, of_shop).err().unwrap_or_default();
             assert!(refused.contains(said), "{of_all}, {of_shop}: {refused}");
+        }
+    }
+
+    #[test]
+    fn commands_of_the_operator_lift_the_highest_level() {
+        let drilled = |of_logs: &str| {
+            let text = format!(
+                "host = \"drill1\"\n[keys]\ndirectory = \"/nonexistent/keys\"\n[[replica]]\nname = \"far\"\nkind = \"directory\"\nregion = \"far\"\npath = \"/far\"\n\
+                 [[dataset]]\nname = \"logs\"\nhome_region = \"near\"\nsource = {{ kind = \"command\", argv = [\"/bin/dump\"] }}\n[dataset.drill]\n{of_logs}\n"
+            );
+            let config = Config::parse(&text, Path::new("lifeboat.toml"), &Surroundings::default());
+            config.map(|config| config.datasets[0].drill.level).map_err(|error| error.message().to_owned())
+        };
+        assert_eq!(drilled(""), Ok(Some(ProofLevel::Fetched)));
+        assert_eq!(drilled("restore = [\"/bin/load\"]"), Ok(Some(ProofLevel::Loaded)));
+        assert_eq!(drilled("verify = [\"/bin/judge\"]"), Ok(Some(ProofLevel::Checked)));
+        assert_eq!(drilled("level = \"loaded\"\nverify = [\"/bin/judge\"]"), Ok(Some(ProofLevel::Loaded)));
+        for (of_logs, said) in [
+            ("level = \"checked\"", "use one of: fetched"),
+            ("level = \"proved\"\nverify = [\"/bin/judge\"]", "use one of: fetched, loaded, checked"),
+            ("verify = []", "verify is empty"),
+            ("restore = [\"\"]", "restore is empty"),
+            ("verify = \"/bin/judge\"", "expected a sequence"),
+        ] {
+            let refused = drilled(of_logs).err().unwrap_or_default();
+            assert!(refused.contains(said), "{of_logs}: {refused}");
         }
     }
 

@@ -111,6 +111,7 @@ pub(crate) struct RawReplica {
     pub ca_file: Option<Text>,
     pub storage_class: Option<Text>,
     pub lock: Option<Text>,
+    pub lock_at_most: Option<Text>,
     pub lock_mode: Option<Text>,
     pub profile: Option<Text>,
     pub credentials: Option<Text>,
@@ -239,6 +240,8 @@ pub(crate) struct RawDrill {
     #[serde(default)]
     pub queries: Vec<Spanned<RawQuery>>,
     pub server_directories: Option<Vec<Text>>,
+    pub restore: Option<Spanned<Vec<String>>>,
+    pub verify: Option<Spanned<Vec<String>>>,
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub snapshot: Option<Text>,

@@ -39,6 +39,7 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
         ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
         ("storage_class", raw.storage_class.as_ref().map(Spanned::span)),
         ("lock", raw.lock.as_ref().map(Spanned::span)),
+        ("lock_at_most", raw.lock_at_most.as_ref().map(Spanned::span)),
         ("lock_mode", raw.lock_mode.as_ref().map(Spanned::span)),
         ("profile", raw.profile.as_ref().map(Spanned::span)),
         ("credentials", raw.credentials.as_ref().map(Spanned::span)),
@@ -116,9 +117,12 @@ fn lock(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Option<Lock> {
             return None;
         }
     };
-    if let (Some(mode), None) = (&raw.lock_mode, &raw.lock) {
-        v.findings.add(mode.span(), "lock_mode is set, and nothing is locked", "set lock, too, such as lock = \"30d\"");
-        return None;
+    for (key, set) in [("lock_mode", &raw.lock_mode), ("lock_at_most", &raw.lock_at_most)] {
+        if let (Some(set), None) = (set, &raw.lock) {
+            let problem = format!("{key} is set, and nothing is locked");
+            v.findings.add(set.span(), problem, "set lock, too, such as lock = \"30d\"");
+            return None;
+        }
     }
     let text = raw.lock.as_ref()?;
     let period = v.unit(Some(text), units::duration)?;
@@ -127,7 +131,17 @@ fn lock(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Option<Lock> {
         v.findings.add(text.span(), problem, "lock for 1d at least");
         return None;
     }
-    Some(Lock { mode, period })
+    let at_most = match &raw.lock_at_most {
+        None => period,
+        Some(text) => v.unit(Some(text), units::duration)?,
+    };
+    if at_most < period {
+        let problem = "no lock is shorter than `lock`, and this is";
+        let span = raw.lock_at_most.as_ref().map_or(text.span(), Spanned::span);
+        v.findings.add(span, problem, "set it to more than lock, such as lock_at_most = \"365d\", or leave it out");
+        return None;
+    }
+    Some(Lock { mode, period, at_most })
 }
 
 fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option<url::Url> {

@@ -369,6 +369,30 @@ fn caps_that_mean_nothing_are_refused_with_line_and_remedy() {
 }
 
 #[test]
+fn what_is_kept_for_long_is_locked_for_no_shorter_than_the_rest() {
+    let with = |lines: &str| {
+        let place = "[[replica]]\nname = \"paris\"\nkind = \"s3\"\nregion = \"eu-west-3\"\nbucket = \"b\"\n";
+        parse(&good().replacen("[[dataset]]\n", &format!("{place}{lines}[[dataset]]\n"), 1))
+    };
+    let lock = |lines: &str| {
+        let config = with(lines).unwrap();
+        let ReplicaKind::S3(s3) = &config.replicas[2].kind else { panic!("it is S3") };
+        s3.lock.map(|lock| (lock.period.as_secs() / 86_400, lock.at_most.as_secs() / 86_400))
+    };
+    assert_eq!(lock("lock = \"30d\"\n"), Some((30, 30)));
+    assert_eq!(lock("lock = \"30d\"\nlock_at_most = \"365d\"\n"), Some((30, 365)));
+    assert_eq!(lock("lock = \"30d\"\nlock_at_most = \"30d\"\n"), Some((30, 30)));
+    for (lines, why) in [
+        ("lock = \"30d\"\nlock_at_most = \"29d\"\n", "no lock is shorter than `lock`"),
+        ("lock_at_most = \"365d\"\n", "lock_at_most is set, and nothing is locked"),
+        ("lock_mode = \"compliance\"\n", "lock_mode is set, and nothing is locked"),
+    ] {
+        let told = with(lines).map(|_| ()).unwrap_err();
+        assert!(told.message().contains(why), "{why}: {told:?}");
+    }
+}
+
+#[test]
 fn a_place_for_records_counts_where_commits_meet_and_never_as_a_replica() {
     let place = |more: &str| {
         let place = "[[replica]]\nname = \"paris\"\nrole = \"records\"\nkind = \"s3\"\nregion = \"eu-west-3\"\n";

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::id::{Name, SnapshotId};
@@ -19,6 +19,8 @@ use super::report::DrillReport;
 use crate::catalog::future::is_future;
 use crate::catalog::records::RecordReader;
 use crate::catalog::verdict::combine;
+use crate::config::Limits;
+use crate::keys::trust::Trust;
 use crate::restore::VaultReader;
 
 /// Reports that cannot be believed, after which older ones are not looked at.
@@ -66,15 +68,47 @@ impl DrillHistory {
     }
 }
 
+/// Where drills are published, and who is believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Publications<'a> {
+    /// The vault's id.
+    pub vault: &'a str,
+    /// Who is believed.
+    pub trust: &'a Trust,
+    /// Where reports are.
+    pub replicas: &'a [SharedReplica],
+    /// How far clocks may differ.
+    pub limits: &'a Limits,
+}
+
 /// The newest `most` drills of `dataset` that any replica shows. One that ends after `now` is not
 /// believed.
 ///
 /// # Errors
 /// No replica can be listed.
 pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: DateTime<Utc>) -> Result<DrillHistory> {
-    let (folder, trust) = (&layout::drills(dataset), &reader.keys().trust);
-    let listing = reader.replicas().iter().map(|replica| async move { (replica, replica.list(folder).await) });
-    let (mut shown, mut errors) = (BTreeMap::<SnapshotId, Vec<&SharedReplica>>::new(), Vec::new());
+    let (vault, trust) = (reader.vault_id(), &reader.keys().trust);
+    let place = Publications { vault, trust, replicas: reader.replicas(), limits: reader.limits() };
+    published_drills(place, dataset, most, now).await
+}
+
+/// As [`history`], for whoever reads nothing else.
+///
+/// # Errors
+/// No replica can be listed.
+pub async fn published_drills(
+    place: Publications<'_>,
+    dataset: &Name,
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<DrillHistory> {
+    let Publications { vault, trust, replicas, limits } = place;
+    let folder = &layout::drills(dataset);
+    let listing = replicas.iter().cloned().map(|replica| async move {
+        let listed = replica.list(folder).await;
+        (replica, listed)
+    });
+    let (mut shown, mut errors) = (BTreeMap::<SnapshotId, Vec<SharedReplica>>::new(), Vec::new());
     let mut history = DrillHistory::default();
     for (replica, listed) in futures::future::join_all(listing).await {
         match listed {
@@ -82,7 +116,7 @@ pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: Dat
                 let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
                 for key in keys.iter().filter(|key| keys.contains(layout::signature(key).as_str())) {
                     if let Some(id) = layout::parse_json(folder, key) {
-                        shown.entry(id).or_default().push(replica);
+                        shown.entry(id).or_default().push(replica.clone());
                     }
                 }
             }
@@ -92,7 +126,7 @@ pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: Dat
             }
         }
     }
-    if errors.len() == reader.replicas().len() {
+    if errors.len() == replicas.len() {
         return Err(combine(format!("no replica can list {folder}"), &errors));
     }
     if !trust.knows_drill_hosts() && trust.root().is_none() {
@@ -101,23 +135,24 @@ pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: Dat
         }
         return Ok(history);
     }
-    let records = RecordReader { vault: reader.vault_id(), dataset, trust };
-    let read = |(id, holders): (SnapshotId, Vec<&SharedReplica>)| {
-        let holders: Vec<SharedReplica> = holders.into_iter().cloned().collect();
-        async move {
+    let records = RecordReader { vault, dataset, trust };
+    let read = |(id, holders): (SnapshotId, Vec<SharedReplica>)| {
+        let read = async move {
             let holders: Vec<&SharedReplica> = holders.iter().collect();
             let read = records.read::<DrillReport>(&holders, &id).await;
             (id, read)
-        }
+        };
+        read.boxed()
     };
-    let mut reports =
-        std::pin::pin!(futures::stream::iter(shown.into_iter().rev()).map(read).buffered(REPORTS_AT_ONCE));
+    // Boxed, so that this can be spawned: a stream of a closure's futures is not `Send`.
+    let reads: Vec<_> = shown.into_iter().rev().take(most + MAX_DISBELIEVED + 1).map(read).collect();
+    let mut reports = std::pin::pin!(futures::stream::iter(reads).buffered(REPORTS_AT_ONCE));
     let mut disbelieved = 0;
     while history.drills.len() < most
         && let Some((id, read)) = reports.next().await
     {
         match read {
-            Ok(found) if found.id != found.body.drill || is_future(found.body.finished, now, reader.limits()) => {
+            Ok(found) if found.id != found.body.drill || is_future(found.body.finished, now, limits) => {
                 disbelieved += 1;
                 history.gaps.push(format!("drill report {id} tells another id or a time in the future"));
             }

@@ -8,6 +8,7 @@
 //! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
 //!   drill is cancelled.
 
+mod bisect;
 mod choice;
 mod evidence;
 mod forecast;
@@ -26,15 +27,17 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
-use lifeboat_databases::{Database, ThrowAway, ToolEnvironment, WorkContext, registry};
+use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
+use lifeboat_worker::protocol::DrillTools;
 use tokio_util::sync::CancellationToken;
 
+pub use self::bisect::{Asking, Bisect};
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
 pub use self::group::{AcrossMembers, CommonMembers, MemberSnapshot};
-pub use self::history::{DrillHistory, PastDrill, history};
+pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
 pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};
 pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
@@ -163,7 +166,7 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
-        report.highest = registry::find(&facts.engine).map(Database::highest_level);
+        report.highest = registry::find(&facts.engine).map(|engine| self.settings.highest_level(engine));
         // Of a kind that this version does not know, as much is asked as of any.
         report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
@@ -175,8 +178,9 @@ impl Drill<'_> {
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
             let phase = Stopwatch::start(self, "start");
-            let directories = &self.settings.server_directories;
-            server = lifeboat_worker::throw_away(self.worker, &streams, directories, &cx).await?;
+            let DrillConfig { server_directories, commands, .. } = self.settings;
+            let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
+            server = lifeboat_worker::throw_away(self.worker, &streams, tools, &cx).await?;
             phase.stop(report);
         }
         let result = match &mut server {
@@ -191,7 +195,7 @@ impl Drill<'_> {
         report.restored_bytes = streams.manifest().length().min(streams.delivered());
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
-            report.engine = Some(format!("{} {}", facts.engine, server.server_version()));
+            report.engine = Some(format!("{} {}", facts.engine, server.server_version()).trim().to_owned());
             let phase = Stopwatch::start(self, "stop");
             let stopped = server.stop().await;
             phase.stop(report);
@@ -310,7 +314,7 @@ impl Drill<'_> {
                 report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
                 report.required.as_str()
             ))
-            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database, so it can be `fetched` and no more"));
+            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database; it can be `fetched`, and `checked` where [dataset.drill] verify names a command"));
         }
         if report.objectives_missed().is_empty() {
             return Ok(());
@@ -349,6 +353,11 @@ impl Drill<'_> {
             rpo_seconds: None,
             rto_objective_seconds: self.objectives.rto.map(|objective| objective.as_secs_f64()),
             rpo_objective_seconds: self.objectives.rpo.map(|objective| objective.as_secs_f64()),
+            interval_seconds: self
+                .settings
+                .schedule
+                .as_ref()
+                .map(|schedule| schedule.expected_interval(started).as_secs_f64()),
             checks: Vec::new(),
             proof: None,
             group: self.across.map(|across| across.part.clone()),

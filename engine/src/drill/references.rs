@@ -323,6 +323,10 @@ mod tests {
             Ok(Vec::new())
         }
 
+        async fn ask(&mut self, _: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+            Ok(Vec::new())
+        }
+
         async fn prove(&mut self, _: &dyn StoredStreams) -> Result<ProofResult> {
             Ok(ProofResult::default())
         }

@@ -104,6 +104,9 @@ pub struct DrillReport {
     pub rto_objective_seconds: Option<f64>,
     /// The objective for `rpo_seconds`, in seconds. `None` if there is none.
     pub rpo_objective_seconds: Option<f64>,
+    /// The longest time between two drills by schedule, in seconds. `None`: none is scheduled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_seconds: Option<f64>,
     /// What the checks found. Empty if none ran.
     pub checks: Vec<CheckResult>,
     /// What the comparison with the snapshot found. `None` if it did not run.

@@ -6,7 +6,7 @@
 //! A clock may have been wrong. So a time may be false, and no false time may let another snapshot
 //! go.
 
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 
 use crate::config::Retention;
 
@@ -28,28 +28,66 @@ pub(crate) struct Told {
 /// Whoever can settle times must not let go what the manifests keep. So a snapshot also stays if
 /// the rules keep it by what all manifests say.
 pub(crate) fn reasons_as_settled(told: &[Told], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+    let as_claimed = |because: Vec<String>| {
+        because.into_iter().map(|because| format!("{because}, as its manifest says")).collect::<Vec<String>>()
+    };
+    as_settled(told, |times| reasons(times, retention, now), first_that_keeps, as_claimed)
+}
+
+/// As [`reasons_as_settled`], where no manifest says anything else than what counts.
+#[cfg(test)]
+fn reasons_as_made(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+    as_made(times, &|times| reasons(times, retention, now), &first_that_keeps)
+}
+
+fn first_that_keeps(found: &mut Vec<String>, because: Vec<String>) {
+    if found.is_empty() {
+        *found = because;
+    }
+}
+
+/// Until when the rules keep each of these at least, whatever is backed up from now on, as long as
+/// clocks are right. That is no later than `latest`; `None`: the next backup may let it go.
+pub(crate) fn kept_at_least(
+    told: &[Told],
+    retention: &Retention,
+    now: DateTime<Utc>,
+    latest: DateTime<Utc>,
+) -> Vec<Option<DateTime<Utc>>> {
+    let add = |found: &mut Option<DateTime<Utc>>, until: Option<DateTime<Utc>>| *found = until.max(*found);
+    as_settled(told, |times| until_at_least(times, retention, now, latest), add, |until| until)
+}
+
+/// What `judge` says of each of these: by the times that count, and by what all manifests say.
+fn as_settled<T: Clone + Default>(
+    told: &[Told],
+    judge: impl Fn(&[DateTime<Utc>]) -> Vec<T>,
+    add: impl Fn(&mut T, T),
+    as_claimed: impl Fn(T) -> T,
+) -> Vec<T> {
     let counts: Vec<DateTime<Utc>> = told.iter().map(|told| told.counts).collect();
-    let mut found = reasons_as_made(&counts, retention, now);
+    let mut found = as_made(&counts, &judge, &add);
     if told.iter().all(|told| told.claimed == Some(told.counts)) {
         return found;
     }
     let claims: Vec<(usize, DateTime<Utc>)> =
         told.iter().enumerate().filter_map(|(at, told)| Some((at, told.claimed?))).collect();
     let claimed: Vec<DateTime<Utc>> = claims.iter().map(|(_, claimed)| *claimed).collect();
-    for ((at, _), because) in claims.into_iter().zip(reasons_as_made(&claimed, retention, now)) {
-        if found[at].is_empty() {
-            found[at] = because.into_iter().map(|because| format!("{because}, as its manifest says")).collect();
-        }
+    for ((at, _), judged) in claims.into_iter().zip(as_made(&claimed, &judge, &add)) {
+        add(&mut found[at], as_claimed(judged));
     }
     found
 }
 
-/// The reasons why each of `times`, in the order in which the snapshots were made, stays. One
-/// without a reason goes.
+/// What `judge` says of each of `times`, in the order in which the snapshots were made.
 ///
-/// If two times contradict that order, either may be false. So a snapshot also stays if the rules
-/// keep it among those whose times agree with all later ones, or with all earlier ones.
-pub(crate) fn reasons_as_made(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+/// If two times contradict that order, either may be false. So it is also asked of those whose
+/// times agree with all later ones, and of those whose times agree with all earlier ones.
+fn as_made<T: Clone + Default>(
+    times: &[DateTime<Utc>],
+    judge: &impl Fn(&[DateTime<Utc>]) -> Vec<T>,
+    add: &impl Fn(&mut T, T),
+) -> Vec<T> {
     let (mut first, mut last) = (DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC);
     let all = 0..times.len();
     let with_later = all.clone().rev().filter(|at| {
@@ -60,17 +98,80 @@ pub(crate) fn reasons_as_made(times: &[DateTime<Utc>], retention: &Retention, no
         last = last.max(times[*at]);
         last == times[*at]
     });
-    let mut found = vec![Vec::new(); times.len()];
+    let mut found = vec![T::default(); times.len()];
     for mut made in [all.clone().collect(), with_later.collect(), with_earlier.collect::<Vec<usize>>()] {
         made.sort_by_key(|at| (times[*at], *at));
         let sorted: Vec<DateTime<Utc>> = made.iter().map(|at| times[*at]).collect();
-        for (at, because) in made.into_iter().zip(reasons(&sorted, retention, now)) {
-            if found[at].is_empty() {
-                found[at] = because;
-            }
+        for (at, judged) in made.into_iter().zip(judge(&sorted)) {
+            add(&mut found[at], judged);
         }
     }
     found
+}
+
+/// A rule that keeps the newest snapshot of each of the last so many periods that have one.
+struct PeriodRule {
+    name: &'static str,
+    keep: u32,
+    period: Period,
+}
+
+const EACH_SNAPSHOT: &str = "last";
+/// No period is longer.
+const LONGEST_PERIOD_HOURS: i64 = 366 * 24;
+
+impl PeriodRule {
+    fn all(retention: &Retention) -> [Self; 6] {
+        let rule = |name, keep, period| Self { name, keep, period };
+        [
+            rule(EACH_SNAPSHOT, retention.keep_last, DateTime::timestamp_millis),
+            rule("hourly", retention.hourly, |time| time.timestamp().div_euclid(3600)),
+            rule("daily", retention.daily, |time| i64::from(time.num_days_from_ce())),
+            rule("weekly", retention.weekly, |time| {
+                i64::from(time.iso_week().year()) * 100 + i64::from(time.iso_week().week())
+            }),
+            rule("monthly", retention.monthly, |time| i64::from(time.year()) * 12 + i64::from(time.month())),
+            rule("yearly", retention.yearly, |time| i64::from(time.year())),
+        ]
+    }
+
+    /// Those of `times`, oldest first, that it keeps: the newest is its first.
+    fn kept(&self, times: &[DateTime<Utc>]) -> impl Iterator<Item = (usize, u32)> {
+        let (mut kept, mut last) = (0, None);
+        times.iter().enumerate().rev().filter_map(move |(at, time)| {
+            let this = Some((self.period)(time));
+            (kept < self.keep && (this != last || self.name == EACH_SNAPSHOT)).then(|| {
+                kept += 1;
+                last = this;
+                (at, kept)
+            })
+        })
+    }
+
+    /// When the next period begins. Each begins with an hour.
+    fn next(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let hour = time - TimeDelta::seconds(time.timestamp().rem_euclid(3600));
+        let hour = hour.with_nanosecond(0)?;
+        let after = |hours| hour.checked_add_signed(TimeDelta::hours(hours));
+        let (mut same, mut other) = (0, LONGEST_PERIOD_HOURS);
+        while other - same > 1 {
+            let middle = (same + other) / 2;
+            if (self.period)(&after(middle)?) == (self.period)(&time) { same = middle } else { other = middle }
+        }
+        after(other)
+    }
+
+    /// When it can first let go what it keeps of these, the newest of them first, if there is a
+    /// backup in each period from now on: one for each more of them.
+    fn lets_go(&self, times: &[DateTime<Utc>], now: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
+        let is_now = |time: &DateTime<Utc>| (self.period)(time) == (self.period)(&now);
+        let first = if times.iter().any(is_now) { self.next(now) } else { Some(now) };
+        std::iter::successors(first, |time| self.next(*time))
+    }
+}
+
+fn within(retention: &Retention) -> Option<TimeDelta> {
+    retention.within.and_then(|within| TimeDelta::from_std(within).ok())
 }
 
 /// The reasons why each of `times`, oldest first, stays.
@@ -80,33 +181,53 @@ fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -
         reasons.iter_mut().for_each(|reason| reason.push("no retention rule".to_owned()));
         return reasons;
     }
-    let rules: [(&str, u32, Period); 6] = [
-        ("last", retention.keep_last, DateTime::timestamp_millis),
-        ("hourly", retention.hourly, |time| time.timestamp().div_euclid(3600)),
-        ("daily", retention.daily, |time| i64::from(time.num_days_from_ce())),
-        ("weekly", retention.weekly, |time| {
-            i64::from(time.iso_week().year()) * 100 + i64::from(time.iso_week().week())
-        }),
-        ("monthly", retention.monthly, |time| i64::from(time.year()) * 12 + i64::from(time.month())),
-        ("yearly", retention.yearly, |time| i64::from(time.year())),
-    ];
-    for (name, keep, period) in rules {
-        let (mut kept, mut last) = (0, None);
-        for (at, time) in times.iter().enumerate().rev() {
-            let this = Some(period(time));
-            if kept < keep && (this != last || name == "last") {
-                kept += 1;
-                last = this;
-                reasons[at].push(format!("{name} {kept} of {keep}"));
-            }
+    for rule in PeriodRule::all(retention) {
+        for (at, kept) in rule.kept(times) {
+            reasons[at].push(format!("{} {kept} of {}", rule.name, rule.keep));
         }
     }
-    if let Some(within) = retention.within.and_then(|within| TimeDelta::from_std(within).ok()) {
+    if let Some(within) = within(retention) {
         for (reason, _) in reasons.iter_mut().zip(times).filter(|(_, time)| now - **time <= within) {
             reason.push("younger than `within`".to_owned());
         }
     }
     reasons
+}
+
+/// As [`kept_at_least`], of `times`, oldest first.
+///
+/// The newest snapshot of a period that has not ended gives way to the next one. That of another
+/// period goes when so many more periods have a snapshot as the rule keeps beside it.
+fn until_at_least(
+    times: &[DateTime<Utc>],
+    retention: &Retention,
+    now: DateTime<Utc>,
+    latest: DateTime<Utc>,
+) -> Vec<Option<DateTime<Utc>>> {
+    if retention.keeps_everything() {
+        return vec![Some(latest); times.len()];
+    }
+    let mut until: Vec<Option<DateTime<Utc>>> = vec![None; times.len()];
+    for rule in PeriodRule::all(retention).iter().filter(|rule| rule.name != EACH_SNAPSHOT) {
+        let has_ended = |time: DateTime<Utc>| time < now && (rule.period)(&time) != (rule.period)(&now);
+        let mut goes = rule.lets_go(times, now).take_while(|time| *time < latest).fuse();
+        // Those that are kept for the shortest time come first.
+        let kept: Vec<(usize, u32)> = rule.kept(times).collect();
+        let (mut passed, mut next) = (0, goes.next());
+        for (at, rank) in kept.into_iter().rev().filter(|(at, _)| has_ended(times[*at])) {
+            while passed < rule.keep - rank && next.is_some() {
+                (passed, next) = (passed + 1, goes.next());
+            }
+            until[at] = until[at].max(Some(next.unwrap_or(latest)));
+        }
+    }
+    if let Some(within) = within(retention) {
+        for (until, time) in until.iter_mut().zip(times).filter(|(_, time)| now - **time <= within) {
+            let end = time.checked_add_signed(within).unwrap_or(latest);
+            *until = (*until).max(Some(end.min(latest)));
+        }
+    }
+    until
 }
 
 #[cfg(test)]
@@ -193,6 +314,95 @@ mod tests {
         let day = Retention { within: Some(Duration::from_secs(86_400)), ..Retention::default() };
         assert_eq!(kept(&times, &day, time("2026-11-02T00:00:00Z")), [0, 1, 2]);
         assert_eq!(kept(&times, &day, time("2026-11-02T00:00:01Z")), [1, 2]);
+    }
+
+    /// What is kept at least, of snapshots whose manifests tell what counts.
+    fn at_least(times: &[&str], retention: &Retention, now: &str) -> Vec<Option<DateTime<Utc>>> {
+        let told: Vec<Told> = times.iter().map(|text| Told { counts: time(text), claimed: Some(time(text)) }).collect();
+        kept_at_least(&told, retention, time(now), time("2040-01-01T00:00:00Z"))
+    }
+
+    #[test]
+    fn what_is_the_newest_of_a_period_that_has_ended_is_kept_for_as_many_periods_as_the_rule_has() {
+        let ends = |until: [Option<&str>; 3]| until.map(|until| until.map(time)).to_vec();
+        let (years, now) =
+            (["2024-12-31T10:00:00Z", "2025-12-31T10:00:00Z", "2026-11-29T10:00:00Z"], "2026-11-30T12:00:00Z");
+        let yearly = |keep| Retention { yearly: keep, ..Retention::default() };
+        let [begins_2027, begins_2028] = ["2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"].map(Some);
+        assert_eq!(at_least(&years, &yearly(3), now), ends([begins_2027, begins_2028, None]));
+        assert_eq!(at_least(&years, &yearly(2), now), ends([None, begins_2027, None]));
+        // A year that has no snapshot yet may have one from now on, and costs no more than another.
+        let before = ["2023-12-31T10:00:00Z", years[0], years[1]];
+        assert_eq!(at_least(&before, &yearly(3), now), ends([Some(now), begins_2027, begins_2028]));
+        // Months, weeks, days and hours.
+        let months = ["2026-09-30T10:00:00Z", "2026-10-31T10:00:00Z", "2026-11-29T10:00:00Z"];
+        let monthly = Retention { monthly: 3, ..Retention::default() };
+        let ended = ends([Some("2026-12-01T00:00:00Z"), begins_2027, None]);
+        assert_eq!(at_least(&months, &monthly, now), ended);
+        let weekly = Retention { weekly: 1, ..Retention::default() };
+        let before = ends([None, None, Some(now)]);
+        assert_eq!(at_least(&months, &weekly, now), before, "that week has ended on the 30th");
+        let fine = Retention { daily: 2, hourly: 4, ..Retention::default() };
+        let days = ["2026-11-28T10:00:00Z", "2026-11-29T10:00:00Z", "2026-11-30T09:59:00Z"];
+        let ended = ends([Some("2026-11-30T13:00:00Z"), Some("2026-12-01T00:00:00Z"), Some("2026-11-30T15:00:00Z")]);
+        assert_eq!(at_least(&days, &fine, now), ended);
+        // By number, the next backup may let all go. By age, it is known.
+        assert_eq!(at_least(&days, &Retention { keep_last: 9, ..Retention::default() }, now), ends([None; 3]));
+        let within = Retention { within: Some(Duration::from_secs(36 * 3600)), ..Retention::default() };
+        let ended = ends([None, Some("2026-11-30T22:00:00Z"), Some("2026-12-01T21:59:00Z")]);
+        assert_eq!(at_least(&days, &within, now), ended);
+        let latest = ends([Some("2040-01-01T00:00:00Z"); 3]);
+        assert_eq!(at_least(&days, &Retention::default(), now), latest);
+        assert_eq!(at_least(&years, &yearly(u32::MAX), now), [latest[0], latest[1], None]);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(if cfg!(debug_assertions) { 400 } else { 20_000 }))]
+
+        /// Clocks may have been wrong until now, in any way. From now on they are right.
+        #[test]
+        fn nothing_goes_before_the_time_until_which_it_is_kept_at_least(
+            history in proptest::collection::vec((0_i64..24 * 900, 0_i64..24 * 900, 0_u8..8), 0..40),
+            is_in_order in proptest::bool::ANY,
+            (last, hourly, daily) in (0_u32..3, 0_u32..30, 0_u32..10),
+            (weekly, monthly, yearly) in (0_u32..6, 0_u32..6, 0_u32..4),
+            within in proptest::option::of(0_u64..400 * 24 * 3600),
+            gaps in proptest::collection::vec((0_i64..3600 * 24 * 40, 0_u8..4), 1..60),
+            hour in 0_i64..24 * 400,
+        ) {
+            let now = time("2026-11-30T12:34:56Z") + TimeDelta::hours(hour);
+            let ago = |hours: i64| now - TimeDelta::hours(hours);
+            let told = |(counts, claimed, kind): (i64, i64, u8)| Told {
+                counts: ago(counts),
+                claimed: match kind {
+                    0 => None,
+                    1 => Some(ago(claimed)),
+                    _ => Some(ago(counts)),
+                },
+            };
+            let mut told: Vec<Told> = history.into_iter().map(told).collect();
+            if is_in_order {
+                told.sort_by_key(|told| told.counts);
+            }
+            let retention = Retention { keep_last: last, hourly, daily, weekly, monthly, yearly, ..Retention::default() };
+            let retention = Retention { within: within.map(Duration::from_secs), ..retention };
+            let until = kept_at_least(&told, &retention, now, now + TimeDelta::days(4000));
+            let mut at = now;
+            for (seconds, fine) in gaps {
+                // Many of them within an hour, and few that are far apart.
+                at += TimeDelta::seconds(if fine > 0 { seconds / 2000 } else { seconds });
+                for has_backup in [false, true] {
+                    if has_backup {
+                        told.push(Told { counts: at, claimed: Some(at) });
+                    }
+                    let reasons = reasons_as_settled(&told, &retention, at);
+                    for (number, until) in until.iter().enumerate() {
+                        let is_kept = !reasons[number].is_empty();
+                        proptest::prop_assert!(is_kept || until.is_none_or(|until| until <= at), "{number}: {until:?} at {at}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use lifeboat_base::escape;
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::log::{FailedLook, LogEvent, LogKind, LogName, RefusedMark, WaitingMarks, WardenLook};
+use lifeboat_format::log::{FailedLook, LogEvent, LogKind, LogName, LookedLock, RefusedMark, WaitingMarks, WardenLook};
 use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 
@@ -47,9 +47,9 @@ pub struct WardenWord {
     pub refused: BTreeMap<SnapshotId, String>,
     /// The marks that somebody vetoed, and who.
     pub vetoed: Vetoes,
-    /// How locks stand, by replica: for how long, and since when.
+    /// How locks stand, by replica.
     #[serde(skip)]
-    pub locks: BTreeMap<Name, (u64, Option<DateTime<Utc>>)>,
+    pub locks: BTreeMap<Name, LookedLock>,
 }
 
 /// What the warden of the root tells of these datasets; `None` if there is no warden.
@@ -73,7 +73,7 @@ pub async fn warden_tells(
         }
     }
     let datasets = datasets.into_iter().map(|(name, hearing)| (name, hearing.word)).collect();
-    Some(WardenTells { name, datasets, unbelieved: records.unbelieved })
+    Some(WardenTells { name, datasets, unbelieved: records.unbelieved() })
 }
 
 /// What was read of one dataset, from the newest record on.
@@ -97,7 +97,7 @@ impl Hearing {
         }
         let locks = look.locks.iter().filter(|lock| lock.dataset == *dataset);
         for lock in locks {
-            self.word.locks.entry(lock.replica.clone()).or_insert((lock.period, lock.since));
+            self.word.locks.entry(lock.replica.clone()).or_insert_with(|| lock.clone());
         }
         if has_looked {
             self.word.looked = Some(time);
@@ -119,7 +119,8 @@ impl WardenWord {
     pub fn locks(&self, replicas: &[SharedReplica]) -> LockStandings {
         let standing = |replica: &SharedReplica| {
             let own = replica.lock()?;
-            let (period, since) = self.locks.get(replica.name()).copied().unwrap_or((own.period.as_secs(), None));
+            let told = self.locks.get(replica.name()).map(|told| (told.period, told.since));
+            let (period, since) = told.unwrap_or((own.period.as_secs(), None));
             Some((replica.name().clone(), LockStanding::told(period, since)))
         };
         replicas.iter().filter_map(standing).collect()
@@ -129,13 +130,24 @@ impl WardenWord {
     /// words.
     #[must_use]
     pub fn shorter_locks(&self, replicas: &[SharedReplica]) -> Vec<String> {
-        let shorter = |replica: &SharedReplica| {
-            let (own, (told, _)) = (replica.lock()?.period.as_secs(), self.locks.get(replica.name())?);
-            (*told < own).then(|| {
-                format!("replica {}: the warden locks for {told} s, and `lock` here says {own} s", replica.name())
-            })
-        };
-        replicas.iter().filter_map(shorter).collect()
+        let mut shorter = Vec::new();
+        for replica in replicas {
+            let (Some(own), Some(told)) = (replica.lock(), self.locks.get(replica.name())) else { continue };
+            let at_most = told.at_most.unwrap_or(told.period);
+            let has_longer = own.at_most > own.period;
+            for (key, own, told) in [
+                ("lock", own.period, told.period),
+                ("lock_at_most", own.at_most, if has_longer { at_most } else { u64::MAX }),
+            ] {
+                let own = own.as_secs();
+                if told < own {
+                    let name = replica.name();
+                    shorter
+                        .push(format!("replica {name}: the warden locks for {told} s, and `{key}` here says {own} s"));
+                }
+            }
+        }
+        shorter
     }
 
     /// What is vetoed, as the warden tells, or as somebody else has `seen` since.
@@ -213,7 +225,12 @@ fn marks(count: u64) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use lifeboat_format::log::{LookedLock, VetoedMark};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use lifeboat_base::clock::SystemClock;
+    use lifeboat_format::log::VetoedMark;
+    use lifeboat_store::{Lock, LockMode, MemoryReplica};
 
     use super::*;
 
@@ -232,6 +249,10 @@ mod tests {
         hearing.word
     }
 
+    fn lock(period: u64, at_most: Option<u64>, since: Option<DateTime<Utc>>) -> LookedLock {
+        LookedLock { dataset: name("shop"), replica: name("south"), period, at_most, since }
+    }
+
     fn whole() -> WardenLook {
         let (dataset, mark) = (name("shop"), SnapshotId::new(at(0), 7));
         WardenLook {
@@ -246,7 +267,7 @@ mod tests {
             refused: vec![RefusedMark { dataset: dataset.clone(), mark: mark.clone(), because: "it\nis".to_owned() }],
             vetoed: vec![VetoedMark { dataset, mark, by: vec![name("bob")] }],
             failed: Vec::new(),
-            locks: vec![LookedLock { dataset: name("shop"), replica: name("south"), period: 60, since: Some(at(5)) }],
+            locks: vec![lock(60, None, Some(at(5)))],
         }
     }
 
@@ -254,12 +275,12 @@ mod tests {
     fn a_look_that_failed_hides_nothing_of_the_one_before_and_is_told() {
         let failed = WardenLook {
             failed: vec![FailedLook { dataset: name("shop"), because: "a list is lost".to_owned() }],
-            locks: vec![LookedLock { dataset: name("shop"), replica: name("south"), period: 60, since: None }],
+            locks: vec![lock(60, None, None)],
             ..WardenLook::default()
         };
         let word = heard(&[(70, failed), (10, whole())]);
         assert_eq!((word.looked, word.failed.len()), (Some(at(10)), 1));
-        assert_eq!(word.locks[&name("south")], (60, None), "the newest record counts");
+        assert_eq!(word.locks[&name("south")], lock(60, None, None), "the newest record counts");
         let line = deletion_line(Some(&word), &Vetoes::new(), at(71)).unwrap_or_default();
         assert_eq!(
             line,
@@ -268,6 +289,24 @@ mod tests {
              2 marks wait until 1970-01-01T01:30:00Z or later; the warden FAILED: a list is lost"
         );
         assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn shorter_locks_than_this_configuration_says_are_told() {
+        let told = |own: (u64, u64), period, at_most| {
+            let [period_here, at_most_here] = [own.0, own.1].map(Duration::from_secs);
+            let here = Lock { mode: LockMode::Governance, period: period_here, at_most: at_most_here };
+            let replica = MemoryReplica::new(name("south"), "east", SystemClock::shared()).with_lock(here);
+            let look = WardenLook { locks: vec![lock(period, at_most, None)], ..whole() };
+            heard(&[(10, look)]).shorter_locks(&[Arc::new(replica)])
+        };
+        let line =
+            |told, key, own| format!("replica south: the warden locks for {told} s, and `{key}` here says {own} s");
+        assert_eq!(told((60, 60), 60, None), Vec::<String>::new());
+        assert_eq!(told((60, 60), 60, Some(900)), Vec::<String>::new());
+        assert_eq!(told((60, 60), 30, None), [line(30, "lock", 60)]);
+        assert_eq!(told((60, 900), 60, None), [line(60, "lock_at_most", 900)]);
+        assert_eq!(told((60, 900), 30, Some(800)), [line(30, "lock", 60), line(800, "lock_at_most", 900)]);
     }
 
     #[test]

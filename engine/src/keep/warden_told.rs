@@ -69,7 +69,9 @@ impl WardenLooks {
         for (dataset, standings) in &self.locks {
             for (replica, standing) in standings.iter().take(share(MAX_LOOKED_LOCKS, self.locks.len())) {
                 let (dataset, replica) = (dataset.clone(), replica.clone());
-                look.locks.push(LookedLock { dataset, replica, period: standing.period, since: standing.last });
+                let at_most = Some(standing.at_most).filter(|at_most| *at_most > standing.period);
+                let (period, since) = (standing.period, standing.since());
+                look.locks.push(LookedLock { dataset, replica, period, at_most, since });
             }
         }
         look.waiting.truncate(MAX_LOOKED_DATASETS);

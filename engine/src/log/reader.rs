@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Digest;
 use lifeboat_format::layout;
@@ -9,12 +10,13 @@ use lifeboat_format::log::{LogHead, LogName, LogRecord, MAX_LOG_RECORD_BYTES, sp
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
 use crate::catalog::signed::{check_claim, check_time};
+use crate::catalog::unbelieved::MAX_UNBELIEVED;
 use crate::catalog::verdict::is_verdict;
 use crate::keys::sign::SignerKey;
 use crate::keys::trust::{Signature, Trust};
 
-/// No more of the names that a replica shows are tried for the newest record of a log.
-const MAX_TRIED_NAMES: usize = 64;
+/// So many names are asked for at once, where the newest one is no record.
+const TRIED_AT_ONCE: usize = 16;
 
 /// Reads logs of a vault.
 #[derive(Clone, Copy)]
@@ -138,9 +140,17 @@ impl LogReader<'_> {
     /// The replica fails, or shows too many that cannot be believed.
     pub(super) async fn newest(&self, replica: &SharedReplica, log: &LogName) -> Result<Option<LoggedRecord>> {
         let numbers = self.numbers(replica, log).await?;
+        let tried = numbers.iter().rev().take(MAX_UNBELIEVED);
+        let tried: Vec<u64> = tried.copied().collect();
+        // As a rule the first one is it. Only where it is none, many are asked for at once.
+        let (first, others) = tried.split_at(tried.len().min(1));
+        let fetch = |number: &u64| self.fetch(replica, log, *number);
+        let each = futures::stream::iter(first.iter().map(fetch)).buffered(1);
+        let others = futures::stream::iter(others.iter().map(fetch)).buffered(TRIED_AT_ONCE);
+        let mut found = std::pin::pin!(each.chain(others));
         let mut last = None;
-        for number in numbers.iter().rev().take(MAX_TRIED_NAMES) {
-            match self.fetch(replica, log, *number).await {
+        while let Some(found) = found.next().await {
+            match found {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
                 Err(error) if is_verdict(&error) => last = Some(error),
@@ -148,10 +158,10 @@ impl LogReader<'_> {
             }
         }
         match last {
-            Some(error) if numbers.len() > MAX_TRIED_NAMES => Err(Error::new(
+            Some(error) if numbers.len() > MAX_UNBELIEVED => Err(Error::new(
                 Class::Integrity,
                 format!(
-                    "the newest {MAX_TRIED_NAMES} records of log {log} in replica {} cannot be believed",
+                    "the newest {MAX_UNBELIEVED} records of log {log} in replica {} cannot be believed",
                     replica.name()
                 ),
             )

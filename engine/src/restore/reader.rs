@@ -34,7 +34,7 @@ use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::combine;
 use crate::config::Limits;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
-use crate::witness::tell_what_was_seen;
+use crate::witness::{ToldLogs, tell_what_was_seen};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
@@ -52,9 +52,9 @@ pub struct Listed {
     pub replicas: Vec<Name>,
     /// How long its manifest is, as all of them say, in bytes; `None` if they differ.
     pub bytes: Option<u64>,
-    /// When the first store took its manifest or its signature, of those whose clocks agree with
-    /// this machine's.
-    pub stored: Option<DateTime<Utc>>,
+    /// When each store took its manifest or its signature, of those whose clocks agree with this
+    /// machine's.
+    pub stored: Vec<DateTime<Utc>>,
 }
 
 /// The snapshots that the replicas show, oldest first.
@@ -91,6 +91,8 @@ pub struct VaultReader {
     /// Keys of packs, by dataset and generation, that were opened already.
     opened: Mutex<BTreeMap<(Name, u32), Vec<PackKeys>>>,
     ahead: Ahead,
+    /// What witnesses told.
+    told: ToldLogs,
 }
 
 impl VaultReader {
@@ -169,6 +171,7 @@ impl VaultReader {
                 keyrings: Mutex::default(),
                 opened: Mutex::default(),
                 ahead: Ahead::default(),
+                told: ToldLogs::default(),
             });
         }
         let mut reader = match readers.len() {
@@ -347,10 +350,10 @@ impl VaultReader {
             let Some(snapshot) = layout::parse_manifest(dataset, key) else { continue };
             let signature = layout::signature(key);
             let Some(signed) = present.get(&(replica, signature.as_str())).copied() else { continue };
-            let new = || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length), stored: None };
+            let new =
+                || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length), stored: Vec::new() };
             let listed = listed.entry(snapshot.clone()).or_insert_with(new);
-            let stored = dating.contains(replica).then(|| time.min(signed));
-            listed.stored = listed.stored.into_iter().chain(stored).min();
+            listed.stored.extend(dating.contains(replica).then(|| time.min(signed)));
             listed.replicas.push(replica.clone());
             listed.bytes = listed.bytes.filter(|others| *others == length);
         }
@@ -411,6 +414,7 @@ impl VaultReader {
             keyrings: Mutex::default(),
             opened: Mutex::default(),
             ahead: Ahead::default(),
+            told: ToldLogs::default(),
         }
     }
 

@@ -151,6 +151,11 @@ impl SnapshotStreams {
         &self.manifest
     }
 
+    /// Where each stream of the manifest lies.
+    pub(crate) fn extents(&self) -> Vec<Resolved> {
+        self.plans.iter().map(|(extents, _)| extents.clone()).collect()
+    }
+
     /// The replicas that packs were read from so far.
     #[must_use]
     pub fn read_from(&self) -> Vec<Name> {

@@ -2,31 +2,30 @@
 //!
 //! - **Whoever saw it earlier counts**: objects of a bucket that was moved, or of a replica that
 //!   was filled again, have new dates. A witness who has seen the manifest before knows better.
-//! - **Only where it matters**: the logs of witnesses are read only for snapshots of which no store
-//!   tells that they are as old as they claim, and no further back than these claim.
+//! - **One store alone is not believed** against another one and every witness who has seen it,
+//!   and had not seen it yet ([`FirstSeen::of`]).
+//! - **Only where it matters**: the logs of witnesses are read only for snapshots of which the two
+//!   earliest dates of stores do not tell that they are as old as they claim, and no further back
+//!   than these claim.
+//! - **What is missing is told** (`told.rs`): who deletes stops, who restores goes on.
 //! - **Only with a root**, which says who is a witness. Without one, everybody is believed who was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::join_all;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::log::{LogEvent, LogKind, LogName};
 use lifeboat_format::root::Root;
 use lifeboat_store::SharedReplica;
 
+use super::told::{ByWitness, MAX_READ_RECORDS, ToldLogs};
 use crate::catalog::first_seen::{Contradicted, DatedClaim, FirstSeen};
-use crate::catalog::verdict::is_verdict;
 use crate::config::Limits;
 use crate::keys::trust::{SeenManifests, Trust};
-use crate::log::{LogReader, LoggedRecord};
+use crate::log::{LogBackwards, LogReader};
 
-/// No more records of one witness are read. One looks every hour, so these are of two years.
-const MAX_READ_RECORDS: usize = 20_000;
 /// No more manifests are held that witnesses have seen.
 const MAX_HELD_MANIFESTS: usize = 1_000_000;
-/// So many are asked for at once.
-const READ_AT_ONCE: usize = 16;
 
 /// Who is asked.
 #[derive(Clone, Copy)]
@@ -35,80 +34,68 @@ pub(crate) struct Evidence<'a> {
     pub(crate) trust: &'a Trust,
     pub(crate) replicas: &'a [SharedReplica],
     pub(crate) limits: &'a Limits,
+    /// What was read already.
+    pub(crate) told: &'a ToldLogs,
+}
+
+/// What there is against the claims of a dataset.
+#[derive(Debug, Default)]
+pub(crate) struct Against {
+    /// The claims that stores or witnesses contradict.
+    pub(crate) contradicted: BTreeMap<SnapshotId, Contradicted>,
+    /// What is missing that may contradict others. For people to read.
+    pub(crate) doubts: BTreeSet<String>,
 }
 
 impl Evidence<'_> {
-    /// The claims of a dataset that stores or witnesses contradict.
-    pub(crate) async fn against(&self, dataset: &Name, claims: &[DatedClaim]) -> BTreeMap<SnapshotId, Contradicted> {
-        let Some(root) = self.trust.root() else { return BTreeMap::new() };
+    /// What there is against the claims of a dataset.
+    pub(crate) async fn against(&self, dataset: &Name, claims: &[DatedClaim]) -> Against {
+        let mut found = Against::default();
+        let Some(root) = self.trust.root() else { return found };
         let tolerance = tolerance(self.limits);
-        let stored = |claim: &DatedClaim| claim.stored.map(FirstSeen::stored);
         let doubtful: Vec<&DatedClaim> = claims.iter().filter(|claim| self.is_doubtful(claim)).collect();
-        let mut seen: BTreeMap<&SnapshotId, FirstSeen> =
-            doubtful.iter().filter_map(|claim| Some((&claim.snapshot, stored(claim)?))).collect();
-        let asked: &[Name] = if doubtful.is_empty() { &[] } else { &root.witnesses };
-        for witness in asked {
-            let log = LogName { kind: LogKind::DrillHosts, name: witness.clone() };
-            for (snapshot, told) in self.witnessed(&log, dataset, &doubtful).await {
-                seen.entry(snapshot).and_modify(|known| *known = known.earlier(told)).or_insert(told);
+        let Some(earliest) = doubtful.iter().map(|claim| claim.ended).min() else { return found };
+        let until = earliest.checked_sub_signed(tolerance).unwrap_or(earliest);
+        let reader = LogReader { vault: self.vault, trust: self.trust };
+        let witnesses = self.told.ask(&reader, self.replicas, (dataset, &root.witnesses), &doubtful, until).await;
+        for claim in doubtful {
+            let snapshot = &claim.snapshot;
+            let named = || witnesses.iter().filter_map(|witness| witness.seen.get(snapshot).copied());
+            let seen = named().reduce(FirstSeen::earlier);
+            // Whoever has looked and not named it has not seen it, unless a record is missing.
+            let is_whole = |witness: &&ByWitness<'_>| !witness.unsure.contains_key(snapshot);
+            let looked = || witnesses.iter().filter(is_whole).filter_map(|witness| witness.looked).max();
+            // One of them may lie, so all must say so. `None` is less than any time.
+            let not_yet = named().map(|told| told.not_yet).min().unwrap_or_else(looked);
+            let first = FirstSeen::of(&claim.stored, seen, not_yet, tolerance);
+            if let Some(contradicted) = first.and_then(|first| first.contradicts(claim, tolerance)) {
+                found.contradicted.insert(snapshot.clone(), contradicted);
+            }
+            let is_sure = |witness: &ByWitness<'_>| {
+                let told = witness.seen.get(snapshot).filter(|_| !witness.unsure.contains_key(snapshot));
+                told.is_some_and(|told| told.not_yet.is_some())
+            };
+            // What is missing can void dates of stores, and no more. So where none can be voided,
+            // it makes nothing younger.
+            let latest = FirstSeen::of(&claim.stored, None, Some(DateTime::<Utc>::MAX_UTC), tolerance);
+            let may_be_younger = latest.is_none() || latest != first;
+            if may_be_younger && !witnesses.iter().any(is_sure) {
+                found.doubts.extend(witnesses.iter().filter_map(|witness| witness.unsure.get(snapshot).cloned()));
             }
         }
-        let contradicted = doubtful.into_iter().filter_map(|claim| {
-            Some((claim.snapshot.clone(), seen.get(&claim.snapshot)?.contradicts(claim, tolerance)?))
-        });
-        contradicted.collect()
+        found
     }
 
     /// Whether anybody who is asked could contradict a claim. The hash is not looked at.
     pub(crate) fn is_doubtful(&self, claim: &DatedClaim) -> bool {
         let tolerance = tolerance(self.limits);
         let has_witnesses = |root: &Root| !root.witnesses.is_empty();
-        match claim.stored.map(FirstSeen::stored) {
-            Some(stored) => self.trust.root().is_some() && stored.contradicts(claim, tolerance).is_some(),
-            None => self.trust.root().is_some_and(|root| has_witnesses(&root)),
+        let Some(root) = self.trust.root() else { return false };
+        let contradicts = |stored: DateTime<Utc>| FirstSeen::stored(stored).contradicts(claim, tolerance).is_some();
+        match FirstSeen::earliest(&claim.stored) {
+            [None, _] => has_witnesses(&root),
+            stores => stores.into_iter().flatten().any(contradicts),
         }
-    }
-
-    /// When a witness first saw these. Its records are read from the newest on, until they are
-    /// older than what is claimed: nothing that is older can matter.
-    async fn witnessed<'c>(
-        &self,
-        log: &LogName,
-        dataset: &Name,
-        claims: &[&'c DatedClaim],
-    ) -> BTreeMap<&'c SnapshotId, FirstSeen> {
-        let mut seen: BTreeMap<&SnapshotId, FirstSeen> = BTreeMap::new();
-        let Some(earliest) = claims.iter().map(|claim| claim.ended).min() else { return seen };
-        let earliest = earliest.checked_sub_signed(tolerance(self.limits)).unwrap_or(earliest);
-        let reader = LogReader { vault: self.vault, trust: self.trust };
-        // The looks at which it has not been found yet, the oldest of those that were read last.
-        let mut undecided: BTreeSet<&SnapshotId> = BTreeSet::new();
-        let mut records = WitnessRecords::of(reader, log, self.replicas).await;
-        while let Some(found) = records.next().await {
-            let time = found.record.time;
-            let LogEvent::Witness { looked, snapshots } = &found.record.event else { continue };
-            let is_named = |claim: &DatedClaim| {
-                let mut named = snapshots.iter().filter(|named| named.dataset == *dataset);
-                named.any(|named| named.snapshot == claim.snapshot && named.blake3 == claim.hash)
-            };
-            let has_looked = looked.contains(dataset);
-            for claim in claims {
-                if is_named(claim) {
-                    seen.insert(&claim.snapshot, FirstSeen { not_yet: None, seen: time });
-                    undecided.insert(&claim.snapshot);
-                } else if has_looked && undecided.remove(&claim.snapshot) {
-                    seen.entry(&claim.snapshot).and_modify(|first| first.not_yet = Some(time));
-                }
-            }
-            if time < earliest {
-                return seen;
-            }
-        }
-        if records.were_too_many {
-            tracing::warn!(%log, "Only the newest {MAX_READ_RECORDS} records of this witness are read");
-            seen.values_mut().for_each(|first| first.not_yet = None);
-        }
-        seen
     }
 }
 
@@ -118,8 +105,8 @@ pub(crate) async fn tell_what_was_seen(vault: &str, trust: &Trust, replicas: &[S
     let (reader, mut all) = (LogReader { vault, trust }, SeenManifests::new());
     for name in &root.witnesses {
         let log = LogName { kind: LogKind::DrillHosts, name: name.clone() };
-        let mut records = WitnessRecords::of(reader, &log, replicas).await;
-        while let Some(found) = records.next().await {
+        let mut records = LogBackwards::of(&reader, log, replicas, MAX_READ_RECORDS).await;
+        while let Some(found) = records.next(&reader).await {
             let LogEvent::Witness { snapshots, .. } = &found.record.event else { continue };
             // A directory tells not when it came: one revoked signer must not vouch for another.
             if trust.log_of(LogKind::DrillHosts, &found.signer).is_none() {
@@ -131,79 +118,14 @@ pub(crate) async fn tell_what_was_seen(vault: &str, trust: &Trust, replicas: &[S
                 *first = found.record.time.min(*first);
             }
         }
+        tell(&mut records);
     }
     trust.believe_witnesses(all);
 }
 
-/// The numbers of the records of a log, each with the replicas that show it.
-async fn numbers(
-    reader: &LogReader<'_>,
-    log: &LogName,
-    replicas: &[SharedReplica],
-) -> BTreeMap<u64, Vec<SharedReplica>> {
-    let lists = replicas.iter().map(|replica| async move { (replica, reader.numbers(replica, log).await) });
-    let mut numbers: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
-    for (replica, listed) in join_all(lists).await {
-        match listed {
-            Ok(listed) => {
-                listed.into_iter().for_each(|number| numbers.entry(number).or_default().push(replica.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%log, replica = %replica.name(), error = %error.chain(), "What a witness saw is not read in this replica");
-            }
-        }
-    }
-    numbers
-}
-
-/// The records of a witness, the newest first.
-struct WitnessRecords<'a> {
-    reader: LogReader<'a>,
-    log: &'a LogName,
-    /// What was not fetched yet, the newest last.
-    left: Vec<(u64, Vec<SharedReplica>)>,
-    /// What was fetched, the newest last.
-    fetched: Vec<LoggedRecord>,
-    were_too_many: bool,
-}
-
-impl<'a> WitnessRecords<'a> {
-    async fn of(reader: LogReader<'a>, log: &'a LogName, replicas: &[SharedReplica]) -> Self {
-        let mut left: Vec<(u64, Vec<SharedReplica>)> = numbers(&reader, log, replicas).await.into_iter().collect();
-        let too_many = left.len().saturating_sub(MAX_READ_RECORDS);
-        left.drain(..too_many);
-        Self { reader, log, left, fetched: Vec::new(), were_too_many: too_many > 0 }
-    }
-
-    async fn next(&mut self) -> Option<LoggedRecord> {
-        while self.fetched.is_empty() && !self.left.is_empty() {
-            let batch = self.left.split_off(self.left.len().saturating_sub(READ_AT_ONCE));
-            let (reader, log) = (&self.reader, self.log);
-            let fetches = batch.iter().map(|(number, holders)| fetch(reader, holders, log, *number));
-            self.fetched = join_all(fetches).await.into_iter().flatten().collect();
-        }
-        self.fetched.pop()
-    }
-}
-
-/// A record, from the first replica that returns a good one.
-pub(super) async fn fetch(
-    reader: &LogReader<'_>,
-    holders: &[SharedReplica],
-    log: &LogName,
-    number: u64,
-) -> Option<LoggedRecord> {
-    for replica in holders {
-        match reader.fetch(replica, log, number).await {
-            Ok(Some(found)) => return Some(found),
-            Ok(None) => {}
-            Err(error) if is_verdict(&error) => {}
-            Err(error) => {
-                tracing::warn!(%log, number, replica = %replica.name(), error = %error.chain(), "A record of a witness cannot be read");
-            }
-        }
-    }
-    None
+/// Says what is wrong with a log of which all was read that is needed.
+fn tell(records: &mut LogBackwards) {
+    records.warnings().into_iter().chain(records.missing()).for_each(|told| tracing::warn!("{told}"));
 }
 
 /// Each host may differ from the right time by `limits.clock_skew`, so two may differ by twice

@@ -9,17 +9,13 @@ use lifeboat_format::id::Name;
 use lifeboat_format::log::{LogEvent, LogKind, LogName, LogRecord};
 use lifeboat_store::SharedReplica;
 
-use super::evidence::fetch;
 use crate::keys::trust::Trust;
-use crate::log::LogReader;
+use crate::log::{LogBackwards, LogReader, fetch_record};
 
 /// So many records are fetched at once.
 const SEARCHED_RECORDS_AT_ONCE: usize = 8;
 /// A witness drills, too, and a warden sweeps: so many of the newest records are looked at.
 const MAX_TRIED_RECORDS: usize = 64;
-/// Anybody who writes into a bucket can put names there that are no records. So many are passed
-/// over.
-const MAX_FALSE_RECORDS: usize = 1024;
 
 /// When each witness of the root looked last, as far as `replicas` show it.
 pub async fn last_looks(
@@ -54,7 +50,7 @@ pub(crate) async fn has_warden_looked(
     for replica in replicas {
         newest = newest.max(reader.numbers(replica, log).await?.last().copied().unwrap_or(0));
     }
-    let record = |number: u64| async move { (number, fetch(reader, replicas, log, number).await) };
+    let record = |number: u64| async move { (number, fetch_record(reader, replicas, log, number).await) };
     let mut records =
         std::pin::pin!(futures::stream::iter((1..=newest).rev()).map(record).buffered(SEARCHED_RECORDS_AT_ONCE));
     while let Some((number, found)) = records.next().await {
@@ -68,38 +64,29 @@ pub(crate) async fn has_warden_looked(
 }
 
 /// The newest records of a log, the newest first, as far as they can be read. There is a bound to
-/// how many are tried, and another to how many names are passed over that are none.
+/// how many are looked at.
 pub(crate) struct NewestRecords<'a> {
     reader: &'a LogReader<'a>,
-    log: &'a LogName,
-    /// Who lists each record.
-    holders: BTreeMap<u64, Vec<SharedReplica>>,
-    tried: usize,
-    /// How many names were no records that anybody could believe, or could not be read.
-    pub(crate) unbelieved: usize,
+    records: LogBackwards,
 }
 
 impl<'a> NewestRecords<'a> {
-    pub(crate) async fn of(reader: &'a LogReader<'a>, log: &'a LogName, replicas: &[SharedReplica]) -> Self {
-        let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
-        for replica in replicas {
-            for number in reader.numbers(replica, log).await.unwrap_or_default() {
-                holders.entry(number).or_default().push(replica.clone());
-            }
-        }
-        Self { reader, log, holders, tried: 0, unbelieved: 0 }
+    pub(crate) async fn of(reader: &'a LogReader<'a>, log: &LogName, replicas: &[SharedReplica]) -> Self {
+        Self { reader, records: LogBackwards::of(reader, log.clone(), replicas, MAX_TRIED_RECORDS).await }
     }
 
     pub(crate) async fn next(&mut self) -> Option<LogRecord> {
-        while self.tried < MAX_TRIED_RECORDS && self.unbelieved < MAX_FALSE_RECORDS {
-            let (number, holders) = self.holders.pop_last()?;
-            if let Some(found) = fetch(self.reader, &holders, self.log, number).await {
-                self.tried += 1;
-                return Some(found.record);
-            }
-            self.unbelieved += 1;
-        }
-        None
+        self.records.next(self.reader).await.map(|found| found.record)
+    }
+
+    /// How many names were no records that anybody could believe.
+    pub(crate) fn unbelieved(&self) -> usize {
+        self.records.false_names
+    }
+
+    /// What is wrong with what replicas show.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.records.warnings()
     }
 }
 
@@ -111,10 +98,13 @@ async fn last(
     fits: impl Fn(&LogEvent) -> bool,
 ) -> Option<DateTime<Utc>> {
     let mut records = NewestRecords::of(reader, log, replicas).await;
+    let mut last = None;
     while let Some(record) = records.next().await {
         if fits(&record.event) {
-            return Some(record.time);
+            last = Some(record.time);
+            break;
         }
     }
-    None
+    records.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    last
 }

@@ -85,7 +85,7 @@ fn what_a_warden_found_is_bounded_and_comes_back() -> Result<()> {
             "vetoed": [{ "dataset": "shop", "mark": mark, "by": ["ann", "bob"] }],
             "failed": [{ "dataset": "wiki", "because": "a list is lost" }],
             "locks": [
-                { "dataset": "shop", "replica": "north", "period": 86400, "since": "2026-11-29T07:00:00Z" },
+                { "dataset": "shop", "replica": "north", "period": 86400, "at_most": 31536000, "since": "2026-11-29T07:00:00Z" },
                 { "dataset": "shop", "replica": "south", "period": 86400 },
             ],
         });
@@ -109,7 +109,9 @@ fn what_a_warden_found_is_bounded_and_comes_back() -> Result<()> {
         assert!(parse(&event(&many(list, most + 1))).is_err(), "{list}");
         assert!(parse(&event(&|event| drop(event.as_object_mut().and_then(|event| event.remove(list))))).is_err());
     }
-    assert!(parse(&event(&|event| event["locks"][1]["since"] = Value::Null)).is_err());
+    for field in ["since", "at_most"] {
+        assert!(parse(&event(&|event| event["locks"][1][field] = Value::Null)).is_err(), "{field}");
+    }
     for field in ["until", "since", "delay"] {
         assert!(parse(&event(&|event| event["waiting"][0][field] = Value::Null)).is_err(), "{field}");
     }

@@ -107,6 +107,9 @@ pub struct LookedLock {
     /// For how long what is needed is locked, in seconds.
     #[serde(deserialize_with = "strict::number")]
     pub period: u64,
+    /// For how long at most what is kept for longer is locked, in seconds; `None`: for the period.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::some_number")]
+    pub at_most: Option<u64>,
     /// Since when all of it is locked for that long; `None` if not all was locked yet.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "utc::optional")]
     pub since: Option<DateTime<Utc>>,

@@ -65,7 +65,7 @@ fn usable(config: &Config) {
         assert!(config.dataset(&dataset.name).is_some());
         assert!(dataset.chunk_size.is_power_of_two() && (64 << 10..=4 << 20).contains(&dataset.chunk_size));
         assert!(config.replicas.iter().any(|replica| replica.region != dataset.home_region), "one region");
-        assert!(dataset.drill.level <= Some(dataset.source.database().highest_level()));
+        assert!(dataset.drill.level <= Some(dataset.drill.highest_level(dataset.source.database())));
         due(dataset);
     }
 }

@@ -87,6 +87,7 @@ fn without_fractions(report: DrillReport) -> DrillReport {
         rpo_seconds: None,
         rto_objective_seconds: None,
         rpo_objective_seconds: None,
+        interval_seconds: None,
         group: report.group.map(|group| GroupPart { spread_seconds: 0.0, ..group }),
         ..report
     }

@@ -268,7 +268,7 @@ mod tests {
             snapshot: id.parse().unwrap(),
             replicas: vec!["north".parse().unwrap(), "south".parse().unwrap()],
             bytes: None,
-            stored: None,
+            stored: Vec::new(),
         };
         let dataset: Name = "shop".parse().unwrap();
         let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now, &Limits::default());

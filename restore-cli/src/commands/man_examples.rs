@@ -23,6 +23,13 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("As the bucket was before somebody deleted", "lifeboat list --as-of 2h\\ ago"),
         ],
         "show" => &[("What a snapshot holds", "lifeboat show shop 20261123T1832")],
+        "diff" => &[
+            ("What changed since yesterday evening, by bytes", "lifeboat diff shop yesterday\\ 18:00"),
+            ("And which tables got or lost rows", "lifeboat diff shop 20261123T1832 latest --rows"),
+        ],
+        "bisect" => {
+            &[("Since when do orders miss?", "lifeboat bisect shop --sql TABLE\\ order_total --at-least 20000")]
+        }
         "restore" => &[
             (
                 "Into a new PostgreSQL server, with the owner's identity",
@@ -37,6 +44,15 @@ pub(super) fn of(command: &str) -> &'static [Example] {
                 "lifeboat restore shop --identity master.txt --to-mariadb mariadb://restorer@new-db --password-file pw",
             ),
             ("Into files", "lifeboat restore shop --to-directory /srv/restored"),
+            (
+                "One table, back into its database, in the place of the one that is there",
+                "lifeboat restore shop --at yesterday\\ 18:00 --table public.orders --overwrite --to-postgres socket:/var/run/postgresql",
+            ),
+            (
+                "The rows of a table, into a file",
+                "lifeboat restore shop --table public.orders --format csv --to-file orders.csv",
+            ),
+            ("Definitions without rows, for pg_restore", "lifeboat restore shop --schema-only --to-file shop.dump"),
             (
                 "On a machine that has nothing but the owner's files",
                 "lifeboat restore shop --identity master.txt --owner @owner.line --s3-bucket example-backup --s3-region eu-west-1 --to-directory out",

@@ -13,7 +13,9 @@ use std::time::Duration;
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
-use lifeboat_engine::databases::{Database, RestoreOutcome, Target, TreeWanted, Wanted, WorkContext, load, registry};
+use lifeboat_engine::databases::{
+    Database, Portion, RestoreOutcome, Target, TreeWanted, Wanted, WorkContext, load, registry,
+};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::{LogEvent, cut_to_fit};
 use lifeboat_engine::format::manifest::Manifest;
@@ -22,6 +24,7 @@ use lifeboat_engine::{Class, Error, Result, SnapshotTime};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
+use super::restore_part::{self, PartFlags, PortionTarget};
 use crate::access::{self, Need};
 use crate::flags::{Moment, Selection};
 use crate::human;
@@ -33,12 +36,12 @@ use crate::table::Plain;
 
 /// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules
 /// out.
-const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
+const NOT_A_SERVER: [&str; 3] = ["to_directory", "stdout", "to_file"];
 
-/// Restore a snapshot into a database server or a directory, or one stream of it to standard
-/// output
+/// Restore a snapshot into a database server or a directory, or one table of it; or one stream of
+/// it to standard output
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new(TARGETS).required(true).args(["to_directory", "stdout"]))]
+#[command(group = clap::ArgGroup::new(TARGETS).required(true).args(["to_directory", "stdout", "to_file"]))]
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
@@ -54,17 +57,20 @@ pub(crate) struct Args {
     to_directory: Option<PathBuf>,
     #[command(flatten)]
     tree: TreeFlags,
-    /// One stream, to standard output; `lifeboat show` lists the streams
-    #[arg(long, value_name = "STREAM")]
+    #[command(flatten)]
+    part: PartFlags,
+    /// One stream, to standard output; `lifeboat show` lists the streams. With --table or
+    /// --schema-only, no STREAM is named
+    #[arg(long, value_name = "STREAM", num_args = 0..=1, default_missing_value = "")]
     stdout: Option<String>,
     /// File with the password of the server (mode 0600); `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = NOT_A_SERVER)]
     password_file: Option<PathBuf>,
     /// Only this database of the snapshot; may be repeated
-    #[arg(long = "database", value_name = "NAME", conflicts_with_all = NOT_A_SERVER)]
+    #[arg(long = "database", value_name = "NAME", conflicts_with = "to_directory")]
     databases: Vec<String>,
     /// Restore the one --database under another name
-    #[arg(long, value_name = "NEW", requires = "databases")]
+    #[arg(long, value_name = "NEW", requires = "databases", conflicts_with_all = NOT_A_SERVER)]
     rename: Option<String>,
     /// How many connections load at once [default: limits.cpu, or the number of cores]
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
@@ -142,6 +148,9 @@ struct Restored {
     target: String,
     #[serde(flatten)]
     outcome: RestoreOutcome,
+    /// Of one table, into a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
     restored_bytes: u64,
     seconds: f64,
     read_from: Vec<Name>,
@@ -156,6 +165,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(
             Error::usage("--rename goes with exactly one --database").hint("name the one database with --database")
         );
+    }
+    let portion = args.part.portion(args.stdout.as_deref(), args.part.to_file.is_some())?;
+    if args.databases.len() > 1 && (!args.part.tables().is_empty() || portion.is_some()) {
+        return Err(Error::usage("a table, and a file, is of one database").hint("name one database with --database"));
+    }
+    if args.stdout.is_some() && !args.part.is_given() && !args.databases.is_empty() {
+        return Err(Error::usage("a stream is named by itself").hint("leave --database out"));
     }
     if args.stdout.is_some() && session.out.is_json() {
         return Err(Error::usage("--json and --stdout both use standard output").hint("leave --json out"));
@@ -174,7 +190,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let event = |unrecorded| LogEvent::Restore {
         dataset: args.dataset.clone(),
         snapshot: recording::wanted(&selector),
-        target: cut_to_fit(&target.as_ref().map_or_else(|| "standard output".to_owned(), describe)),
+        target: cut_to_fit(&args.part.told(&match (&target, &args.part.to_file) {
+            (Some(target), _) => describe(target),
+            (None, Some(file)) => file.display().to_string(),
+            (None, None) => "standard output".to_owned(),
+        })),
         user: recording::user(),
         unrecorded,
     };
@@ -213,6 +233,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     session.out.note(format!("snapshot {} of {}, data {age} old", manifest.snapshot, args.dataset));
 
     let warnings = manifest.source.warnings.iter().map(|warning| format!("the snapshot warns: {warning}"));
+    if args.part.is_given() {
+        restore_part::must_have_parts(&manifest.source.engine)?;
+    }
+    if let Some(portion) = portion {
+        let warnings: Vec<String> = warnings.collect();
+        return give(args, session, &streams, &portion, (warnings, began)).await;
+    }
     let Some(target) = target else {
         warnings.for_each(|warning| session.out.warning(warning));
         let name = args.stdout.as_deref().unwrap_or_default();
@@ -233,7 +260,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         environment: session.tools.clone(),
         cancel: session.cancel.clone(),
     };
-    let total = wanted_bytes(manifest, &args.databases);
+    let total = wanted_bytes(manifest, &target, &args.databases);
     let progress = Progress::follow(streams.delivered_counter(), total, args.dataset.as_str());
     // Not dropped on a signal: `load` obeys the token and cleans up after itself.
     let outcome = load(&streams, &target, &cx).await;
@@ -250,6 +277,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         snapshot: manifest.snapshot.clone(),
         target: describe(&target),
         outcome,
+        rows: None,
         restored_bytes: streams.delivered(),
         seconds: elapsed(session, began).as_secs_f64(),
         read_from: streams.read_from(),
@@ -293,8 +321,49 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         globals: args.globals,
         keep_going: args.keep_going,
         as_superuser: args.as_superuser,
+        tables: args.part.tables().to_vec(),
+        schema_only: args.part.is_schema_only(),
     };
     Ok(args.server.server(&session.worker, password, source)?.map(|server| Target::Server { server, wanted }))
+}
+
+/// Gives rows of a table, or definitions.
+async fn give(
+    args: &Args,
+    session: &Session,
+    streams: &SnapshotStreams,
+    portion: &Portion,
+    (mut warnings, began): (Vec<String>, Duration),
+) -> Result<()> {
+    let database = args.databases.first().map(String::as_str);
+    let target = match args.part.to_file.clone() {
+        Some(path) => PortionTarget::File { path, overwrite: args.overwrite },
+        None => PortionTarget::StandardOutput,
+    };
+    if let PortionTarget::File { path, overwrite: true } = &target
+        && path.symlink_metadata().is_ok()
+    {
+        session.confirm(args.yes, format!("{} is replaced.", path.display())).await?;
+    }
+    let given = restore_part::give(session, streams, database, (portion, &target)).await?;
+    warnings.extend(given.warnings);
+    let PortionTarget::File { path, .. } = &target else {
+        warnings.iter().for_each(|warning| session.out.warning(warning));
+        return Ok(());
+    };
+    let reading = streams.reading();
+    session.out.result(&Restored {
+        dataset: args.dataset.clone(),
+        snapshot: streams.manifest().snapshot.clone(),
+        target: path.display().to_string(),
+        outcome: RestoreOutcome { written: vec![path.display().to_string()], warnings, ..RestoreOutcome::default() },
+        rows: given.rows,
+        restored_bytes: given.bytes,
+        seconds: elapsed(session, began).as_secs_f64(),
+        read_from: streams.read_from(),
+        fetched_bytes: reading.fetched,
+        read_amplification: reading.amplification(),
+    })
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
@@ -314,6 +383,9 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 /// What would be lost, in words that name it.
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
     let asked = match target {
+        Target::Server { wanted, .. } if !wanted.tables.is_empty() => {
+            format!("Those of the tables {} that exist at {} are replaced.", wanted.tables.join(", "), describe(target))
+        }
         Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
             format!("If the database {name} exists at {}, it is replaced.", describe(target))
         }
@@ -347,10 +419,13 @@ fn describe(target: &Target) -> String {
 }
 
 /// Bytes of the streams that will be read.
-fn wanted_bytes(manifest: &Manifest, databases: &[String]) -> u64 {
+fn wanted_bytes(manifest: &Manifest, target: &Target, databases: &[String]) -> u64 {
     let engine = registry::find(&manifest.source.engine);
     let wanted = |name: &str| match engine.and_then(|engine| engine.database_of(name)) {
-        Some(database) => databases.is_empty() || databases.contains(&database),
+        Some(database) => match target {
+            Target::Server { server, wanted } if wanted.is_part() => server.database().reads(name, wanted),
+            _ => databases.is_empty() || databases.contains(&database),
+        },
         None => true,
     };
     manifest.streams.iter().filter(|stream| wanted(&stream.name)).map(|stream| stream.length).sum()
@@ -363,10 +438,12 @@ impl fmt::Display for Restored {
             ("restored", format!("{} {}", self.dataset, self.snapshot)),
             ("to", self.target.clone()),
             ("written", self.outcome.written.join(", ")),
+            ("rows", self.rows.map_or_else(String::new, |rows| rows.to_string())),
             ("size", human::bytes(self.restored_bytes)),
             ("took", human::seconds(self.seconds)),
             ("read from", format!("{}: {}", read_from.join(", "), human::bytes(self.fetched_bytes))),
         ];
+        facts.retain(|(what, value)| *what != "rows" || !value.is_empty());
         facts.extend(self.outcome.warnings.iter().map(|warning| ("warning", warning.clone())));
         let lost = self.outcome.failures.iter();
         facts.extend(lost.map(|lost| ("not loaded", format!("{}: {} ({})", lost.database, lost.object, lost.reason))));

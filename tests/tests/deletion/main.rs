@@ -2,6 +2,7 @@
 //! he cannot remove.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod drill_host;
 mod locks;
 mod parts;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use lifeboat_engine::databases::ThrowAway;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::mariadb::MariaDb;
 use lifeboat_tests::programs;
@@ -18,7 +19,7 @@ use super::{captured, scratch, text, with_text};
 async fn drilled(streams: &MemoryStreams) -> String {
     let place = scratch();
     let cx = context(&place);
-    let mut drill = match throw_away(&programs::worker(), streams, &[], &cx).await {
+    let mut drill = match throw_away(&programs::worker(), streams, DrillTools::default(), &cx).await {
         Ok(drill) => drill.unwrap(),
         Err(error) => return error.chain_and_hint(),
     };

@@ -4,6 +4,7 @@ use lifeboat_engine::Class;
 use lifeboat_engine::databases::ThrowAway;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::mariadb::{MariaDb, ask};
 use lifeboat_tests::programs;
@@ -46,7 +47,7 @@ async fn awkward_data_is_captured_loaded_in_a_worker_and_proved() {
     drop(server);
     let place = scratch();
     let cx = context(&place);
-    let mut drill = throw_away(&programs::worker(), &streams, &[], &cx).await.unwrap().unwrap();
+    let mut drill = throw_away(&programs::worker(), &streams, DrillTools::default(), &cx).await.unwrap().unwrap();
     drill.load(&streams).await.unwrap();
     let checks = drill.check(&[]).await.unwrap();
     assert!(checks.len() == 4 && checks.iter().all(|check| check.passed), "{checks:?}");
@@ -140,7 +141,7 @@ async fn queries_only_read_and_no_event_runs() {
     let streams = captured(&server).await;
     let place = scratch();
     let cx = context(&place);
-    let mut drill = throw_away(&programs::worker(), &streams, &[], &cx).await.unwrap().unwrap();
+    let mut drill = throw_away(&programs::worker(), &streams, DrillTools::default(), &cx).await.unwrap().unwrap();
     drill.load(&streams).await.unwrap();
     let query = |sql: &str, expect: Option<&str>| DrillQuery {
         database: Some("shop".to_owned()),

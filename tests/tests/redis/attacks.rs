@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lifeboat_engine::databases::WorkContext;
 use lifeboat_engine::databases::proof::DrillQuery;
+use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::programs;
 use lifeboat_tests::redis::{Redis, RedisClient};
@@ -16,7 +17,7 @@ use super::{captured, content, scratch, text, with_content};
 async fn drilled(streams: &MemoryStreams) -> String {
     let place = scratch();
     let cx = context(&place);
-    let mut drill = match throw_away(&programs::worker(), streams, &[], &cx).await {
+    let mut drill = match throw_away(&programs::worker(), streams, DrillTools::default(), &cx).await {
         Ok(drill) => drill.unwrap(),
         Err(error) => return error.chain_and_hint(),
     };

@@ -6,6 +6,7 @@ use lifeboat_engine::Class;
 use lifeboat_engine::databases::ThrowAway;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::programs;
 use lifeboat_tests::redis::{Redis, RedisClient, fill_with_awkward_data};
@@ -39,7 +40,7 @@ async fn awkward_data_is_captured_loaded_in_a_worker_and_proved() {
     drop(server);
     let place = scratch();
     let cx = context(&place);
-    let mut drill = throw_away(&programs::worker(), &streams, &[], &cx).await.unwrap().unwrap();
+    let mut drill = throw_away(&programs::worker(), &streams, DrillTools::default(), &cx).await.unwrap().unwrap();
     drill.load(&streams).await.unwrap();
     let checks = drill.check(&[]).await.unwrap();
     assert!(checks.len() == 2 && checks.iter().all(|check| check.passed), "{checks:?}");
@@ -70,7 +71,8 @@ async fn keys_that_expire_meanwhile_fail_no_drill() {
     let streams = captured(&server).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let place = scratch();
-    let mut drill = throw_away(&programs::worker(), &streams, &[], &context(&place)).await.unwrap().unwrap();
+    let mut drill =
+        throw_away(&programs::worker(), &streams, DrillTools::default(), &context(&place)).await.unwrap().unwrap();
     drill.load(&streams).await.unwrap();
     let checks = drill.check(&[query("DBSIZE", Some("3"))]).await.unwrap();
     assert!(checks.iter().all(|check| check.passed), "{checks:?}");
@@ -173,7 +175,8 @@ async fn queries_only_read() {
     server.run(SIMPLE).await;
     let streams = captured(&server).await;
     let place = scratch();
-    let mut drill = throw_away(&programs::worker(), &streams, &[], &context(&place)).await.unwrap().unwrap();
+    let mut drill =
+        throw_away(&programs::worker(), &streams, DrillTools::default(), &context(&place)).await.unwrap().unwrap();
     drill.load(&streams).await.unwrap();
     let in_three = DrillQuery { database: Some("3".to_owned()), ..query("GET text", Some("three")) };
     let nowhere = DrillQuery { database: Some("99".to_owned()), ..query("GET text", Some("one")) };
@@ -210,7 +213,7 @@ async fn a_server_that_is_missing_is_named_and_nothing_is_left() {
     ] {
         streams.facts.server_version = told.map(str::to_owned);
         let place = scratch();
-        let error = match throw_away(&programs::worker(), &streams, &[], &context(&place)).await {
+        let error = match throw_away(&programs::worker(), &streams, DrillTools::default(), &context(&place)).await {
             Ok(_) => panic!("a server of {told:?} started"),
             Err(error) => error,
         };

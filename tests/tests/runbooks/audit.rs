@@ -103,4 +103,9 @@ async fn a_log_that_was_cut_is_noticed_and_accepted() {
     // The host's own record still tells of it: who reads that knows what is gone.
     db1.shell("lifeboat audit verify --accept-older --yes").await;
     db1.must("lifeboat restore shop --identity ann/identity --to-directory out").await;
+    // Where it is a witness that stops deletion, an owner removes it.
+    let request = "lifeboat root request set --remove-witness drill1";
+    let line = db1.follow(&mut book, request, &[("drill1", "drill")]).await.stdout;
+    std::fs::write(db1.file("removal"), line.trim()).unwrap();
+    sign(&db1, "removal").await;
 }

@@ -9,19 +9,23 @@ mod keys;
 
 mod loss;
 mod roots;
+mod tables;
+mod upgrade;
 
 use lifeboat_tests::operator::{Operator, directory_replica, file_dataset};
 use lifeboat_tests::runbook;
 use tempfile::TempDir;
 
 /// All tests that follow a runbook.
-const FOLLOWED: [&str; 6] = [
+const FOLLOWED: [&str; 8] = [
     include_str!("audit.rs"),
     include_str!("deletion.rs"),
     include_str!("hosts.rs"),
     include_str!("keys.rs"),
     include_str!("loss.rs"),
     include_str!("roots.rs"),
+    include_str!("tables.rs"),
+    include_str!("upgrade.rs"),
 ];
 
 /// A directory for hosts, replicas and the file that is backed up.

@@ -12,6 +12,7 @@ mod broken_lines;
 mod environment;
 mod refused;
 mod trial;
+mod tutorial;
 mod typing_errors;
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -156,3 +156,33 @@ async fn in_a_bucket_that_keeps_versions_the_warden_deletes_what_the_host_marked
     let verify = vault.lifeboat("db1", &["--identity", &identity, "verify", "--read-data"]).await;
     assert!(verify.status.success(), "{verify}");
 }
+
+/// A host whose rules keep less says nothing in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warden_locks_for_as_long_as_its_own_rules_keep() {
+    let region = Region::start_with("far", Bucket::Locked).await;
+    let mut vault = RootedVault::new().await;
+    let all = section(&region.replica_config("far"));
+    vault.replicas = vec![format!("{all}lock = \"1d\"\nlock_at_most = \"30d\"\n")];
+    vault.set_up("db1", &["shop"], &[]).await;
+    vault.reconfigure("db1", "[limits]\n", LIMITS);
+    vault.reconfigure("db1", "home_region = \"home\"\n", &soon(HOST_KEEPS));
+    install_warden(&vault).await;
+    vault.reconfigure("warden1", "[limits]\n", LIMITS);
+    vault.reconfigure("warden1", WARDEN_KEEPS, &soon(WARDEN_KEEPS).replace("keep_last = 2", "within = \"20d\""));
+    backup(&vault, "the first").await;
+    let now = chrono::Utc::now().timestamp();
+    look(&vault).await;
+    let told = last_look(&vault).await;
+    assert_eq!(told["locks"][0]["at_most"], 30 * 86_400, "{told}");
+    vault.reconfigure("db1", "\"30d\"", "\"31d\"");
+    let shorter = format!("the warden locks for {} s, and `lock_at_most` here says {} s", 30 * 86_400, 31 * 86_400);
+    assert!(checked(&vault, "db1").await.1.contains(&shorter));
+    for (part, days) in [("/snapshots/", 20), ("/packs/", 20), ("/needs/", 20), ("keyring/", 20), ("/order/", 1)] {
+        let found = keys(&region, part).await;
+        assert!(!found.is_empty(), "{part}");
+        for key in found {
+            assert_eq!((locked_until(&region, &key).await - now + 300) / 86_400, days, "{key}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! built programs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod hidden;
 mod looks;
 
 use std::time::Duration;

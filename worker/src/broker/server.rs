@@ -76,11 +76,10 @@ impl ServerTarget for ServerByWorker {
             }
         };
         let unread = streams.names().into_iter().find(|name| {
-            let database = self.database().database_of(name);
-            let wanted = |name| wanted.databases.is_empty() || wanted.databases.contains(name);
             // What the outcome calls lost makes the restore fail, read or not.
             let lost = |name: &String| outcome.failures.iter().any(|failure| failure.database == *name);
-            database.as_ref().is_some_and(|name| wanted(name) && !lost(name)) && !worker.has_delivered(name)
+            let is_lost = self.database().database_of(name).as_ref().is_some_and(lost);
+            self.database().reads(name, wanted) && !is_lost && !worker.has_delivered(name)
         });
         worker.end().await;
         match unread {

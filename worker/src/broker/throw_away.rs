@@ -1,7 +1,5 @@
 //! A throw-away database in a worker.
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use lifeboat_base::{Error, Result};
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
@@ -11,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::place::WorkerPlace;
 use super::{Worker, out_of_turn};
-use crate::protocol::{Reply, Request, Started, Work};
+use crate::protocol::{DrillTools, Reply, Request, Started, Work};
 
 /// A version is published, so no more of it is believed, and only letters that versions have.
 const MAX_VERSION_BYTES: usize = 40;
@@ -24,11 +22,10 @@ const MAX_VERSION_BYTES: usize = 40;
 pub async fn throw_away(
     place: &WorkerPlace,
     streams: &dyn StoredStreams,
-    directories: &[PathBuf],
+    tools: DrillTools,
     cx: &WorkContext,
 ) -> Result<Option<Box<dyn ThrowAway>>> {
-    let work = Work::Drill { directories: directories.to_vec() };
-    let mut worker = Worker::start(place, work, streams, cx).await?;
+    let mut worker = Worker::start(place, Work::Drill(tools), streams, cx).await?;
     match worker.ask(None, None).await? {
         Reply::Started(mut started) => {
             started.server_version.retain(|letter| letter.is_ascii_alphanumeric() || " .+~()-".contains(letter));
@@ -72,6 +69,13 @@ impl ThrowAway for ThrowAwayByWorker {
 
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         match self.worker.ask(Some(&Request::Check { queries: queries.to_vec() }), None).await? {
+            Reply::Checked(results) => Ok(results),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        match self.worker.ask(Some(&Request::Ask { queries: queries.to_vec() }), None).await? {
             Reply::Checked(results) => Ok(results),
             _ => Err(out_of_turn()),
         }

@@ -9,7 +9,7 @@ use landlock::{
 };
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::{ServerTarget, registry};
-use lifeboat_worker::protocol::{Job, Work};
+use lifeboat_worker::protocol::{DrillTools, Job, Work};
 
 /// What this program was tested with. A newer kernel enforces no more than this.
 const NEWEST: ABI = ABI::V7;
@@ -98,7 +98,11 @@ pub(super) fn confine(job: &Job, scratch: &Path) -> Result<bool> {
 /// Directories of programs, and files to read, that the job names.
 fn of_job(job: &Job) -> (Vec<PathBuf>, Vec<PathBuf>) {
     match &job.work {
-        Work::Drill { directories } => (directories.iter().flat_map(|path| with_data(path)).collect(), Vec::new()),
+        Work::Drill(DrillTools { directories, commands }) => {
+            // A name without a folder is found where programs are.
+            let own = commands.programs().filter(|program| program.is_absolute()).map(Path::to_owned);
+            (directories.iter().flat_map(|path| with_data(path)).chain(own).collect(), Vec::new())
+        }
         Work::Restore { kind, address, client_directories, .. } => {
             let environment = job.environment.environment();
             let variables = environment.variables().filter(|(name, _)| !matches!(*name, "PATH" | "HOME"));

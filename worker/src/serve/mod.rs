@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::proof::ProofLevel;
 use lifeboat_databases::streams::StoredStreams;
 use lifeboat_databases::{ListedItem, Listing, ServerTarget, ThrowAway, Wanted, WorkContext, registry};
 use tokio::sync::mpsc;
@@ -22,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use self::inbox::{Inbox, Outbox};
 use self::streams::StreamsOfBroker;
 use crate::channel;
-use crate::protocol::{Confinement, Job, MAX_REQUEST_BYTES, Password, Reply, Request, Started, WireError, Work};
+use crate::protocol::{
+    Confinement, DrillTools, Job, MAX_REQUEST_BYTES, Password, Reply, Request, Started, WireError, Work,
+};
 
 /// Receives the job. `None` if the broker closed the socket first.
 ///
@@ -94,10 +97,15 @@ impl Service {
                 let server = engine.server(&address, password, &client_directories)?;
                 self.restore(server.as_ref(), &wanted).await
             }
-            Work::Drill { directories } => {
+            Work::Drill(DrillTools { directories, commands }) => {
                 let facts = self.streams.facts();
                 let engine = registry::find(&facts.engine).ok_or_else(unknown_engine)?;
-                match self.unless_cancelled(engine.throw_away(facts, &directories, &self.cx)).await? {
+                let throw_away = if engine.takes_commands() && commands.highest_level() > ProofLevel::Fetched {
+                    Some(commands.throw_away(&self.cx)?)
+                } else {
+                    self.unless_cancelled(engine.throw_away(facts, &directories, &self.cx)).await?
+                };
+                match throw_away {
                     Some(throw_away) => self.drill(throw_away, requests).await,
                     None => self.outbox.send(&Reply::NoThrowAway).await,
                 }
@@ -144,6 +152,9 @@ impl Service {
                 }
                 Some(Request::Check { queries }) => {
                     self.unless_cancelled(throw_away.check(&queries)).await.map(Reply::Checked)
+                }
+                Some(Request::Ask { queries }) => {
+                    self.unless_cancelled(throw_away.ask(&queries)).await.map(Reply::Checked)
                 }
                 Some(Request::Prove) => self.unless_cancelled(throw_away.prove(&self.streams)).await.map(Reply::Proved),
                 Some(Request::List(listing)) => self.list(throw_away.as_mut(), &listing).await.map(|()| Reply::Listed),

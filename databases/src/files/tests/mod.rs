@@ -27,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 use super::capture::FilesSource;
 use super::settings::FilesConfig;
 use super::{FILES_KIND, TREE_STREAM, acl};
-use crate::database::{Source, TreeWanted, WorkContext};
+use crate::database::{Source, WorkContext};
 use crate::streams::{Once, StoredStreams, StreamReader, StreamSink, StreamWriter};
 use crate::tool::environment::ToolEnvironment;
+use crate::wanted::TreeWanted;
 
 /// Everything, where whoever runs the tests may: root may do more than others.
 fn everything() -> TreeWanted {

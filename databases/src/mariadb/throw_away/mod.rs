@@ -21,7 +21,7 @@ use super::server::MariaServer;
 use super::tokens::{name, text};
 use super::users::{GrantDatabases, make_accounts, make_grants};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
 use crate::streams::StoredStreams;
 
 /// The check of each database: `CHECK TABLE` of its tables.
@@ -100,15 +100,11 @@ impl ThrowAway for MariaThrowAway {
         for (database, _) in &self.databases {
             results.push(self.check_tables(database).await?);
         }
-        let mut typing_errors = Vec::new();
-        for wanted in queries {
-            let result = self.ask(wanted).await?;
-            if !result.passed && self.is_typing_error(wanted, &result.detail).await? {
-                typing_errors.push(no_sql(&wanted.sql, &result.detail));
-            }
-            results.push(result);
-        }
-        answered(results, typing_errors)
+        checked(results, self.answers(queries).await?)
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        answered(self.answers(queries).await?)
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -191,19 +187,30 @@ impl MariaThrowAway {
         Ok(prepared.is_err_and(|error| error.chain().contains(NO_SQL)))
     }
 
-    /// Runs one query of the operator.
-    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
-        let database = self.database_for(wanted);
-        let answer = self.read_only(&database, &wanted.sql).await?;
-        let check = format!("{database}: {}", wanted.sql);
-        Ok(match answer {
-            Err(error) => CheckResult { check, passed: false, detail: error.chain() },
-            Ok(_) if !wanted.wants_result() => CheckResult { check, passed: true, detail: "ran".to_owned() },
-            Ok(answer) => {
-                let first = answer.first().and_then(|row| row.first()).map(String::as_str).unwrap_or_default();
-                let (passed, detail) = wanted.judge(Some(first));
-                CheckResult { check, passed, detail }
-            }
-        })
+    /// Runs queries of the operator.
+    async fn answers(&self, queries: &[DrillQuery]) -> Result<Vec<QueryAnswer>> {
+        let mut answers = Vec::new();
+        for wanted in queries {
+            let database = self.database_for(wanted);
+            let check = format!("{database}: {}", wanted.sql);
+            answers.push(match self.read_only(&database, &wanted.sql).await? {
+                Err(error) => {
+                    let detail = error.chain();
+                    let is_typing_error = self.is_typing_error(wanted, &detail).await?;
+                    Err(Unanswered {
+                        check,
+                        typing_error: is_typing_error.then(|| no_sql(&wanted.sql, &detail)),
+                        detail,
+                    })
+                }
+                Ok(_) if !wanted.wants_result() => Ok(CheckResult { check, passed: true, detail: "ran".to_owned() }),
+                Ok(answer) => {
+                    let first = answer.first().and_then(|row| row.first()).map(String::as_str).unwrap_or_default();
+                    let (passed, detail) = wanted.judge(Some(first));
+                    Ok(CheckResult { check, passed, detail })
+                }
+            });
+        }
+        Ok(answers)
     }
 }

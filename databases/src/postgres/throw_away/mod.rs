@@ -28,7 +28,7 @@ use super::query::query;
 use super::sql::{conninfo, rows};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
 use crate::listing::{ListedItem, Listing};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
 
@@ -100,15 +100,11 @@ impl ThrowAway for PostgresThrowAway {
         for database in self.databases.clone() {
             results.push(self.amcheck(&database).await?);
         }
-        let mut typing_errors = Vec::new();
-        for wanted in queries {
-            let result = self.ask(wanted).await?;
-            if !result.passed && self.is_no_sql(wanted, &result.detail).await? {
-                typing_errors.push(no_sql(&wanted.sql, &result.detail));
-            }
-            results.push(result);
-        }
-        answered(results, typing_errors)
+        checked(results, self.answers(queries).await?)
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        answered(self.answers(queries).await?)
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -191,18 +187,25 @@ impl PostgresThrowAway {
         Ok(prepared.is_err_and(|error| error.chain().contains(SYNTAX)))
     }
 
-    /// Runs one query of the operator, read-only.
-    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
-        let database = self.database_of(wanted);
-        let answer = self.read_only(&database, &wanted.sql).await?;
-        let check = format!("{database}: {}", wanted.sql);
-        Ok(match answer {
-            Err(error) => CheckResult { check, passed: false, detail: error.chain() },
-            Ok(_) if !wanted.wants_result() => CheckResult { check, passed: true, detail: "ran".to_owned() },
-            Ok(answer) => {
-                let (passed, detail) = wanted.judge(answer.split(['\0', '\u{1f}']).next());
-                CheckResult { check, passed, detail }
-            }
-        })
+    /// Runs queries of the operator, read-only.
+    async fn answers(&self, queries: &[DrillQuery]) -> Result<Vec<QueryAnswer>> {
+        let mut answers = Vec::new();
+        for wanted in queries {
+            let database = self.database_of(wanted);
+            let check = format!("{database}: {}", wanted.sql);
+            answers.push(match self.read_only(&database, &wanted.sql).await? {
+                Err(error) => {
+                    let detail = error.chain();
+                    let typing_error = self.is_no_sql(wanted, &detail).await?.then(|| no_sql(&wanted.sql, &detail));
+                    Err(Unanswered { check, detail, typing_error })
+                }
+                Ok(_) if !wanted.wants_result() => Ok(CheckResult { check, passed: true, detail: "ran".to_owned() }),
+                Ok(answer) => {
+                    let (passed, detail) = wanted.judge(answer.split(['\0', '\u{1f}']).next());
+                    Ok(CheckResult { check, passed, detail })
+                }
+            });
+        }
+        Ok(answers)
     }
 }

@@ -21,7 +21,7 @@ use super::server::RedisInfo;
 use super::users::RedisUsers;
 use super::{DUMP_STREAM, SETTINGS_STREAM, USERS_STREAM};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, answered};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, answered, checked};
 use crate::streams::StoredStreams;
 
 /// What a drill checks: the dump before it is loaded, and how many keys are there after it.
@@ -105,14 +105,11 @@ impl ThrowAway for RedisThrowAway {
             false => (false, differences(&stored, &found)),
         };
         results.push(CheckResult { check: count_check, passed, detail });
-        let mut typing_errors = Vec::new();
-        let connection = self.server.connection_to_read()?;
-        for wanted in queries {
-            let (result, typing_error) = ask(&connection, wanted, &self.cx).await?;
-            typing_errors.extend(typing_error);
-            results.push(result);
-        }
-        answered(results, typing_errors)
+        checked(results, self.answers(queries).await?)
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        answered(self.answers(queries).await?)
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -126,6 +123,14 @@ impl ThrowAway for RedisThrowAway {
 }
 
 impl RedisThrowAway {
+    async fn answers(&self, queries: &[DrillQuery]) -> Result<Vec<QueryAnswer>> {
+        let (connection, mut answers) = (self.server.connection_to_read()?, Vec::new());
+        for wanted in queries {
+            answers.push(ask(&connection, wanted, &self.cx).await?);
+        }
+        Ok(answers)
+    }
+
     async fn write_dump(&self, streams: &dyn StoredStreams) -> Result<()> {
         let path = self.server.dump();
         let failed = || format!("cannot write {}", path.display());

@@ -4,7 +4,7 @@
 use lifeboat_base::{Error, Result};
 
 use crate::database::WorkContext;
-use crate::proof::{CheckResult, DrillQuery};
+use crate::proof::{CheckResult, DrillQuery, QueryAnswer, Unanswered};
 use crate::redis::connect::RedisConnection;
 use crate::redis::replies::RedisReply;
 
@@ -15,46 +15,42 @@ const TYPING_ERRORS: [&str; 3] = ["ERR unknown command", "ERR unknown subcommand
 /// What it says to somebody who may not.
 const NOT_ALLOWED: &str = "NOPERM";
 
-/// Runs one query. Returns its result, and an error if the query could succeed nowhere.
+/// Runs one query.
 ///
 /// # Errors
 /// The server cannot be asked.
-pub(super) async fn ask(
-    connection: &RedisConnection,
-    wanted: &DrillQuery,
-    cx: &WorkContext,
-) -> Result<(CheckResult, Option<Error>)> {
+pub(super) async fn ask(connection: &RedisConnection, wanted: &DrillQuery, cx: &WorkContext) -> Result<QueryAnswer> {
     let typing_error = |said: &str| {
         Error::configuration(format!("the drill's query `{}` is no command of Redis: {said}", wanted.sql))
             .hint("correct it in [dataset.drill] queries")
     };
     let named = wanted.database.as_deref().unwrap_or("0");
     let check = wanted.sql.clone();
-    let failed = |detail: String| CheckResult { check: check.clone(), passed: false, detail };
+    let failed = |detail: String, typing_error| Ok(Err(Unanswered { check: check.clone(), detail, typing_error }));
     let Ok(database) = named.parse::<u64>() else {
-        return Ok((failed("no number".to_owned()), Some(typing_error("its database is no number"))));
+        return failed("no number".to_owned(), Some(typing_error("its database is no number")));
     };
     let Some(words) = words(&wanted.sql) else {
-        return Ok((failed("no command".to_owned()), Some(typing_error("its quotation marks do not fit"))));
+        return failed("no command".to_owned(), Some(typing_error("its quotation marks do not fit")));
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(match connection.ask_in(database, &words, cx).await? {
+    match connection.ask_in(database, &words, cx).await? {
         RedisReply::Refused(why) => {
             let odd = TYPING_ERRORS.iter().any(|begin| why.starts_with(begin)).then(|| typing_error(&why));
             let detail = match why.starts_with(NOT_ALLOWED) {
                 true => format!("a query may only read: {}", why.escape_debug()),
                 false => why.escape_debug().to_string(),
             };
-            (failed(detail), odd)
+            failed(detail, odd)
         }
         RedisReply::Values(_) if !wanted.wants_result() => {
-            (CheckResult { check, passed: true, detail: "ran".to_owned() }, None)
+            Ok(Ok(CheckResult { check, passed: true, detail: "ran".to_owned() }))
         }
         RedisReply::Values(values) => {
             let (passed, told) = judged(&values, wanted);
-            (CheckResult { check, passed, detail: format!("{told} in database {database}") }, None)
+            Ok(Ok(CheckResult { check, passed, detail: format!("{told} in database {database}") }))
         }
-    })
+    }
 }
 
 /// Whether the first value is as expected, and what is told of it. A key that is missing has no

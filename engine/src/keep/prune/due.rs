@@ -98,12 +98,15 @@ impl Prune<'_> {
         plan.waits.keys().filter_map(|mark| first.mark_named(mark)).min()
     }
 
-    /// Adds the floor to the reasons why snapshots stay. Of two times of a snapshot, the later one
-    /// counts.
+    /// Until when the floor keeps a snapshot. Of two times of it, the later one counts.
+    pub(super) fn floor(&self, told: &Told) -> Option<DateTime<Utc>> {
+        self.keys.trust.keeps_until(told.claimed.map_or(told.counts, |claimed| claimed.max(told.counts)))
+    }
+
+    /// Adds the floor to the reasons why snapshots stay.
     pub(super) fn keep_above_floor(&self, told: &[Told], reasons: &mut [Vec<String>]) {
         for (told, reasons) in told.iter().zip(reasons) {
-            let taken = told.claimed.map_or(told.counts, |claimed| claimed.max(told.counts));
-            if let Some(until) = self.keys.trust.keeps_until(taken) {
+            if let Some(until) = self.floor(told) {
                 reasons.push(format!("the root keeps it until {}", until.format("%Y-%m-%d %H:%M UTC")));
             }
         }

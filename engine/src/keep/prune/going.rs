@@ -1,4 +1,4 @@
-//! What goes, and need not be locked any more.
+//! What goes, and need not be locked any more; and until when what stays is kept at least.
 //!
 //! - **Where hosts delete**, that is all that nothing keeps, also while it waits for its time.
 //! - **Under a warden**, what waits is needed: somebody may veto it until it is due. What is due
@@ -10,6 +10,7 @@ use lifeboat_base::Result;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 
+use super::at_least::KeptAtLeast;
 use super::memory::Memory;
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict};
@@ -23,6 +24,7 @@ pub(in crate::keep) struct Goes {
     pub(in crate::keep) snapshots: BTreeSet<SnapshotId>,
     /// The newest snapshot that stays.
     pub(in crate::keep) newest: Option<SnapshotId>,
+    pub(in crate::keep) kept: KeptAtLeast,
 }
 
 impl Prune<'_> {
@@ -34,7 +36,8 @@ impl Prune<'_> {
         let view = self.look(Memory::Left).await?;
         let plan = self.plan_of(&view).await?;
         let newest = plan.verdicts.iter().rev().find(|verdict| verdict.goes_at.is_none());
-        let mut goes = Goes { newest: newest.map(|verdict| verdict.snapshot.clone()), ..Goes::default() };
+        let newest = newest.map(|verdict| verdict.snapshot.clone());
+        let mut goes = Goes { newest, kept: self.kept_at_least(&view, &plan), ..Goes::default() };
         let due = self.keys.is_warden.then(|| DueNames::of(&view, &plan));
         let going = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_some());
         let going = going.map(|Verdict { snapshot, .. }| snapshot);

@@ -39,6 +39,7 @@
 //!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
 mod accept;
+mod at_least;
 mod doubts;
 mod due;
 mod execute;

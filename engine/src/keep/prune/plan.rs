@@ -84,34 +84,45 @@ impl Prune<'_> {
         Ok(plan)
     }
 
-    /// What keeps each snapshot, but for vetoes.
-    fn reasons(&self, view: &View, now: DateTime<Utc>) -> Vec<Verdict> {
+    /// The snapshots that count for the rules, and what is known of when they were taken.
+    pub(super) fn past<'v>(&self, view: &'v View, now: DateTime<Utc>) -> (Vec<&'v Outline>, Vec<retention::Told>) {
         let limits = &self.config.limits;
-        let all = view.by_snapshot.values().map(AsRef::as_ref);
-        let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
-            all.partition(|outline: &&Outline| view.shown.contains(&outline.snapshot));
-        let (postdated, shown): (Vec<&Outline>, Vec<&Outline>) =
-            shown.into_iter().partition(|outline| view.times.is_postdated(&outline.snapshot));
-        let (future, past): (Vec<&Outline>, Vec<&Outline>) =
-            shown.into_iter().partition(|outline| is_future(view.times.time(outline), now, limits));
+        let counts = |outline: &&Outline| {
+            view.shown.contains(&outline.snapshot)
+                && !view.times.is_postdated(&outline.snapshot)
+                && !is_future(view.times.time(outline), now, limits)
+        };
+        let past: Vec<&Outline> = view.by_snapshot.values().map(AsRef::as_ref).filter(counts).collect();
         let told = |outline: &&Outline| retention::Told {
             counts: view.times.time(outline),
             claimed: Some(outline.started).filter(|claimed| !is_future(*claimed, now, limits)),
         };
-        let told: Vec<retention::Told> = past.iter().map(told).collect();
+        let told = past.iter().map(told).collect();
+        (past, told)
+    }
+
+    /// What keeps each snapshot, but for vetoes.
+    fn reasons(&self, view: &View, now: DateTime<Utc>) -> Vec<Verdict> {
+        let (past, told) = self.past(view, now);
         let mut reasons = retention::reasons_as_settled(&told, &self.dataset.retention, now);
         self.keep_above_floor(&told, &mut reasons);
-        let because = |why: &'static str| move |outline| (outline, vec![why.to_owned()]);
-        let of_future = future.into_iter().map(because("its time lies in the future"));
-        let of_later = postdated.into_iter().map(because("it was there before the time that it claims"));
-        let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
+        let counts: HashSet<&SnapshotId> = past.iter().map(|outline| &outline.snapshot).collect();
+        let others = view.by_snapshot.values().map(AsRef::as_ref);
+        let others = others.filter(|outline: &&Outline| !counts.contains(&outline.snapshot)).map(|outline| {
+            let why = if !view.shown.contains(&outline.snapshot) {
+                "only replicas that are left alone show it"
+            } else if view.times.is_postdated(&outline.snapshot) {
+                "it was there before the time that it claims"
+            } else {
+                "its time lies in the future"
+            };
+            (outline, vec![why.to_owned()])
+        });
         let mut verdicts: Vec<Verdict> = past
             .iter()
             .copied()
             .zip(reasons)
-            .chain(of_future)
-            .chain(of_later)
-            .chain(of_others)
+            .chain(others)
             .map(|(outline, keep_because)| Verdict {
                 snapshot: outline.snapshot.clone(),
                 taken: view.times.time(outline),

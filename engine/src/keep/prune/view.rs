@@ -292,7 +292,7 @@ impl Prune<'_> {
             doubts.add(&holders, signed, &error, hint);
         }
         let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
-        let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref()).await;
+        let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref(), &mut doubts).await;
         let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, (&pruned, first.as_ref())).await;
         for UnreadableHead { inventory, snapshot, error } in headless {

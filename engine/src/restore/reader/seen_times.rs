@@ -11,7 +11,7 @@ use super::{Listed, Summary, VaultReader};
 use crate::catalog::documents::StoredAs;
 use crate::catalog::first_seen::{Contradicted, DatedClaim};
 use crate::catalog::taken::{SnapshotTime, TakenTimes};
-use crate::witness::{Evidence, ended};
+use crate::witness::{Against, Evidence, ended};
 
 /// What a manifest says, and the hash of its object.
 struct ManifestTimes {
@@ -30,7 +30,22 @@ impl VaultReader {
     }
 
     fn evidence(&self) -> Evidence<'_> {
-        Evidence { vault: &self.vault, trust: &self.keys.trust, replicas: &self.replicas, limits: &self.limits }
+        Evidence {
+            vault: &self.vault,
+            trust: &self.keys.trust,
+            replicas: &self.replicas,
+            limits: &self.limits,
+            told: &self.told,
+        }
+    }
+
+    /// The claims that others contradict. Says once what is missing: whoever reads goes on.
+    async fn against(&self, dataset: &Name, claims: &[DatedClaim]) -> BTreeMap<SnapshotId, Contradicted> {
+        let Against { contradicted, doubts } = self.evidence().against(dataset, claims).await;
+        for doubt in doubts.into_iter().filter(|doubt| self.told.is_new(doubt)) {
+            tracing::warn!("Whether a snapshot of {dataset} is as old as it claims is not sure: {doubt}");
+        }
+        contradicted
     }
 
     fn claim(&self, listed: &Listed, times: &ManifestTimes, counts: DateTime<Utc>) -> DatedClaim {
@@ -39,7 +54,7 @@ impl VaultReader {
             hash: times.hash,
             began: counts,
             ended: ended(counts, times.started, times.finished, &self.limits),
-            stored: listed.stored,
+            stored: listed.stored.clone(),
         }
     }
 
@@ -56,7 +71,7 @@ impl VaultReader {
             self.claim(listed, &of, times.of(&claim.snapshot, claim.time).time)
         };
         let claims: Vec<DatedClaim> = snapshots.into_iter().map(claim).collect();
-        let contradicted = self.evidence().against(dataset, &claims).await;
+        let contradicted = self.against(dataset, &claims).await;
         times.against(contradicted)
     }
 
@@ -79,7 +94,7 @@ impl VaultReader {
         };
         let times = self.documents(dataset, &keys).look(&self.replicas, &listed.snapshot, look).await?;
         let claim = self.claim(listed, &times, counts.unwrap_or(times.started));
-        let mut found: BTreeMap<SnapshotId, Contradicted> = self.evidence().against(dataset, &[claim]).await;
+        let mut found: BTreeMap<SnapshotId, Contradicted> = self.against(dataset, &[claim]).await;
         Ok(found.remove(&listed.snapshot))
     }
 

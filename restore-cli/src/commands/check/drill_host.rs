@@ -44,6 +44,9 @@ pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config,
         && StateDirectory::open(&config.state_directory).is_ok_and(|state| state.is_of_another_user());
     let is_directory = |replica: &&ReplicaConfig| is_others && matches!(replica.kind, ReplicaKind::Directory { .. });
     let left_alone: BTreeSet<&Name> = place.replicas.iter().filter(is_directory).map(|replica| &replica.name).collect();
+    let buckets = place.replicas.iter().filter(|replica| matches!(replica.kind, ReplicaKind::S3(_)));
+    let buckets: BTreeSet<&Name> = buckets.map(|replica| &replica.name).collect();
+    let (is_bucket, mut warned) = (|replica: &Name| buckets.contains(replica), BTreeSet::new());
     let named: Vec<Name> = config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets = if named.is_empty() { all(checked, &reader, session).await? } else { named };
     for dataset in &datasets {
@@ -53,7 +56,12 @@ pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config,
             checked.broken(error.class(), format!("dataset {dataset} cannot be drilled: {}", error.chain_and_hint()));
         }
         let writes = async { Ok(may_write(&reader, dataset, &left_alone).await) };
-        for (replica, refused) in session.cancellable("the check of drills/", writes).await? {
+        for TriedReport { replica, refused, deletes } in session.cancellable("the check of drills/", writes).await? {
+            if deletes && is_bucket(&replica) && warned.insert(replica.clone()) {
+                checked.weak.push(format!(
+                    "replica {replica} lets this host delete: who steals a drill host could hide backups there; give it the rights of drill-host-policy.json and no more"
+                ));
+            }
             let Some(why) = refused else { continue };
             checked.weak.push(format!(
                 "replica {replica} takes no report below {}: prune does not learn there which snapshot is proved; allow this host's credentials to write datasets/*/drills/* ({})",
@@ -108,7 +116,8 @@ async fn could_drill(
     engine.has_server_programs(streams.facts(), &directories, &cx).await?;
     let needed = streams.manifest().length();
     let free = rustix::fs::statvfs(&session.temporary).map(|found| found.f_bavail * found.f_frsize);
-    if engine.highest_level() > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
+    let highest = settings.map_or(engine.highest_level(), |settings| settings.highest_level(engine));
+    if highest > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
         let (shown, needed) = (session.temporary.display(), human::bytes(needed));
         return Err(Error::new(
             Class::Storage,
@@ -119,8 +128,17 @@ async fn could_drill(
     Ok(())
 }
 
-/// Why each replica refuses a report, if it does.
-async fn may_write(reader: &VaultReader, dataset: &Name, left_alone: &BTreeSet<&Name>) -> Vec<(Name, Option<String>)> {
+/// What came of a report that was tried.
+struct TriedReport {
+    replica: Name,
+    /// Why the replica refuses it, if it does.
+    refused: Option<String>,
+    /// Whether it was deleted again.
+    deletes: bool,
+}
+
+/// Tries a report in each replica.
+async fn may_write(reader: &VaultReader, dataset: &Name, left_alone: &BTreeSet<&Name>) -> Vec<TriedReport> {
     let Ok(id) = TRIED_REPORT.parse::<SnapshotId>() else { return Vec::new() };
     let key = layout::drill(dataset, &id);
     let tried = reader.replicas().iter().filter(|replica| !left_alone.contains(replica.name())).map(
@@ -131,8 +149,8 @@ async fn may_write(reader: &VaultReader, dataset: &Name, left_alone: &BTreeSet<&
                 Err(error) if matches!(error.kind, ReplicaErrorKind::AlreadyExists) => None,
                 Err(error) => Some(Error::from(error).chain()),
             };
-            let _ = replica.delete(&key).await;
-            (replica.name().clone(), refused)
+            let deletes = replica.delete(&key).await.is_ok();
+            TriedReport { replica: replica.name().clone(), refused, deletes }
         },
     );
     futures::future::join_all(tried).await

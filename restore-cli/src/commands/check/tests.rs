@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lifeboat_engine::config::{Config, ReplicaKind, S3Config, S3Credentials, Surroundings};
 use lifeboat_engine::store::bandwidth::Bandwidth;
-use lifeboat_engine::store::{Guards, Lifecycle};
+use lifeboat_engine::store::{Guards, Lifecycle, Lock, LockMode};
 
 use super::replicas::LARGEST_SKEW_SECONDS;
 use super::*;
@@ -107,6 +107,24 @@ fn the_level_is_named_with_what_a_thief_could_do() {
     ] {
         let (level, thief) = level(probe);
         assert!(level == expected && thief.contains(words), "{level}: {thief}");
+    }
+}
+
+#[test]
+fn both_periods_of_locks_are_told() {
+    let day = Duration::from_secs(86_400);
+    let half = "half of 30 days after the theft at the earliest";
+    let longer = format!("{half}, or 350 days after it where retention keeps it for as long");
+    for (at_most, told) in [(30, half), (365, longer.as_str())] {
+        let mut config = replica();
+        let ReplicaKind::S3(s3) = &mut config.kind else { panic!("it is S3") };
+        s3.lock = Some(Lock { mode: LockMode::Compliance, period: 30 * day, at_most: at_most * day });
+        let probe = Probe { object_lock: Some(true), ..guarded(|guards| guards.sets_locks = Some(true)) };
+        let mut checked = Checked::default();
+        checked.judge_replica(&config, Ok((probe, vault())), true, Some(true));
+        let replica = &checked.replicas[0];
+        assert_eq!(replica.level.as_deref(), Some("lock"));
+        assert!(replica.thief.as_ref().is_some_and(|thief| thief.ends_with(told)), "{:?}", replica.thief);
     }
 }
 

@@ -279,7 +279,7 @@ mod tests {
             first: vec!["a".to_owned(), "b".to_owned()],
             error: None,
         };
-        assert_eq!(in_words(&found), "2 of 1200 values dangle, and 1 may: a, b (1 row had none)");
+        assert_eq!(in_words(&found), "2 of 1,200 values dangle, and 1 may: a, b (1 row had none)");
         let missed = sum_up(&"shop".parse().unwrap(), &Error::new(Class::ObjectiveMissed, "rto"));
         assert_eq!((missed.class(), missed.message().contains("succeeded")), (Class::ObjectiveMissed, true));
     }

@@ -133,7 +133,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 }
 
 /// Removes what drills left that were killed.
-fn sweep(session: &Session) {
+pub(super) fn sweep(session: &Session) {
     let Swept { directories, processes, problems } = worker::sweep(&session.temporary);
     if !directories.is_empty() {
         let directories: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
@@ -146,7 +146,7 @@ fn sweep(session: &Session) {
 }
 
 /// The configuration of this machine, unless somebody drills with keys of his own.
-fn own_config(session: &Session) -> Option<Config> {
+pub(super) fn own_config(session: &Session) -> Option<Config> {
     let is_own = session.globals.identities.is_empty() && !session.globals.given.is_named();
     is_own.then(|| session.configuration().ok()).flatten()
 }

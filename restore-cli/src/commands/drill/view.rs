@@ -188,6 +188,7 @@ mod tests {
             rpo_seconds: Some(720.0),
             rto_objective_seconds: Some(600.0),
             rpo_objective_seconds: None,
+            interval_seconds: None,
             checks: vec![CheckResult { check: "pg_amcheck".to_owned(), passed: true, detail: "no finding".to_owned() }],
             group: None,
             proof: Some(ProofResult {

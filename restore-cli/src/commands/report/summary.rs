@@ -215,6 +215,7 @@ mod tests {
             rpo_seconds: Some(60.0),
             rto_objective_seconds: Some(200.0),
             rpo_objective_seconds: None,
+            interval_seconds: None,
             checks: Vec::new(),
             proof: None,
             group: None,

@@ -170,13 +170,17 @@ fn shown(
 ) -> (BTreeMap<String, Vec<RegionSnapshot>>, Vec<SnapshotId>) {
     let (future, past): (Vec<&Listed>, Vec<&Listed>) =
         listed.iter().partition(|listed| is_future(listed.snapshot.time(), now, limits));
+    // Its id is its writer's word: none is younger than what a store took.
+    let time = |listed: &Listed| listed.stored.iter().copied().chain([listed.snapshot.time()]).min();
+    let age = |listed: &Listed| time(listed).map_or(f64::MAX, |time| (now - time).as_seconds_f64().max(0.0));
     let of_region = |replicas: &Vec<Name>| {
         let shown = |listed: &&&Listed| listed.replicas.iter().any(|replica| replicas.contains(replica));
-        let shown = past.iter().rev().filter(shown).map(|listed| RegionSnapshot {
-            id: listed.snapshot.clone(),
-            age_seconds: (now - listed.snapshot.time()).as_seconds_f64().max(0.0),
-        });
-        shown.collect()
+        let shown = past.iter().rev().filter(shown);
+        let mut shown: Vec<RegionSnapshot> =
+            shown.map(|listed| RegionSnapshot { id: listed.snapshot.clone(), age_seconds: age(listed) }).collect();
+        // Stable: of several of one age, the one with the newest id comes first.
+        shown.sort_by(|one, other| one.age_seconds.total_cmp(&other.age_seconds));
+        shown
     };
     let all = regions.iter().map(|(region, replicas)| (region.clone(), of_region(replicas))).collect();
     (all, future.into_iter().map(|listed| listed.snapshot.clone()).collect())
@@ -195,7 +199,7 @@ mod tests {
             snapshot: id.parse().unwrap(),
             replicas: replicas.iter().map(|replica| name(replica)).collect(),
             bytes: None,
-            stored: None,
+            stored: Vec::new(),
         };
         let shown = [
             listed("20261123T180000000Z-9f2c81aa", &["a1", "b"]),
@@ -211,5 +215,12 @@ mod tests {
         let ages = |region: &str| all[region].iter().map(|shown| shown.age_seconds).collect::<Vec<_>>();
         assert_eq!([ages("a"), ages("b"), ages("c")], [vec![3600.0, 7200.0], vec![7200.0], vec![]]);
         assert_eq!(future, [shown[2].snapshot.clone()]);
+
+        // One that a store took five hours ago is no younger, whatever it claims.
+        let mut claims = shown.clone();
+        claims[1].stored = vec![now, "2026-11-23T15:00:00Z".parse().unwrap()];
+        let (all, _) = super::shown(&claims, &regions, now, &Limits::default());
+        let ages: Vec<f64> = all["a"].iter().map(|shown| shown.age_seconds).collect();
+        assert_eq!((ages, &all["a"][0].id), (vec![7200.0, 18_000.0], &claims[0].snapshot));
     }
 }

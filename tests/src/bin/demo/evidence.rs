@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_tests::s3::Region;
@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::company::DATASETS;
 use crate::{DATASET, Result};
+
+/// As wide as the lines of the story: beside a name and borders, 98 columns.
+const VALUE_COLUMNS: usize = 75;
 
 /// Everything that was measured.
 pub(crate) struct Evidence {
@@ -155,14 +158,40 @@ impl fmt::Display for Evidence {
                     .map_or_else(|error| format!("NOT PROVED: {error}"), |()| "PROVED with one region dead".to_owned()),
             ),
         ];
-        let width = rows.iter().map(|(_, value)| value.chars().count()).max().unwrap_or(0);
-        let rule = format!("+-{:-<16}-+-{:-<width$}-+", "", "");
+        let rows = rows.iter().flat_map(|(name, value)| {
+            let names = std::iter::once(*name).chain(std::iter::repeat(""));
+            names.zip(lines(value, VALUE_COLUMNS))
+        });
+        let rule = format!("+-{:-<16}-+-{:-<VALUE_COLUMNS$}-+", "", "");
         writeln!(f, "{rule}")?;
         for (name, value) in rows {
-            writeln!(f, "| {name:<16} | {value:<width$} |")?;
+            writeln!(f, "| {name:<16} | {value:<VALUE_COLUMNS$} |")?;
         }
         writeln!(f, "{rule}")
     }
+}
+
+/// A text in lines of at most `columns`, if its words are not longer; one at least.
+pub(crate) fn lines(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    if lines.is_empty() {
+        lines.push(String::new());
+    }
+    lines
+}
+
+/// A file as a person names it here.
+pub(crate) fn from_here(file: &Path) -> &Path {
+    std::env::current_dir().ok().and_then(|here| file.strip_prefix(here).ok()).unwrap_or(file)
 }
 
 fn names(list: &Value) -> String {

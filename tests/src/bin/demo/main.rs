@@ -82,9 +82,8 @@ async fn step<T>(stop: &CancellationToken, what: &str, work: impl Future<Output 
 
 async fn tell(stop: &CancellationToken) -> Result<()> {
     let begun = Instant::now();
-    println!(
-        "Lifeboat: lose a region, restore a company from the other, prove it equal. All servers are real and thrown away.\n"
-    );
+    println!("Lifeboat: lose a region, restore a company from the other, prove it equal.");
+    println!("All servers are real and thrown away.\n");
     programs::directory();
 
     println!("The machines");
@@ -121,7 +120,7 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     let second = evidence::stored_bytes(&south, DATASET).await? - first;
 
     let status = step(stop, "  lifeboat status: all at a glance", backup_host.status(stop)).await?;
-    println!("    {status}");
+    println!("    {}", evidence::lines(&status, 94).join("\n    "));
 
     println!("The disaster");
     step(stop, "  region eu-north-1 is killed, and all of the company's servers with it", async {
@@ -152,8 +151,8 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     println!(
         "\n{evidence}\nThe whole story took {:.0} s; the reports are {} and {}",
         begun.elapsed().as_secs_f64(),
-        file.display(),
-        page.display()
+        evidence::from_here(&file).display(),
+        evidence::from_here(&page).display()
     );
     evidence.verdict()
 }

@@ -1,0 +1,291 @@
+//! What changed from one snapshot of a dataset to another.
+//!
+//! - **Bytes** are told by manifests alone. A stream's new bytes are those of which the older
+//!   snapshot refers to no copy: in none of its streams, at none of its places. Data that a run
+//!   stored again although it had not changed, to keep restores fast, counts as new, too.
+//! - **Rows** are counted only if that is asked for: it reads every stream that differs, from both
+//!   snapshots. See `rows.rs`.
+//!
+//! Memory: one manifest is held at a time. The places of the older snapshot are held as ranges of
+//! packs, 16 bytes each, and ranges that touch are one. They take at most half of `limits.memory`.
+
+mod rows;
+mod spill;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
+use lifeboat_format::manifest::{Manifest, StreamEntry};
+use lifeboat_format::map::Resolved;
+use serde::Serialize;
+
+pub use self::rows::{RowChange, count_rows};
+use crate::restore::VaultReader;
+
+/// A range of a pack, in memory.
+const RANGE_BYTES: u64 = 16;
+
+/// What became of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamState {
+    /// Only the newer snapshot has it.
+    Added,
+    /// Only the older snapshot has it.
+    Removed,
+    /// Its content differs.
+    Changed,
+    /// It is the same, byte by byte.
+    Unchanged,
+}
+
+/// What changed in one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamDiff {
+    /// The name of the stream.
+    pub stream: String,
+    /// What became of it.
+    pub state: StreamState,
+    /// Its length in the older snapshot, in bytes; `None` if that does not have it.
+    pub old_bytes: Option<u64>,
+    /// Its length in the newer snapshot, in bytes; `None` if that does not have it.
+    pub new_bytes: Option<u64>,
+    /// How many of its bytes the older snapshot does not refer to.
+    pub fresh_bytes: u64,
+    /// Whether its rows were read and counted. What is the same needs no count.
+    pub rows_counted: bool,
+}
+
+/// What changed between two snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotDiff {
+    /// The dataset.
+    pub dataset: Name,
+    /// The older snapshot, or the one that was named first.
+    pub old: SnapshotId,
+    /// The other one.
+    pub new: SnapshotId,
+    /// The streams of both, in the order of their names.
+    pub streams: Vec<StreamDiff>,
+    /// Packs that the newer snapshot refers to and the older one does not.
+    pub new_packs: usize,
+    /// The size of these packs, in bytes.
+    pub new_pack_bytes: u64,
+    /// The tables with rows that only one of the two has; `None` if rows were not counted.
+    pub tables: Option<Vec<RowChange>>,
+}
+
+impl VaultReader {
+    /// What changed from the snapshot `old` to `new`. Rows are not counted.
+    ///
+    /// # Errors
+    /// A manifest cannot be read. If one has maps, also if no identity opens packs.
+    pub async fn diff(&self, dataset: &Name, old: &SnapshotId, new: &SnapshotId) -> Result<SnapshotDiff> {
+        let memory = self.limits().memory;
+        let before =
+            self.with_places(dataset, old, |manifest, extents| OldPlaces::of(manifest, extents, memory)).await?;
+        self.with_places(dataset, new, |manifest, extents| Ok(compare(&before, manifest, extents))).await
+    }
+
+    /// What `work` makes of a manifest and of where each of its streams lies. Neither is held
+    /// longer.
+    async fn with_places<T>(
+        &self,
+        dataset: &Name,
+        snapshot: &SnapshotId,
+        work: impl FnOnce(&Manifest, &[Resolved]) -> Result<T>,
+    ) -> Result<T> {
+        let manifest = self.manifest(dataset, snapshot).await?;
+        if manifest.streams.iter().any(|stream| stream.map.is_some()) {
+            drop(manifest);
+            let streams = self.streams(dataset, snapshot).await.map_err(|error| {
+                error.within(format!("snapshot {snapshot} has maps in its packs, which tell where its bytes lie"))
+            })?;
+            return work(streams.manifest(), &streams.extents());
+        }
+        let contents = manifest.contents();
+        let extents = manifest.streams.iter().map(|stream| manifest.extents(stream, &contents).map(Resolved::from));
+        let extents: Vec<Resolved> = extents.collect::<Result<_>>()?;
+        work(&manifest, &extents)
+    }
+}
+
+/// What is held of the older snapshot while the newer one is looked at.
+struct OldPlaces {
+    snapshot: SnapshotId,
+    /// Length and hash of each stream.
+    streams: BTreeMap<String, (u64, Digest)>,
+    packs: BTreeSet<PackId>,
+    ranges: PackRanges,
+}
+
+impl OldPlaces {
+    /// # Errors
+    /// The ranges take more than half of `memory`, in bytes.
+    fn of(manifest: &Manifest, extents: &[Resolved], memory: u64) -> Result<Self> {
+        let mut ranges = PackRanges::within_memory(memory);
+        for extents in extents {
+            for extent in extents.iter() {
+                if let Some(pack) = manifest.packs.get(extent.pack as usize) {
+                    ranges.add(pack.id, extent.offset, extent.length)?;
+                }
+            }
+        }
+        ranges.settle();
+        let streams = manifest.streams.iter().map(|stream| (stream.name.clone(), (stream.length, stream.blake3)));
+        Ok(Self {
+            snapshot: manifest.snapshot.clone(),
+            streams: streams.collect(),
+            packs: manifest.packs.iter().map(|pack| pack.id).collect(),
+            ranges,
+        })
+    }
+}
+
+fn compare(before: &OldPlaces, after: &Manifest, extents: &[Resolved]) -> SnapshotDiff {
+    let new: BTreeMap<&str, (&StreamEntry, &Resolved)> =
+        after.streams.iter().zip(extents).map(|(stream, extents)| (stream.name.as_str(), (stream, extents))).collect();
+    let names: BTreeSet<&str> = before.streams.keys().map(String::as_str).chain(new.keys().copied()).collect();
+    let streams = names.into_iter().map(|name| {
+        let (was, is) = (before.streams.get(name), new.get(name));
+        let state = match (was, is) {
+            (None, _) => StreamState::Added,
+            (_, None) => StreamState::Removed,
+            (Some(was), Some((is, _))) if *was == (is.length, is.blake3) => StreamState::Unchanged,
+            _ => StreamState::Changed,
+        };
+        let fresh = is.map_or(0, |(_, extents)| {
+            let fresh = |extent: lifeboat_format::extents::Extent| {
+                let pack = after.packs.get(extent.pack as usize);
+                extent.length - pack.map_or(0, |pack| before.ranges.within(&pack.id, extent.offset, extent.length))
+            };
+            extents.iter().map(fresh).sum()
+        });
+        StreamDiff {
+            stream: name.to_owned(),
+            state,
+            old_bytes: was.map(|(length, _)| *length),
+            new_bytes: is.map(|(stream, _)| stream.length),
+            fresh_bytes: fresh,
+            rows_counted: false,
+        }
+    });
+    let new_packs: Vec<_> = after.packs.iter().filter(|pack| !before.packs.contains(&pack.id)).collect();
+    SnapshotDiff {
+        dataset: after.dataset.clone(),
+        old: before.snapshot.clone(),
+        new: after.snapshot.clone(),
+        streams: streams.collect(),
+        new_packs: new_packs.len(),
+        new_pack_bytes: new_packs.iter().map(|pack| pack.size).sum(),
+        tables: None,
+    }
+}
+
+/// Ranges of packs' contents.
+struct PackRanges {
+    packs: HashMap<PackId, Vec<(u64, u64)>>,
+    /// How many more ranges may be held.
+    left: u64,
+}
+
+impl PackRanges {
+    /// Which take at most half of `memory`, in bytes.
+    fn within_memory(memory: u64) -> Self {
+        Self { packs: HashMap::new(), left: memory / 2 / RANGE_BYTES }
+    }
+
+    /// # Errors
+    /// There are too many.
+    fn add(&mut self, pack: PackId, offset: u64, length: u64) -> Result<()> {
+        let ranges = self.packs.entry(pack).or_default();
+        match ranges.last_mut() {
+            Some((_, end)) if *end == offset => {
+                *end += length;
+                return Ok(());
+            }
+            _ => ranges.push((offset, offset + length)),
+        }
+        self.left = self.left.checked_sub(1).ok_or_else(|| {
+            Error::failed("the older snapshot lies in too many places to be compared in `limits.memory`")
+                .hint("set `limits.memory` to twice as much")
+        })?;
+        // So that what is used over and over is held once.
+        if ranges.len() == ranges.capacity() {
+            self.left += settle(ranges);
+        }
+        Ok(())
+    }
+
+    /// Puts the ranges in order, and joins those that touch. Call it before [`Self::within`].
+    fn settle(&mut self) {
+        for ranges in self.packs.values_mut() {
+            self.left += settle(ranges);
+        }
+    }
+
+    /// How many bytes of a range are in these.
+    fn within(&self, pack: &PackId, offset: u64, length: u64) -> u64 {
+        let Some(ranges) = self.packs.get(pack) else { return 0 };
+        let end = offset + length;
+        let first = ranges.partition_point(|(_, range_end)| *range_end <= offset);
+        let some = ranges[first..].iter().take_while(|(begin, _)| *begin < end);
+        some.map(|(begin, range_end)| end.min(*range_end) - offset.max(*begin)).sum()
+    }
+}
+
+/// Joins ranges. Returns how many fewer there are.
+fn settle(ranges: &mut Vec<(u64, u64)>) -> u64 {
+    let before = ranges.len();
+    ranges.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+    for (begin, end) in ranges.drain(..) {
+        match joined.last_mut() {
+            Some((_, last)) if begin <= *last => *last = end.max(*last),
+            _ => joined.push((begin, end)),
+        }
+    }
+    *ranges = joined;
+    (before - ranges.len()) as u64
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn no_more_ranges_are_held_than_memory_allows() {
+        let mut ranges = PackRanges::within_memory(2 * RANGE_BYTES * 100);
+        // What touches, or is used over and over, is one range.
+        for n in 0..10_000 {
+            ranges.add(Digest([7; 32]), n, 1).unwrap();
+            ranges.add(Digest([8; 32]), (n % 7) * 2, 1).unwrap();
+        }
+        let refused = (0..200).find_map(|n| ranges.add(Digest([9; 32]), n * 2, 1).err().map(|error| (n, error)));
+        let (at, error) = refused.unwrap();
+        assert!((80..100).contains(&at) && error.hint_text().unwrap().contains("limits.memory"), "{at}: {error:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_within_ranges_are_counted_once(
+            given in prop::collection::vec((0_u64..300, 1_u64..40), 0..60),
+            asked in (0_u64..300, 1_u64..80),
+        ) {
+            let (pack, mut ranges, mut model) = (Digest([7; 32]), PackRanges::within_memory(1 << 20), BTreeSet::new());
+            for (offset, length) in given {
+                ranges.add(pack, offset, length).unwrap();
+                model.extend(offset..offset + length);
+            }
+            ranges.settle();
+            let (offset, length) = asked;
+            let expected = (offset..offset + length).filter(|byte| model.contains(byte)).count() as u64;
+            prop_assert_eq!(ranges.within(&pack, offset, length), expected);
+            prop_assert_eq!(ranges.within(&Digest([8; 32]), offset, length), 0);
+        }
+    }
+}
