@@ -69,15 +69,21 @@ impl ItemBatches {
         if self.add(item) { self.pass_on().await } else { Ok(()) }
     }
 
-    /// Passes on what is left.
+    /// Passes on what is left, if anything is.
     pub(crate) async fn pass_on(&mut self) -> Result<()> {
         let batch = self.take();
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.to.send(batch).await.map_err(|_| nobody_listens())
     }
 
     /// As [`Self::pass_on`], for a thread that may wait.
     pub(crate) fn pass_on_blocking(&mut self) -> Result<()> {
         let batch = self.take();
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.to.blocking_send(batch).map_err(|_| nobody_listens())
     }
 }

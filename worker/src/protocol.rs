@@ -136,6 +136,9 @@ pub enum Request {
     /// List what is in it. The replies are [`Reply::Items`], as many as there are, then
     /// [`Reply::Listed`].
     List(Listing),
+    /// Nobody wants more of the listing. What it still sends ends with [`Reply::Listed`] or
+    /// [`Reply::Failed`], as always.
+    Enough,
     /// Stop the throw-away database and remove its files. The reply is [`Reply::Stopped`].
     Stop,
     /// Stop what runs, clean up, and say that it failed.

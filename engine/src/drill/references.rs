@@ -107,12 +107,11 @@ impl ComparedFolder {
         let part = self.folder.join(format!(".{member}"));
         let mut buckets = Buckets::create(&part)?;
         let hash = |path: &[u8]| self.hash(path);
-        each(server, &Listing::Paths, |path| match path {
+        let listed = each(server, &Listing::Paths, |path| match path {
             Some(path) => buckets.add(&hash(&path), &[]),
             None => Ok(()),
-        })
-        .await?;
-        buckets.finish()?;
+        });
+        listed.await.and_then(|()| buckets.finish()).inspect_err(|_| remove(&part))?;
         std::fs::rename(&part, &whole).context(Class::Storage, || format!("cannot make {}", whole.display()))
     }
 
@@ -133,20 +132,21 @@ impl ComparedFolder {
         let values = self.folder.join(format!(".values-{}", reference.name));
         let (mut buckets, mut without_value) = (Buckets::create(&values)?, 0);
         let listing = Listing::Values { database: reference.database.clone(), sql: reference.sql.clone() };
-        each(server, &listing, |value| {
+        let listed = each(server, &listing, |value| {
             let Some(value) = value else {
                 without_value += 1;
                 return Ok(());
             };
             let hash = self.hash(&path_of(&reference.prefix, &value).unwrap_or_default());
             buckets.add(&hash, &value)
-        })
-        .await?;
+        });
+        // Its room is for others, above all if it has filled the disk.
+        listed.await.inspect_err(|_| remove(&values))?;
         let checked = buckets.count;
-        buckets.finish()?;
+        buckets.finish().inspect_err(|_| remove(&values))?;
         let compared = tokio::task::spawn_blocking(move || {
             let compared = compare(&paths, &values);
-            let _ = std::fs::remove_dir_all(&values);
+            remove(&values);
             compared
         });
         let (dangling, first) = compared.await.context(Class::Failed, || "a worker thread failed")??;
@@ -190,6 +190,11 @@ async fn each(
     taken.and(told)
 }
 
+/// What cannot be removed goes with the directory of the drill.
+fn remove(folder: &Path) {
+    let _ = std::fs::remove_dir_all(folder);
+}
+
 /// Entries in files, by the first bits of their hashes.
 struct Buckets {
     files: Vec<BufWriter<File>>,
@@ -201,7 +206,7 @@ impl Buckets {
     fn create(folder: &Path) -> Result<Self> {
         let failed = || format!("cannot make {}", folder.display());
         // A part that failed may be left.
-        let _ = std::fs::remove_dir_all(folder);
+        remove(folder);
         std::fs::create_dir_all(folder).context(Class::Storage, failed)?;
         let file = |at: usize| File::create(folder.join(at.to_string())).map(BufWriter::new);
         let files = (0..BUCKETS).map(file).collect::<std::io::Result<_>>().context(Class::Storage, failed)?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod drills;
+mod listings;
 mod shop;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ use lifeboat_databases::{ListedItem, Listing, ServerTarget, ThrowAway, Wanted, W
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::inbox::{Inbox, Outbox};
+use self::inbox::{EndOfListing, Inbox, Outbox};
 use self::streams::StreamsOfBroker;
 use crate::channel;
 use crate::protocol::{
@@ -71,8 +71,9 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
     };
     let (inbox, requests) = Inbox::new(receiver, cx.cancel.clone());
     let streams = StreamsOfBroker::new(facts, streams, Arc::clone(&outbox), inbox.readers());
+    let end_of_listing = inbox.end_of_listing();
     let listening = tokio::spawn(inbox.listen());
-    let served = Service { streams, outbox: Arc::clone(&outbox), cx }.run(work, requests).await;
+    let served = Service { streams, outbox: Arc::clone(&outbox), end_of_listing, cx }.run(work, requests).await;
     listening.abort();
     match served {
         Ok(()) => Ok(()),
@@ -83,6 +84,7 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
 struct Service {
     streams: StreamsOfBroker,
     outbox: Arc<Outbox>,
+    end_of_listing: EndOfListing,
     cx: WorkContext,
 }
 
@@ -127,7 +129,7 @@ impl Service {
         self.outbox.send(&Reply::Restored(outcome)).await
     }
 
-    /// Sends all items of a listing.
+    /// Sends all items of a listing, unless the broker wants no more of them.
     async fn list(&self, throw_away: &mut dyn ThrowAway, listing: &Listing) -> Result<()> {
         let (items, mut listed) = mpsc::channel::<Vec<ListedItem>>(1);
         // What it takes ends with it, so that nobody waits for whoever has gone.
@@ -138,7 +140,14 @@ impl Service {
             }
             Ok(())
         };
-        let (told, sent) = tokio::join!(self.unless_cancelled(throw_away.list(listing, items)), send);
+        let end = self.end_of_listing.token();
+        let list = async {
+            tokio::select! {
+                result = self.unless_cancelled(throw_away.list(listing, items)) => result,
+                () = end.cancelled() => Err(Error::cancelled("the listing")),
+            }
+        };
+        let (told, sent) = tokio::join!(list, send);
         told.and(sent)
     }
 
