@@ -26,7 +26,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::protocol::{Answer, Cancelled, Paused};
 use crate::control::{What, Wish};
 use crate::endpoints::Endpoints;
-use crate::group_status;
 use crate::groups::{GroupRun, MemberRun};
 use crate::held::{HeldStarts, Verdict};
 use crate::installation::Installation;
@@ -117,7 +116,7 @@ impl Daemon {
         let budget = RunBudget::new(&config.limits);
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
         config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
-        config.groups.iter().for_each(|group| group_status::take_in(&runner.state, &group.name, runner.clock.now()));
+        Self::take_in_groups(&runner, config, true);
         let scheduler = Scheduler::new(config, |dataset| runner.considered(dataset));
         let names = config.datasets.iter().map(|dataset| &dataset.name);
         let pauses = Pauses::open(&runner.state, &runner.clock, names);
@@ -386,16 +385,6 @@ impl Daemon {
         }
     }
 
-    /// When the last run is tried again if it failed, and how long one takes.
-    fn remember_run(&mut self, dataset: &Name) {
-        let members = self.scheduler.members(dataset);
-        let statuses: Vec<_> = members.iter().map(|member| self.runner.ledger.get(member)).collect();
-        let lasts = statuses.iter().map(|status| status.duration_seconds).fold(0.0, f64::max);
-        // The first member that is tried again takes the others along.
-        self.scheduler.retry(dataset, statuses.iter().filter_map(|status| status.retry_at).min());
-        self.scheduler.lasts(dataset, TimeDelta::seconds(lasts as i64));
-    }
-
     /// So after a restart or a reload, too.
     fn remember_runs(&mut self) {
         for dataset in &self.live.installation().config.datasets {
@@ -432,9 +421,7 @@ impl Daemon {
                         let _ = waiting.send(error.into());
                     }
                 }
-                for group in after.groups.iter().filter(|group| !self.groups.contains_key(&group.name)) {
-                    group_status::take_in(&runner.state, &group.name, runner.clock.now());
-                }
+                Self::take_in_groups(runner, after, false);
                 for dataset in &after.datasets {
                     self.pauses.read(&dataset.name);
                     self.upkeep.want(&dataset.name);

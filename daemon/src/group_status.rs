@@ -6,13 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::state::StateDirectory;
 use serde::{Deserialize, Serialize};
 
 use crate::status::KILLED;
+
+/// A group that fails again and again is tried this often, or less often if `retry` says so.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(6 * 3600);
 
 /// What is remembered of one group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +32,10 @@ pub(crate) struct GroupStatus {
     pub newest: Option<CommonMoment>,
     /// Why the last run had none.
     pub error: Option<String>,
+    /// How many runs had none since the last one that had.
+    pub failed_in_a_row: u32,
+    /// When the group is tried again, if its schedule does not start it before.
+    pub retry_at: Option<DateTime<Utc>>,
     /// Runs with a common moment.
     pub moments: u64,
     /// Runs without one.
@@ -79,19 +87,44 @@ pub(crate) fn update(state: &StateDirectory, group: &Name, change: impl FnOnce(&
     }
 }
 
-/// Notes since when a group is known, and counts a run that never ended, as what ran it was killed.
-pub(crate) fn take_in(state: &StateDirectory, group: &Name, now: DateTime<Utc>) {
-    let known = read(state, group);
-    if known.first_seen.is_some() && known.under_way.is_none() {
+/// Notes since when a group is known.
+pub(crate) fn first_see(state: &StateDirectory, group: &Name, now: DateTime<Utc>) {
+    if read(state, group).first_seen.is_none() {
+        update(state, group, |status| status.first_seen = Some(now));
+    }
+}
+
+/// Counts a run that never ended, as what ran it was killed. It is tried again after `retry`, or
+/// later if others failed before it.
+pub(crate) fn take_in_killed(state: &StateDirectory, group: &Name, retry: Option<Duration>, now: DateTime<Utc>) {
+    if read(state, group).under_way.is_none() {
         return;
     }
     update(state, group, |status| {
-        status.first_seen = status.first_seen.or(Some(now));
-        if let Some(began) = status.under_way.take() {
-            status.last_attempt = Some(began);
-            (status.failures, status.error) = (status.failures + 1, Some(KILLED.to_owned()));
-        }
+        status.last_attempt = status.under_way.take();
+        status.failed(KILLED.to_owned(), retry, now);
     });
+}
+
+impl GroupStatus {
+    /// Counts a run without a common moment. The first is tried again after `retry`, and each that
+    /// follows without one between after twice the time: all members are captured anew, however few
+    /// of them fail.
+    pub(crate) fn failed(&mut self, error: String, retry: Option<Duration>, now: DateTime<Utc>) {
+        let pause = retry.map(|retry| {
+            let doubled = 2_u32.checked_pow(self.failed_in_a_row).and_then(|times| retry.checked_mul(times));
+            doubled.unwrap_or(MAX_RETRY_PAUSE).min(MAX_RETRY_PAUSE.max(retry))
+        });
+        self.retry_at = pause.and_then(|pause| TimeDelta::from_std(pause).ok()).map(|pause| now + pause);
+        self.error = Some(error);
+        (self.failures, self.failed_in_a_row) = (self.failures + 1, self.failed_in_a_row.saturating_add(1));
+    }
+
+    /// Counts a run with a common moment.
+    pub(crate) fn succeeded(&mut self, newest: CommonMoment) {
+        (self.newest, self.error, self.retry_at) = (Some(newest), None, None);
+        (self.moments, self.failed_in_a_row) = (self.moments + 1, 0);
+    }
 }
 
 #[cfg(test)]
@@ -111,13 +144,40 @@ mod tests {
         update(&state, &shop, |status| {
             (status.newest, status.under_way) = (Some(newest.clone()), Some(at(9)));
         });
-        take_in(&state, &shop, at(20));
-        take_in(&state, &shop, at(30));
+        first_see(&state, &shop, at(20));
+        assert!(read(&state, &shop).under_way.is_some(), "another program may run it");
+        take_in_killed(&state, &shop, Some(Duration::from_secs(60)), at(20));
+        take_in_killed(&state, &shop, Some(Duration::from_secs(60)), at(30));
+        first_see(&state, &shop, at(30));
         let status = read(&state, &shop);
         assert_eq!(status.first_seen, Some(at(20)));
         assert_eq!((status.failures, status.newest, status.last_attempt), (1, Some(newest), Some(at(9))));
         assert!(status.error.unwrap().contains("was killed"));
+        assert_eq!((status.failed_in_a_row, status.retry_at), (1, Some(at(80))));
         std::fs::write(state.group(&shop), "{").unwrap();
         assert_eq!(read(&state, &shop), GroupStatus::default());
+    }
+
+    #[test]
+    fn the_pause_between_retries_doubles_up_to_a_bound_and_begins_anew_after_a_moment() {
+        let now = DateTime::from_timestamp(1_795_459_980, 0).unwrap();
+        let pauses = |status: &mut GroupStatus, retry: u64| {
+            let pause = |_| {
+                status.failed(String::new(), Some(Duration::from_secs(retry)), now);
+                (status.retry_at.unwrap() - now).num_minutes()
+            };
+            (0..8).map(pause).collect::<Vec<_>>()
+        };
+        let mut status = GroupStatus::default();
+        assert_eq!(pauses(&mut status, 900), [15, 30, 60, 120, 240, 360, 360, 360]);
+        status.failed_in_a_row = u32::MAX;
+        assert_eq!(pauses(&mut status, 900)[7], 360);
+        status.failed(String::new(), None, now);
+        assert_eq!(status.retry_at, None);
+        let moment = "20261123T183244123Z-9f2c81aa".parse().unwrap();
+        status.succeeded(CommonMoment::new(&moment, &[now], BTreeMap::new()));
+        assert_eq!((status.retry_at, status.moments, status.error.as_ref()), (None, 1, None));
+        // Whoever wants more time between them has it.
+        assert_eq!(pauses(&mut status, 7 * 3600)[..2], [420, 420]);
     }
 }

@@ -7,6 +7,7 @@
 //!   no common moment, and the status of the group says why.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::backup::MemberMoment;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use crate::control::protocol::Answer;
 use crate::group_status::{self, CommonMoment, GroupStatus};
 use crate::run_report::RunReport;
+use crate::start::Start;
 use crate::words;
 
 /// Whether a member has the lock of its dataset.
@@ -86,6 +88,7 @@ impl Drop for MemberRun {
 pub(crate) struct GroupRun {
     pub id: SnapshotId,
     began: DateTime<Utc>,
+    start: Start,
     members: Vec<Name>,
     moment: Option<SharedMoment>,
     ended: BTreeMap<Name, std::result::Result<SnapshotId, Failed>>,
@@ -102,7 +105,7 @@ struct Failed {
 
 impl GroupRun {
     /// Begins the run of `group`: what is known of it, and the part of each member.
-    pub(crate) fn begin(group: &GroupConfig, clock: &SharedClock) -> (Self, Vec<MemberRun>) {
+    pub(crate) fn begin(group: &GroupConfig, start: Start, clock: &SharedClock) -> (Self, Vec<MemberRun>) {
         let (began, members) = (clock.now(), group.members.clone());
         let id = SnapshotId::new(began, rand::random());
         let moments = SharedMoment::shared(members.len(), group.wait, clock);
@@ -118,6 +121,7 @@ impl GroupRun {
             Self {
                 id: id.clone(),
                 began,
+                start,
                 members: members.clone(),
                 moment: first,
                 ended: BTreeMap::new(),
@@ -132,11 +136,27 @@ impl GroupRun {
         self.members.contains(dataset) && !self.ended.contains_key(dataset)
     }
 
-    /// Notes what came of it, once all members have ended, in the log and in the status.
+    /// Whether it is to be tried again, as there is no common moment. `wanted`: a member that failed
+    /// would be tried again. If none failed, and only the moment was missed, one more try is enough.
+    pub(crate) fn is_retried(&self, wanted: bool) -> bool {
+        match self.ended.values().any(std::result::Result::is_err) {
+            true => wanted,
+            false => self.start == Start::Scheduled,
+        }
+    }
+
+    /// Notes what came of it, once all members have ended, in the log and in the status. If there is
+    /// no common moment, it is tried again after `retry`, or later.
     ///
     /// # Errors
     /// There is no common moment.
-    pub(crate) fn tell(&self, state: &StateDirectory, group: &Name) -> Result<GroupReport> {
+    pub(crate) fn tell(
+        &self,
+        state: &StateDirectory,
+        group: &Name,
+        retry: Option<Duration>,
+        now: DateTime<Utc>,
+    ) -> Result<GroupReport> {
         let result = self.result(group);
         match &result {
             Ok(report) => tracing::info!("{}", report.line()),
@@ -151,7 +171,7 @@ impl GroupRun {
         }
         group_status::update(state, group, |status| match self.waits {
             true => status.under_way = None,
-            false => self.note(status, &result),
+            false => self.note(status, &result, retry, now),
         });
         result
     }
@@ -191,17 +211,17 @@ impl GroupRun {
     }
 
     /// Notes in the status of the group what came of it.
-    fn note(&self, status: &mut GroupStatus, result: &Result<GroupReport>) {
+    fn note(
+        &self,
+        status: &mut GroupStatus,
+        result: &Result<GroupReport>,
+        retry: Option<Duration>,
+        now: DateTime<Utc>,
+    ) {
         (status.under_way, status.last_attempt) = (None, Some(self.began));
         match result {
-            Ok(report) => {
-                status.moments += 1;
-                (status.newest, status.error) = (Some(report.moment.clone()), None);
-            }
-            Err(error) => {
-                status.failures += 1;
-                status.error = Some(error.chain());
-            }
+            Ok(report) => status.succeeded(report.moment.clone()),
+            Err(error) => status.failed(error.chain(), retry, now),
         }
     }
 }
@@ -237,8 +257,6 @@ impl From<GroupReport> for Answer {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::Duration;
-
     use lifeboat_engine::clock::SystemClock;
 
     use super::*;
@@ -252,7 +270,7 @@ mod tests {
             references: Vec::new(),
             drill_schedule: None,
         };
-        GroupRun::begin(&group, &SystemClock::shared())
+        GroupRun::begin(&group, Start::Scheduled, &SystemClock::shared())
     }
 
     #[tokio::test]
@@ -285,11 +303,18 @@ mod tests {
         assert_eq!((told.class(), told.hint_text()), (Class::Source, Some("start it")));
         assert!(told.chain().contains("group shop has no common moment: a, b, c failed"), "{told:?}");
         let mut status = GroupStatus::default();
-        run.note(&mut status, &failed);
+        let now = DateTime::UNIX_EPOCH;
+        run.note(&mut status, &failed, Some(Duration::from_secs(60)), now);
+        assert_eq!(status.retry_at, DateTime::from_timestamp(60, 0));
+        assert!(run.is_retried(true) && !run.is_retried(false));
         assert!((status.failures, status.newest.is_none()) == (1, true) && status.error.is_some());
         drop(parts);
         let snapshot: SnapshotId = "20261123T183244123Z-9f2c81aa".parse().unwrap();
         run.ended = names.iter().map(|name| (name.clone(), Ok(snapshot.clone()))).collect();
         assert!(run.result(&shop).unwrap_err().message().contains("was not ready in time"));
+        // Whoever is late is late again: once more is enough.
+        assert!(run.is_retried(false));
+        run.start = Start::Retry;
+        assert!(!run.is_retried(true));
     }
 }

@@ -313,8 +313,13 @@ impl Live {
     pub(crate) fn report(&self) -> StatusReport {
         let (installation, now) = (self.installation(), self.clock.now());
         let (statuses, limits) = (self.statuses(&installation), &installation.config.limits);
+        let groups = self.groups(&installation);
         let state = self.lock();
-        let datasets = statuses.into_iter().map(|(name, status)| {
+        let datasets = statuses.into_iter().map(|(name, mut status)| {
+            if let Some(group) = installation.config.group_of(&name).and_then(|group| groups.get(&group.name)) {
+                // Its members are tried again together.
+                status.retry_at = group.retry_at;
+            }
             let next = state.turn.next.get(&name).copied();
             let (due_since, next) = (next.filter(|time| *time <= now), next.filter(|time| *time > now));
             let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
@@ -334,7 +339,7 @@ impl Live {
             replicas: state.up(),
             left_alone: left_alone(&state.installation),
             datasets: datasets.collect(),
-            groups: self.groups(&state.installation),
+            groups,
         }
     }
 

@@ -64,7 +64,7 @@ impl<'a> OneRun<'a> {
                 (vec![((*dataset).clone(), backed_up(dataset, ended))], None)
             }
             Self::Group(group) => {
-                let (mut run, parts) = GroupRun::begin(group, &runner.clock);
+                let (mut run, parts) = GroupRun::begin(group, Start::Asked, &runner.clock);
                 group_status::update(&runner.state, &group.name, |status| status.under_way = Some(run.id.time()));
                 let runs = group.members.iter().zip(parts).map(async |(member, part)| {
                     let ended = start(runner, installation, member, Some(part), cancel).await;
@@ -74,7 +74,7 @@ impl<'a> OneRun<'a> {
                 for (member, result) in &ended {
                     run.ended(member, result.as_ref());
                 }
-                (ended, run.tell(&runner.state, &group.name).err())
+                (ended, run.tell(&runner.state, &group.name, None, runner.clock.now()).err())
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod drills;
 mod listings;
+mod retries;
 mod shop;
 
 use std::time::Duration;
