@@ -136,8 +136,9 @@ impl GroupRun {
         self.members.contains(dataset) && !self.ended.contains_key(dataset)
     }
 
-    /// Whether it is to be tried again, as there is no common moment. `wanted`: a member that failed
-    /// would be tried again. If none failed, and only the moment was missed, one more try is enough.
+    /// Whether it is to be tried again, as there is no common moment. `wanted`: a member that
+    /// failed would be tried again. If none failed, and only the moment was missed, one more try is
+    /// enough.
     pub(crate) fn is_retried(&self, wanted: bool) -> bool {
         match self.ended.values().any(std::result::Result::is_err) {
             true => wanted,
@@ -145,8 +146,8 @@ impl GroupRun {
         }
     }
 
-    /// Notes what came of it, once all members have ended, in the log and in the status. If there is
-    /// no common moment, it is tried again after `retry`, or later.
+    /// Notes what came of it, once all members have ended, in the log and in the status. If there
+    /// is no common moment, it is tried again after `retry`, or later.
     ///
     /// # Errors
     /// There is no common moment.

@@ -33,11 +33,12 @@ const OBJECTIVE: &str = "lifeboat_objective_seconds";
 const GROUP_SUCCESS: &str = "lifeboat_group_drill_last_success_timestamp_seconds";
 const GROUP_ATTEMPT: &str = "lifeboat_group_drill_last_attempt_timestamp_seconds";
 const GROUP_STATUS: &str = "lifeboat_group_drill_last_status";
+const GROUP_FAILURES: &str = "lifeboat_group_drill_failed_parts";
 const DANGLING: &str = "lifeboat_group_dangling_references";
 const MAY_DANGLE: &str = "lifeboat_group_allowed_dangling_references";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 15] = [
+const FAMILIES: [(&str, &str); 16] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
@@ -51,7 +52,11 @@ const FAMILIES: [(&str, &str); 15] = [
     (GROUP_SUCCESS, "When the last drill of the group that passed ended; 0 if none ever did."),
     (GROUP_ATTEMPT, "When the last drill of the group ended, whether it passed or not."),
     (GROUP_STATUS, "1 if the last drill of the group passed, with every reference right, else 0."),
-    (DANGLING, "Values that name no path in the other member, as the last drill that could look found."),
+    (
+        GROUP_FAILURES,
+        "Members that the last drill of the group did not restore as it should, and references that it did not check.",
+    ),
+    (DANGLING, "Values that name no path in the other member, if the last drill of the group could look."),
     (MAY_DANGLE, "How many of these there may be."),
 ];
 
@@ -74,6 +79,8 @@ pub(crate) struct Outcome {
 pub(crate) struct GroupOutcome<'a> {
     pub(crate) ended: DateTime<Utc>,
     pub(crate) passed: bool,
+    /// Members that were not restored as they should.
+    pub(crate) failed_members: usize,
     /// `None`: it did not come so far.
     pub(crate) references: Option<&'a [ReferenceResult]>,
 }
@@ -213,17 +220,19 @@ fn update_group(samples: &mut Samples, group: &Name, outcome: &GroupOutcome<'_>)
         samples.insert((index(GROUP_SUCCESS), whole.clone()), ended);
     }
     samples.entry((index(GROUP_SUCCESS), whole.clone())).or_insert_with(|| "0".to_owned());
-    let Some(references) = outcome.references else { return };
-    // A reference that is gone from the configuration is told no more.
-    let labels = |name: &Name| format!("{whole},reference=\"{name}\"");
+    let references = outcome.references.unwrap_or_default();
+    let unchecked = references.iter().filter(|found| found.error.is_some()).count();
+    // One that found nothing to drill has failed as a whole.
+    let failures = (outcome.failed_members + unchecked).max(usize::from(outcome.references.is_none()));
+    samples.insert((index(GROUP_FAILURES), whole.clone()), failures.to_string());
+    // What an earlier drill found would hide what this one could not see.
     let own = format!("{whole},reference=");
-    samples.retain(|(_, found), _| {
-        !found.starts_with(&own) || references.iter().any(|reference| *found == labels(&reference.name))
-    });
+    samples.retain(|(_, found), _| !found.starts_with(&own));
     for found in references {
-        samples.insert((index(MAY_DANGLE), labels(&found.name)), found.at_most.to_string());
+        let labels = format!("{own}\"{}\"", found.name);
+        samples.insert((index(MAY_DANGLE), labels.clone()), found.at_most.to_string());
         if found.error.is_none() {
-            samples.insert((index(DANGLING), labels(&found.name)), found.dangling.to_string());
+            samples.insert((index(DANGLING), labels), found.dangling.to_string());
         }
     }
 }
@@ -367,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_tells_what_dangles_and_keeps_what_it_last_knew() {
+    fn a_group_tells_what_dangles_apart_from_what_it_could_not_restore() {
         let reference = |of: &str, dangling: u64, error: Option<&str>| ReferenceResult {
             name: name(of),
             to: name("files"),
@@ -380,12 +389,18 @@ mod tests {
         };
         let ended = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
         let mut samples = Samples::new();
-        let mut tell = |passed, references: Option<&[ReferenceResult]>| {
-            update_group(&mut samples, &name("shop"), &GroupOutcome { ended, passed, references });
+        let mut tell = |failed_members, references: Option<&[ReferenceResult]>| {
+            let passed = failed_members == 0 && references.is_some_and(|all| all.iter().all(ReferenceResult::passed));
+            update_group(&mut samples, &name("shop"), &GroupOutcome { ended, passed, failed_members, references });
             render(&samples)
         };
-        tell(true, Some(&[reference("a", 0, None), reference("gone", 1, None)]));
-        let told = tell(false, Some(&[reference("a", 3, None), reference("b", 0, Some("it was not loaded"))]));
+        let failed = |count: usize| format!("lifeboat_group_drill_failed_parts{{group=\"shop\"}} {count}\n");
+        let good = tell(0, Some(&[reference("a", 0, None), reference("gone", 1, None)]));
+        assert!(good.contains(&failed(0)), "{good}");
+        let dangles = tell(0, Some(&[reference("a", 3, None)]));
+        assert!(dangles.contains(&failed(0)), "{dangles}");
+        let told = tell(1, Some(&[reference("a", 3, None), reference("b", 0, Some("it was not loaded"))]));
+        assert!(told.contains(&failed(2)), "{told}");
         for line in [
             "lifeboat_group_drill_last_success_timestamp_seconds{group=\"shop\"} 1795000000.000",
             "lifeboat_group_drill_last_status{group=\"shop\"} 0",
@@ -395,7 +410,12 @@ mod tests {
             assert!(told.lines().any(|found| found == line), "{line} is not in\n{told}");
         }
         assert!(!told.contains("gone") && !told.contains("dangling_references{group=\"shop\",reference=\"b\"} 0"));
-        assert_eq!(tell(false, None), told, "what did not come so far says nothing of references");
+        // A member that cannot be restored is not hidden behind what dangled before.
+        let hidden = tell(1, Some(&[reference("a", 0, Some("shop-db was not loaded"))]));
+        assert!(!hidden.contains("dangling_references{group=\"shop\",reference=\"a\"} 3"), "{hidden}");
+        assert!(hidden.contains(&failed(2)), "{hidden}");
+        let none = tell(0, None);
+        assert!(none.contains(&failed(1)) && !none.contains("reference="), "{none}");
         assert!(parse(&told).is_some());
     }
 

@@ -40,6 +40,7 @@ const METRICS: &[&str] = &[
     "lifeboat_drill_restore_duration_seconds",
     "lifeboat_group_allowed_dangling_references",
     "lifeboat_group_dangling_references",
+    "lifeboat_group_drill_failed_parts",
     "lifeboat_group_drill_last_attempt_timestamp_seconds",
     "lifeboat_group_drill_last_status",
     "lifeboat_group_drill_last_success_timestamp_seconds",

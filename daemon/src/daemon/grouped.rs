@@ -57,8 +57,8 @@ impl Daemon {
         answer_all(waiting, &Answer::from(told));
     }
 
-    /// Takes in what is known of the groups of `config`. Their runs that never ended are counted, if
-    /// this program begins: later, another one may run them.
+    /// Takes in what is known of the groups of `config`. If this program begins, their runs that
+    /// never ended are counted: later, another one may run them.
     pub(super) fn take_in_groups(runner: &Runner, config: &Config, begins: bool) {
         let now = runner.clock.now();
         for GroupConfig { name, .. } in &config.groups {
@@ -69,8 +69,8 @@ impl Daemon {
         }
     }
 
-    /// When the last run of `dataset`, or of its group, is tried again if it failed, and how long one
-    /// takes.
+    /// When the last run of `dataset`, or of its group, is tried again if it failed, and how long
+    /// one takes.
     pub(super) fn remember_run(&mut self, dataset: &Name) {
         let members = self.scheduler.members(dataset);
         let statuses: Vec<_> = members.iter().map(|member| self.runner.ledger.get(member)).collect();

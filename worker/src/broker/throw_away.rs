@@ -1,7 +1,7 @@
 //! A throw-away database in a worker.
 //!
-//! **A listing that is broken off** is drained before its error is told, so that its rest answers no
-//! later question. A worker that does not end it in time is asked nothing more.
+//! **A listing that is broken off** is drained before its error is told, so that its rest answers
+//! no later question. A worker that does not end it in time is asked nothing more.
 
 use std::time::Duration;
 

@@ -108,6 +108,7 @@ pub(super) async fn drill(
     let outcome = GroupOutcome {
         ended: session.clock.now(),
         passed,
+        failed_members: drilled.as_ref().map_or(0, GroupDrilled::failed_members),
         references: drilled.as_ref().map(|drilled| drilled.references.as_slice()),
     };
     let recorded = textfile.map_or(Ok(()), |textfile| textfile.record_group(&group.name, &outcome));
@@ -210,6 +211,10 @@ fn in_words(found: &ReferenceResult) -> String {
 }
 
 impl GroupDrilled {
+    fn failed_members(&self) -> usize {
+        self.members.iter().filter(|member| !member.passed).count()
+    }
+
     fn add(
         &mut self,
         member: &Name,
