@@ -9,7 +9,8 @@
 //! - **Failure**: a member that fails, or is not prepared in time, spoils the moment. The others go
 //!   on at once: what they capture is a backup, but of no common moment.
 //! - **Bounds**: a prepared member waits for the others for as long as it is told. Those that are
-//!   not prepared by then are captured by themselves.
+//!   not prepared by then are captured by themselves. One that holds locks meanwhile waits no
+//!   longer for those before it, either ([`SharedMoment::turn_with_locks`]).
 //! - **An engine that knows nothing of moments** has its turn before its first byte, and its view
 //!   is fixed when all of it is captured.
 
@@ -82,6 +83,19 @@ impl SharedMoment {
     /// # Errors
     /// It was cancelled meanwhile.
     pub async fn turn(&self, cancel: &CancellationToken) -> Result<()> {
+        self.wait_for_turn(cancel, false).await
+    }
+
+    /// As [`Self::turn`], for whoever holds what others may want: once all are prepared, it waits
+    /// no longer than it is told for those before it, and then is not part of the moment.
+    ///
+    /// # Errors
+    /// As [`Self::turn`].
+    pub async fn turn_with_locks(&self, cancel: &CancellationToken) -> Result<()> {
+        self.wait_for_turn(cancel, true).await
+    }
+
+    async fn wait_for_turn(&self, cancel: &CancellationToken, has_locks: bool) -> Result<()> {
         let Some(part) = &self.0 else { return Ok(()) };
         part.become_if(|stage| stage == MomentStage::Prepares, MomentStage::Waits);
         let mut looks = part.stages.subscribe();
@@ -104,6 +118,7 @@ impl SharedMoment {
         tokio::select! {
             // The sender is here, so there is always an answer.
             _ = looks.wait_for(is_turn) => {}
+            () = tokio::time::sleep(part.patience), if has_locks => part.leave(),
             () = cancel.cancelled() => return Err(Error::cancelled("the capture")),
         }
         part.become_if(|stage| stage == MomentStage::Waits, MomentStage::Takes(part.clock.now()));
@@ -234,6 +249,43 @@ mod tests {
         first.turn(&never).await.unwrap();
         [&first, &second, &third].into_iter().for_each(SharedMoment::fixed);
         assert_eq!((first.time(), second.time(), third.times()), (None, None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_locks_does_not_wait_for_a_slow_one_and_others_do() {
+        let [first, second, third] = three(100);
+        let never = CancellationToken::new();
+        let (began, later) = (tokio::time::Instant::now(), Duration::from_secs(2));
+        let slow = async {
+            first.turn(&never).await.unwrap();
+            tokio::time::sleep(later).await;
+            first.fixed();
+        };
+        let (second, third) = (&second, &third);
+        let ((), locks, ()) = tokio::join!(
+            slow,
+            async {
+                second.turn_with_locks(&never).await.unwrap();
+                began.elapsed()
+            },
+            async { third.turn(&never).await.unwrap() },
+        );
+        assert!(locks >= Duration::from_millis(100) && locks < later, "{locks:?}");
+        assert_eq!((second.time(), third.time()), (None, None));
+        // One without locks waits for as long as it takes.
+        let [first, second, third] = three(50);
+        let slow = async {
+            first.turn(&never).await.unwrap();
+            tokio::time::sleep(later).await;
+            first.fixed();
+        };
+        let waits = async {
+            second.turn(&never).await.unwrap();
+            second.fixed();
+        };
+        tokio::join!(slow, waits, async { third.turn(&never).await.unwrap() });
+        third.fixed();
+        assert!(third.times().is_some());
     }
 
     #[tokio::test]

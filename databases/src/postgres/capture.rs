@@ -304,7 +304,7 @@ async fn capture_at_one_moment(
     if databases.is_empty() {
         return Ok(Vec::new());
     }
-    sink.moment().turn(&server.cx.cancel).await?;
+    sink.moment().turn_with_locks(&server.cx.cancel).await?;
     let exports = databases.into_iter().map(async |LockedDatabase { name, encoding, tables, session }| {
         Ok::<_, Error>((name, encoding, tables, session.export().await?))
     });

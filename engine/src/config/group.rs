@@ -127,6 +127,12 @@ fn group(
         let problem = format!("group `{of}` has {} members", raw.members.len());
         v.findings.add(raw.name.span(), problem, format!("name 2 to {MAX_GROUP_MEMBERS} datasets in `members`"));
     }
+    if let Some((slow, holder)) = waits_for_a_dump(&members, datasets) {
+        let problem =
+            format!("`{holder}` holds locks until its turn, and `{slow}` before it takes as long as its dump");
+        let remedy = format!("name `{holder}` before `{slow}` in `members`");
+        v.findings.add(raw.name.span(), problem, remedy);
+    }
     let references = raw.reference.iter().filter_map(|reference| self::reference(v, reference, &members, datasets));
     let references: Vec<GroupReference> = references.collect();
     let mut names = BTreeSet::new();
@@ -162,6 +168,18 @@ fn fits(v: &mut SettingsReader<'_>, text: &Text, dataset: &Dataset) {
         let problem = format!("member `{member}` has deputies, which would lead without the rest of the group");
         v.findings.add(text.span(), problem, "leave `hosts` out of the members of a group");
     }
+}
+
+/// A member whose view is fixed only when all of it is captured, and one behind it that fixes its
+/// own at once, and waits with locks.
+fn waits_for_a_dump<'m>(members: &'m [Name], datasets: &[Dataset]) -> Option<(&'m Name, &'m Name)> {
+    let knows_moments = |member: &Name| {
+        let dataset = datasets.iter().find(|dataset| dataset.name == *member);
+        dataset.is_some_and(|dataset| dataset.source.knows_moments())
+    };
+    let slow = members.iter().position(|member| !knows_moments(member))?;
+    let holder = members.iter().skip(slow).find(|member| knows_moments(member))?;
+    Some((members.get(slow)?, holder))
 }
 
 fn reference(
@@ -254,6 +272,7 @@ mod tests {
         let reference =
             |from: &str, to: &str| with_reference(&format!("from = \"{from}\"\nsql = \"select 1\"\nto = \"{to}\""));
         for (limits, of_db, groups, said) in [
+            ("", "", named("g", "\"shop-uploads\", \"shop-db\""), "`shop-db` holds locks until its turn"),
             ("", "", named("g", "\"shop-db\""), "has 1 members"),
             ("", "", named("g", "\"shop-db\", \"shop-db\""), "is named twice"),
             ("", "", named("g", "\"shop-db\", \"x\""), "`x` is no usable [[dataset]]"),
