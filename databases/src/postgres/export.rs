@@ -29,7 +29,11 @@ impl ExportedSnapshot {
     /// # Errors
     /// A table is gone, may not be read, or stays locked.
     pub(crate) async fn take(server: &Server<'_>, database: &str, tables: &[Table]) -> Result<Self> {
-        LockedTables::lock(server, database, tables).await?.export().await
+        let exported = async { LockedTables::lock(server, database, tables).await?.export().await };
+        exported.await.map_err(|error| match error.hint_text() {
+            Some(_) => error,
+            None => error.hint("set jobs = 1 to dump the database over one connection"),
+        })
     }
 
     /// The argument of `pg_dump --snapshot`.
@@ -62,7 +66,8 @@ pub(crate) struct LockedTables {
 }
 
 impl LockedTables {
-    /// Locks the tables, waiting for each for at most half of `cx.stall`.
+    /// Locks the tables, waiting for each for at most half of `cx.stall`, and not much longer for
+    /// all.
     ///
     /// # Errors
     /// A table is gone, may not be read, or stays locked.
@@ -97,7 +102,7 @@ impl LockedTables {
                 None => {
                     let error = self.session.finish(0).await.err();
                     let error = error.unwrap_or_else(|| Error::source_failed("psql ended without an answer"));
-                    return Err(error.within(failed).hint("set jobs = 1 to dump the database over one connection"));
+                    return Err(error.within(failed));
                 }
             }
         }
@@ -106,7 +111,8 @@ impl LockedTables {
 }
 
 /// Locks come first, since the snapshot must not be older than they are. The server stops waiting
-/// for them before we do: a session whose client is gone would go on waiting, and keep its locks.
+/// for them before we do, for one and for all of them: a session whose client is gone would go on
+/// waiting, and keep its locks.
 fn script(tables: &[Table], patience: Duration) -> String {
     // A server that does not know a limit has none.
     let mut script = format!(
@@ -116,8 +122,13 @@ fn script(tables: &[Table], patience: Duration) -> String {
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n",
         patience.as_millis()
     );
-    for table in tables {
-        script.push_str(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE;\n", table.name.quoted()));
+    if !tables.is_empty() {
+        let names: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.name.quoted())).collect();
+        script.push_str(&format!(
+            "SET statement_timeout = {};\nLOCK TABLE {} IN ACCESS SHARE MODE;\nSET statement_timeout = 0;\n",
+            (patience + patience / 2).as_millis(),
+            names.join(", ")
+        ));
     }
     script.push_str("\\echo locked\n");
     script

@@ -9,7 +9,6 @@ use super::sql::literal;
 /// No more tables of one database have streams of their own: the largest are chosen.
 const MAX_TABLES: usize = 64;
 /// No more tables of one database are locked before the moment of a group: the largest are chosen.
-/// Servers have room for some thousands of locks, and the dump takes its own.
 const MAX_LOCKED_TABLES: usize = 1000;
 
 /// Lists the ordinary tables of users. Tables that belong to an extension are not listed, but
@@ -30,9 +29,9 @@ pub(crate) async fn large(server: &Server<'_>, database: &str, size: u64) -> Res
 }
 
 /// The tables that a group's capture locks before its moment, so that none changes its shape before
-/// its dump begins.
-pub(crate) async fn to_lock(server: &Server<'_>, database: &str) -> Result<Vec<Table>> {
-    largest(server, database, 0, MAX_LOCKED_TABLES).await
+/// its dump begins: at most `most`.
+pub(crate) async fn to_lock(server: &Server<'_>, database: &str, most: usize) -> Result<Vec<Table>> {
+    largest(server, database, 0, most.min(MAX_LOCKED_TABLES)).await
 }
 
 async fn largest(server: &Server<'_>, database: &str, size: u64, most: usize) -> Result<Vec<Table>> {

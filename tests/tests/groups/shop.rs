@@ -27,6 +27,9 @@ impl Shop {
         let place = tempfile::Builder::new().prefix("lifeboat-gr-").tempdir_in("/tmp").unwrap();
         let postgres = Postgres::start().await;
         postgres.create_database("shop").await;
+        // Another one on the same server, of the same moment.
+        postgres.create_database("crm").await;
+        postgres.run_sql("crm", "CREATE TABLE customer (id int); INSERT INTO customer VALUES (1)").await;
         postgres.run_sql("shop", "CREATE TABLE attachments (id bigserial PRIMARY KEY, path text)").await;
         let (mut host, mut drill) = (Operator::at(place.path(), "db1"), Operator::at(place.path(), "drill"));
         let uploads = place.path().join("uploads");
