@@ -170,6 +170,22 @@ fn fits(v: &mut SettingsReader<'_>, text: &Text, dataset: &Dataset) {
     }
 }
 
+/// What an operator should know of `groups`, although they can be used.
+pub(super) fn warnings(groups: &[GroupConfig], datasets: &[Dataset]) -> Vec<String> {
+    let retention = |member: &Name| datasets.iter().find(|of| of.name == *member).map(|of| &of.retention);
+    let differ = groups.iter().filter(|group| {
+        let first = group.members.first().and_then(retention);
+        group.members.iter().any(|member| retention(member) != first)
+    });
+    let warning = |group: &GroupConfig| {
+        format!(
+            "the members of group {} have different retention, so of older moments only some members are kept: give all the same [dataset.retention]",
+            group.name
+        )
+    };
+    differ.map(warning).collect()
+}
+
 /// A member whose view is fixed only when all of it is captured, and one behind it that fixes its
 /// own at once, and waits with locks.
 fn waits_for_a_dump<'m>(members: &'m [Name], datasets: &[Dataset]) -> Option<(&'m Name, &'m Name)> {
@@ -263,6 +279,13 @@ mod tests {
         assert_eq!(schedules.collect::<Vec<_>>(), [Some("0 2 * * *"), Some("0 2 * * *"), None]);
         assert_eq!(found.group_of(&"shop-db".parse().unwrap()).map(|group| group.name.as_str()), Some("shop"));
         assert!(found.group_of(&"wiki".parse().unwrap()).is_none() && found.group(&group.name).is_some());
+        assert_eq!(found.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn members_that_are_kept_for_different_times_are_told() {
+        let found = config("", "retention = { daily = 3 }", SHOP).unwrap();
+        assert!(found.warnings.len() == 1 && found.warnings[0].contains("different retention"), "{:?}", found.warnings);
     }
 
     #[test]

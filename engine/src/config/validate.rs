@@ -62,7 +62,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         Some(count) => count.into_inner(),
         None => defaults::min_replicas(replicas.len()),
     };
-    let mut warnings = Vec::new();
+    let mut warnings = group::warnings(&groups, &datasets);
     for dataset in &mut datasets {
         warnings.extend(raise_grace(dataset, limits.longest_run()));
     }
