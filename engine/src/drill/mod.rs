@@ -9,6 +9,7 @@
 //!   drill is cancelled.
 
 mod bisect;
+mod buckets;
 mod choice;
 mod evidence;
 mod forecast;

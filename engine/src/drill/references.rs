@@ -1,12 +1,8 @@
 //! Compares the values of one member of a group with the paths in another, however many there are.
 //!
-//! Both are hashed, and the hashes are divided into [`BUCKETS`] files by their first byte. One
-//! bucket of each is compared at a time, so memory grows by a hundredth of what is compared. What
-//! comes from a worker is bytes: a value is a path if the tree has just these bytes below its root.
+//! What comes from a worker is bytes: a value is a path if the tree has just these bytes below its
+//! root. Both are compared by their hashes, in [files](super::buckets).
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use lifeboat_base::{Class, Context, Error, Result};
@@ -15,15 +11,8 @@ use lifeboat_format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::buckets::{Buckets, HASH_BYTES, compare, few_enough, remove};
 use crate::config::GroupReference;
-
-/// Files that hashes are divided into, each of which is open while they are written.
-const BUCKETS: usize = 128;
-const HASH_BYTES: usize = 16;
-/// Of what dangles, so many are named.
-const MAX_NAMED_DANGLING: usize = 10;
-/// More are not compared: a bucket of their hashes takes 256 MiB.
-const MAX_COMPARED: u64 = 1 << 30;
 
 /// The group that a drill was a part of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,7 +124,7 @@ impl ComparedFolder {
         let listed = each(server, &listing, |value| {
             let Some(value) = value else {
                 without_value += 1;
-                return Ok(());
+                return few_enough(without_value);
             };
             let hash = self.hash(&path_of(&reference.prefix, &value).unwrap_or_default());
             buckets.add(&hash, &value)
@@ -190,118 +179,6 @@ async fn each(
     taken.and(told)
 }
 
-/// What cannot be removed goes with the directory of the drill.
-fn remove(folder: &Path) {
-    let _ = std::fs::remove_dir_all(folder);
-}
-
-/// Entries in files, by the first bits of their hashes.
-struct Buckets {
-    files: Vec<BufWriter<File>>,
-    folder: PathBuf,
-    count: u64,
-}
-
-impl Buckets {
-    fn create(folder: &Path) -> Result<Self> {
-        let failed = || format!("cannot make {}", folder.display());
-        // A part that failed may be left.
-        remove(folder);
-        std::fs::create_dir_all(folder).context(Class::Storage, failed)?;
-        let file = |at: usize| File::create(folder.join(at.to_string())).map(BufWriter::new);
-        let files = (0..BUCKETS).map(file).collect::<std::io::Result<_>>().context(Class::Storage, failed)?;
-        Ok(Self { files, folder: folder.to_owned(), count: 0 })
-    }
-
-    /// Adds an entry: its hash, its number, and its text.
-    fn add(&mut self, hash: &[u8; HASH_BYTES], text: &[u8]) -> Result<()> {
-        if self.count == MAX_COMPARED {
-            return Err(Error::failed(format!("there are more than {MAX_COMPARED} to compare"))
-                .hint("let `sql` of the [[group.reference]] ask for fewer"));
-        }
-        let Some(file) = self.files.get_mut(usize::from(hash[0]) % BUCKETS) else { return Ok(()) };
-        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
-        let entry = [&hash[..], &self.count.to_le_bytes(), &length.to_le_bytes(), &text[..usize::from(length)]];
-        self.count += 1;
-        let written = entry.into_iter().try_for_each(|part| file.write_all(part));
-        written.context(Class::Storage, || format!("cannot write below {}", self.folder.display()))
-    }
-
-    fn finish(self) -> Result<()> {
-        let flushed = self.files.into_iter().try_for_each(|mut file| file.flush());
-        flushed.context(Class::Storage, || format!("cannot write below {}", self.folder.display()))
-    }
-}
-
-/// One entry of a bucket.
-struct BucketEntry {
-    hash: [u8; HASH_BYTES],
-    number: u64,
-    text: Vec<u8>,
-}
-
-fn entries(folder: &Path, bucket: usize) -> std::io::Result<impl Iterator<Item = std::io::Result<BucketEntry>>> {
-    let mut file = BufReader::new(File::open(folder.join(bucket.to_string()))?);
-    Ok(std::iter::from_fn(move || {
-        let (mut hash, mut number, mut length) = ([0; HASH_BYTES], [0; 8], [0; 2]);
-        match file.read_exact(&mut hash) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
-            Err(error) => return Some(Err(error)),
-            Ok(()) => {}
-        }
-        let mut rest = || {
-            file.read_exact(&mut number)?;
-            file.read_exact(&mut length)?;
-            let mut text = vec![0; usize::from(u16::from_le_bytes(length))];
-            file.read_exact(&mut text)?;
-            Ok(BucketEntry { hash, number: u64::from_le_bytes(number), text })
-        };
-        Some(rest())
-    }))
-}
-
-/// How many values are no paths, and the first of them.
-fn compare(paths: &Path, values: &Path) -> Result<(u64, Vec<String>)> {
-    let (mut dangling, mut first) = (0, BTreeMap::new());
-    let mut compare = |bucket: usize| -> std::io::Result<()> {
-        let mut known = HashSet::new();
-        for path in entries(paths, bucket)? {
-            known.insert(path?.hash);
-        }
-        for value in entries(values, bucket)? {
-            let BucketEntry { hash, number, text } = value?;
-            if known.contains(&hash) {
-                continue;
-            }
-            dangling += 1;
-            if first.len() < MAX_NAMED_DANGLING || first.last_key_value().is_some_and(|(last, _)| number < *last) {
-                first.insert(number, shown(&text));
-                if first.len() > MAX_NAMED_DANGLING {
-                    first.pop_last();
-                }
-            }
-        }
-        Ok(())
-    };
-    (0..BUCKETS)
-        .try_for_each(&mut compare)
-        .context(Class::Storage, || format!("cannot read below {}", values.display()))?;
-    Ok((dangling, first.into_values().collect()))
-}
-
-/// A value for people: at most 200 letters of it, and nothing that a terminal would obey.
-fn shown(value: &[u8]) -> String {
-    const MAX_SHOWN: usize = 200;
-    if value.is_empty() {
-        return "(empty)".to_owned();
-    }
-    let text: String = value.escape_ascii().map(char::from).take(MAX_SHOWN + 1).collect();
-    match text.len() > MAX_SHOWN {
-        true => format!("{}…", &text[..MAX_SHOWN]),
-        false => text,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -311,8 +188,8 @@ mod tests {
 
     use super::*;
 
-    /// A database that lists these items.
-    struct Lists(Vec<ListedItem>);
+    /// A database that lists these items, and then may fail.
+    struct Lists(Vec<ListedItem>, Option<&'static str>);
 
     #[async_trait]
     impl ThrowAway for Lists {
@@ -340,7 +217,7 @@ mod tests {
             for batch in self.0.chunks(1000) {
                 to.send(batch.to_vec()).await.map_err(|_| Error::failed("nobody listens"))?;
             }
-            Ok(())
+            self.1.map_or(Ok(()), |why| Err(Error::source_failed(why)))
         }
 
         async fn stop(self: Box<Self>) -> Result<()> {
@@ -363,9 +240,9 @@ mod tests {
     async fn found(prefix: &str, paths: &[&[u8]], values: Vec<ListedItem>) -> ReferenceResult {
         let place = tempfile::tempdir().unwrap();
         let folder = ComparedFolder::new(place.path());
-        let mut tree = Lists(paths.iter().map(|path| Some(path.to_vec())).collect());
+        let mut tree = Lists(paths.iter().map(|path| Some(path.to_vec())).collect(), None);
         folder.list_paths(&"files".parse().unwrap(), &mut tree).await.unwrap();
-        let found = folder.look_for(&reference(prefix), &mut Lists(values)).await.unwrap();
+        let found = folder.look_for(&reference(prefix), &mut Lists(values, None)).await.unwrap();
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "only the paths stay");
         found
     }
@@ -404,10 +281,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listing_that_fails_leaves_nothing_on_the_disk() {
+        let fails = || Lists(vec![Some(b"a".to_vec())], Some("it is gone"));
+        let place = tempfile::tempdir().unwrap();
+        let folder = ComparedFolder::new(place.path());
+        assert!(folder.list_paths(&"files".parse().unwrap(), &mut fails()).await.is_err());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        folder.list_paths(&"files".parse().unwrap(), &mut Lists(Vec::new(), None)).await.unwrap();
+        assert!(folder.look_for(&reference(""), &mut fails()).await.is_err());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "the paths, and no values");
+    }
+
+    #[tokio::test]
     async fn without_the_paths_nothing_is_said_to_be_right() {
         let place = tempfile::tempdir().unwrap();
         let folder = ComparedFolder::new(place.path());
-        let refused = folder.look_for(&reference(""), &mut Lists(Vec::new())).await.unwrap_err();
+        let refused = folder.look_for(&reference(""), &mut Lists(Vec::new(), None)).await.unwrap_err();
         assert!(refused.message().contains("are not known"));
         let unchecked = ReferenceResult::unchecked(&reference(""), &refused);
         assert!(!unchecked.passed());
