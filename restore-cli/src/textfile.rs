@@ -33,12 +33,14 @@ const OBJECTIVE: &str = "lifeboat_objective_seconds";
 const GROUP_SUCCESS: &str = "lifeboat_group_drill_last_success_timestamp_seconds";
 const GROUP_ATTEMPT: &str = "lifeboat_group_drill_last_attempt_timestamp_seconds";
 const GROUP_STATUS: &str = "lifeboat_group_drill_last_status";
+const GROUP_DUE_SINCE: &str = "lifeboat_group_drill_due_timestamp_seconds";
+const GROUP_INTERVAL: &str = "lifeboat_group_drill_interval_seconds";
 const GROUP_FAILURES: &str = "lifeboat_group_drill_failed_parts";
 const DANGLING: &str = "lifeboat_group_dangling_references";
 const MAY_DANGLE: &str = "lifeboat_group_allowed_dangling_references";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 16] = [
+const FAMILIES: [(&str, &str); 18] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
@@ -52,6 +54,8 @@ const FAMILIES: [(&str, &str); 16] = [
     (GROUP_SUCCESS, "When the last drill of the group that passed ended; 0 if none ever did."),
     (GROUP_ATTEMPT, "When the last drill of the group ended, whether it passed or not."),
     (GROUP_STATUS, "1 if the last drill of the group passed, with every reference right, else 0."),
+    (GROUP_DUE_SINCE, "Since when a drill of the group by schedule is due and has not ended; 0 if none is."),
+    (GROUP_INTERVAL, "The longest time between two drills of the group by schedule."),
     (
         GROUP_FAILURES,
         "Members that the last drill of the group did not restore as it should, and references that it did not check.",
@@ -89,6 +93,16 @@ pub(crate) struct GroupOutcome<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Textfile(PathBuf);
 
+/// Where the metrics of a dataset are in `folder`.
+pub(crate) fn file_of(folder: &Path, dataset: &Name) -> PathBuf {
+    folder.join(format!("lifeboat-drill-{dataset}.prom"))
+}
+
+/// Where the metrics of a group are in `folder`.
+pub(crate) fn file_of_group(folder: &Path, group: &Name) -> PathBuf {
+    folder.join(format!("lifeboat-group-{group}.prom"))
+}
+
 /// Family, then labels as written, to the value as written.
 type Samples = BTreeMap<(usize, String), String>;
 
@@ -121,11 +135,27 @@ impl Textfile {
     /// # Errors
     /// As [`Self::record`].
     pub(crate) fn note_due(&self, dataset: &Name, since: Option<DateTime<Utc>>, interval: Duration) -> Result<()> {
+        self.note(&format!("dataset=\"{dataset}\""), (DUE_SINCE, since), (INTERVAL, interval))
+    }
+
+    /// The same of a group.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(crate) fn note_group_due(&self, group: &Name, since: Option<DateTime<Utc>>, interval: Duration) -> Result<()> {
+        self.note(&format!("group=\"{group}\""), (GROUP_DUE_SINCE, since), (GROUP_INTERVAL, interval))
+    }
+
+    fn note(
+        &self,
+        labels: &str,
+        (due, since): (&str, Option<DateTime<Utc>>),
+        (every, interval): (&str, Duration),
+    ) -> Result<()> {
         let since = since.map_or(0.0, |since| since.timestamp_millis() as f64 / 1000.0);
         self.change(|samples| {
-            for (family, value) in [(DUE_SINCE, since), (INTERVAL, interval.as_secs_f64())] {
-                let labels = format!("dataset=\"{dataset}\"");
-                samples.insert((family_index(family).unwrap_or_default(), labels), seconds(value));
+            for (family, value) in [(due, since), (every, interval.as_secs_f64())] {
+                samples.insert((family_index(family).unwrap_or_default(), labels.to_owned()), seconds(value));
             }
         })
     }
@@ -220,6 +250,7 @@ fn update_group(samples: &mut Samples, group: &Name, outcome: &GroupOutcome<'_>)
         samples.insert((index(GROUP_SUCCESS), whole.clone()), ended);
     }
     samples.entry((index(GROUP_SUCCESS), whole.clone())).or_insert_with(|| "0".to_owned());
+    samples.entry((index(GROUP_DUE_SINCE), whole.clone())).and_modify(|due| *due = seconds(0.0));
     let references = outcome.references.unwrap_or_default();
     let unchecked = references.iter().filter(|found| found.error.is_some()).count();
     // One that found nothing to drill has failed as a whole.
@@ -371,7 +402,12 @@ mod tests {
         assert_eq!(told(DUE_SINCE).unwrap(), "1795000000.000");
         assert_eq!(told(INTERVAL).unwrap(), "604800.000");
         assert_eq!(told(LAST_SUCCESS), None, "no drill has ended yet, so none has failed");
+        file.note_group_due(&name("shop"), Some(since), Duration::from_secs(60)).unwrap();
         file.record(&name("shop"), &outcome(1_795_000_900, false)).unwrap();
+        assert_eq!(told(GROUP_DUE_SINCE).unwrap(), "1795000000.000", "a member is not the group");
+        let ended = GroupOutcome { ended: since, passed: false, failed_members: 0, references: None };
+        file.record_group(&name("shop"), &ended).unwrap();
+        assert_eq!((told(GROUP_DUE_SINCE).unwrap(), told(GROUP_INTERVAL).unwrap()), ("0.000".into(), "60.000".into()));
         assert_eq!((told(DUE_SINCE).unwrap(), told(LAST_SUCCESS).unwrap()), ("0.000".to_owned(), "0".to_owned()));
     }
 

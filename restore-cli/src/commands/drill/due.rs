@@ -8,19 +8,19 @@
 //!   also those of the vault that this drill host is granted, and that have no section. Of these, a
 //!   name without any snapshot that somebody signed is left aside: whoever writes into a bucket
 //!   makes no work.
+//! - **Groups** come first, by their own schedules. Each member's drill counts as one by schedule,
+//!   so what is due after them is looked for once more.
 //! - **Once**: a lock keeps two of these programs from drilling the same. The system releases it
 //!   however its holder ends.
 //! - **Failure**: what fails, before the drills or in one, does not stop the next drill, and the
 //!   metrics tell that it is due before anything can fail. The exit code is that of the worst.
 
 mod find;
+mod groups;
 
 use std::fmt;
-use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::config::{Config, GroupConfig};
-use lifeboat_engine::drill::{DrillMemory, due_since};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Error, Result};
@@ -28,14 +28,14 @@ use serde::Serialize;
 
 use self::find::{Problems, Scheduled, WhatIsDue, find};
 use super::Args;
-use super::group::{self, GroupDrilled};
+use super::group::GroupDrilled;
 use super::one::OneDrill;
 use super::view::Drilled;
 use super::worst::worse;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
-use crate::textfile::Textfile;
+use crate::textfile::{Textfile, file_of};
 
 #[derive(Serialize)]
 struct DueDrills {
@@ -43,7 +43,7 @@ struct DueDrills {
     drills: Vec<DueDrill>,
     /// Scheduled, and not due yet.
     waiting: Vec<Waiting>,
-    /// Groups, which are drilled first: the drills of their members may make others needless.
+    /// Groups, which are drilled first: a member that they have proved is due no more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     groups: Vec<DueGroup>,
 }
@@ -92,31 +92,23 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::failed("another `lifeboat drill --due` or a rehearsal is running").hint("wait until it ends")
         );
     };
-    let WhatIsDue { due, waiting, problems: Problems(mut worst) } = Box::pin(find(args, &config, session)).await;
-    let mut told = DueDrills { drills: Vec::new(), waiting, groups: Vec::new() };
-    for (group, since) in due_groups(&config, session) {
-        if session.cancel.is_cancelled() {
-            break;
-        }
-        session.out.note(format!("drilling group {}, due since {}", group.name, human::time(since)));
-        let file = args.textfiles.as_deref().map(|folder| Textfile::open(&file_of_group(folder, &group.name)));
-        let (textfile, unwritable) = file.transpose().map_or_else(|error| (None, Some(error)), |file| (file, None));
-        let drilled = Box::pin(group::drill(args, &config, group, textfile.as_ref(), true, session)).await;
-        let (drilled, error) = (drilled.0, worse(drilled.1, unwritable));
-        if let Some(drilled) = &drilled {
-            session.out.text(format!("{drilled}\n"))?;
-        }
-        if let Some(error) = &error {
-            session.out.warning(format!("the drill of group {}: {}", group.name, error.chain_and_hint()));
-        }
-        told.groups.push(DueGroup {
-            group: group.name.clone(),
-            due: since,
-            exit_code: error.as_ref().map_or(0, |error| error.class().exit_code()),
-            error: error.as_ref().map(Error::chain),
-            drill: drilled,
-        });
+    let (due_groups, problems) = groups::find(args, &config, session);
+    let (mut found, mut worst) = (Box::pin(find(args, &config, session, problems)).await, None);
+    let mut told = DueDrills { drills: Vec::new(), waiting: Vec::new(), groups: Vec::new() };
+    for (group, since) in due_groups.iter().filter(|_| !session.cancel.is_cancelled()) {
+        let (due, error) = groups::drill(args, &config, group, *since, session).await?;
+        told.groups.push(due);
         worst = worse(worst, error);
+    }
+    if !told.groups.is_empty() && !session.cancel.is_cancelled() {
+        // What their drills have proved is not drilled again.
+        found = Box::pin(find(args, &config, session, found.problems)).await;
+    }
+    let WhatIsDue { due, waiting, problems: Problems(problem) } = found;
+    told.waiting = waiting;
+    let mut worst = worse(problem, worst);
+    if session.cancel.is_cancelled() {
+        worst = worse(worst, Some(Error::failed("drilling what is due was cancelled")));
     }
     for (Scheduled { dataset, schedule, .. }, since) in &due {
         if session.cancel.is_cancelled() {
@@ -178,31 +170,6 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         None => shown,
         Some(worst) => Err(told.sum_up(&worst)),
     }
-}
-
-/// The groups that are due, and since when, by what this host remembers.
-fn due_groups<'c>(config: &'c Config, session: &Session) -> Vec<(&'c GroupConfig, DateTime<Utc>)> {
-    let scheduled = config.groups.iter().filter_map(|group| Some((group, group.drill_schedule.as_ref()?)));
-    let due = scheduled.filter_map(|(group, schedule)| {
-        let memory = DrillMemory::of_group(&config.state_directory, &group.name);
-        let attempts = memory.attempts().unwrap_or_else(|error| {
-            session.out.warning(format!("what this host drilled of {} is not known: {}", group.name, error.chain()));
-            Vec::new()
-        });
-        let begun: Vec<_> = attempts.iter().filter(|attempt| attempt.scheduled).map(|attempt| attempt.began).collect();
-        Some((group, due_since(schedule, session.clock.now(), &begun)?))
-    });
-    due.collect()
-}
-
-/// Where the metrics of a group are.
-fn file_of_group(folder: &Path, group: &Name) -> std::path::PathBuf {
-    folder.join(format!("lifeboat-group-{group}.prom"))
-}
-
-/// Where the metrics of a dataset are.
-fn file_of(folder: &Path, dataset: &Name) -> std::path::PathBuf {
-    folder.join(format!("lifeboat-drill-{dataset}.prom"))
 }
 
 impl DueDrills {

@@ -28,7 +28,7 @@ use crate::access::Need;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
-use crate::textfile::{GroupOutcome, Textfile};
+use crate::textfile::{GroupOutcome, Textfile, file_of};
 
 /// What the drill of a group found.
 #[derive(Serialize)]
@@ -97,7 +97,7 @@ pub(super) async fn drill(
         }
         session.out.warning(format!("nothing remembers that this drill began: {}", error.chain()));
     }
-    let (drilled, error) = match members(args, group, session).await {
+    let (drilled, error) = match members(args, group, (textfile, is_scheduled), session).await {
         Ok(drilled) => {
             let error = drilled.1;
             (Some(drilled.0), error)
@@ -122,7 +122,12 @@ pub(super) async fn drill(
 }
 
 /// Drills all members. The error beside the result is that of the worst of what was found.
-async fn members(args: &Args, group: &GroupConfig, session: &Session) -> Result<(GroupDrilled, Option<Error>)> {
+async fn members(
+    args: &Args,
+    group: &GroupConfig,
+    (textfile, is_scheduled): (Option<&Textfile>, bool),
+    session: &Session,
+) -> Result<(GroupDrilled, Option<Error>)> {
     let place = session.place()?;
     let reader = session.reader(&place, Need::Manifests).await?;
     let newest = CommonMembers::newest(&reader, group, 1);
@@ -163,9 +168,13 @@ async fn members(args: &Args, group: &GroupConfig, session: &Session) -> Result<
         }
         session.out.note(format!("drilling {member}"));
         let of_group = Some(OfGroup { snapshot: &snapshot, across: &across });
-        let one =
-            OneDrill { args, session, dataset: &member, textfile: None, is_scheduled: false, without: None, of_group };
+        // Its drill is one of the dataset, too. What cannot be told is drilled all the same.
+        let file = args.textfiles.as_deref().map(|folder| Textfile::open(&file_of(folder, &member)));
+        let (file, unwritable) = file.transpose().map_or_else(|error| (None, Some(error)), |file| (file, None));
+        let textfile = file.as_ref().or(textfile.filter(|_| args.textfiles.is_none()));
+        let one = OneDrill { args, session, dataset: &member, textfile, is_scheduled, without: None, of_group };
         let (drilled, error) = Box::pin(one.run()).await;
+        let error = worse(error, unwritable);
         if let Some(error) = &error {
             session.out.warning(format!("the drill of {member}: {}", error.chain_and_hint()));
         }
