@@ -196,11 +196,21 @@ impl GroupRun {
         let failed: Vec<(&Name, &Failed)> =
             self.ended.iter().filter_map(|(member, result)| Some((member, result.as_ref().err()?))).collect();
         let no_moment = format!("group {group} has no common moment");
-        if let Some((first, worst)) = failed.first() {
-            let names: Vec<&str> = failed.iter().map(|(member, _)| member.as_str()).collect();
-            return Err(Error::new(worst.class, format!("{no_moment}: {} failed", names.join(", ")))
-                .because(format!("{first}: {}", worst.why))
-                .hint(worst.hint.clone()));
+        // As for runs of several datasets: an unknown outcome is the worst, and never called a
+        // failure.
+        if let Some((worst, failure)) = failed.iter().max_by_key(|(_, failed)| failed.class.exit_code()) {
+            let names = |is: fn(&Failed) -> bool| {
+                let names = failed.iter().filter(|(_, failed)| is(failed)).map(|(member, _)| member.as_str());
+                names.collect::<Vec<_>>().join(", ")
+            };
+            let (certain, unknown) =
+                (names(|failed| failed.class != Class::Unknown), names(|failed| failed.class == Class::Unknown));
+            let certain = (!certain.is_empty()).then(|| format!("{certain} failed"));
+            let unknown = (!unknown.is_empty()).then(|| format!("whether {unknown} has a snapshot is not known"));
+            let told: Vec<String> = certain.into_iter().chain(unknown).collect();
+            return Err(Error::new(failure.class, format!("{no_moment}: {}", told.join("; ")))
+                .because(format!("{worst}: {}", failure.why))
+                .hint(failure.hint.clone()));
         }
         let times = self.moment.as_ref().and_then(SharedMoment::times).ok_or_else(|| {
             Error::failed(format!("{no_moment}: a member was not ready in time, so each was captured by itself"))
@@ -289,6 +299,27 @@ mod tests {
         drop(c);
         let (first, second) = tokio::join!(a.has_lock(), b.has_lock());
         assert_eq!((first, second), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn the_worst_of_what_members_came_to_is_told_and_an_unknown_outcome_is_no_failure() {
+        let shop = "shop".parse().unwrap();
+        let told = |classes: [Class; 3]| {
+            let (mut run, _parts) = begun();
+            for (member, class) in ["a", "b", "c"].into_iter().zip(classes) {
+                run.ended(&member.parse().unwrap(), Err(&Error::new(class, class.as_str()).hint(member)));
+            }
+            let error = run.result(&shop).unwrap_err();
+            (error.class(), error.hint_text().map(str::to_owned), error.message().to_owned())
+        };
+        let (class, hint, message) = told([Class::Failed, Class::Unknown, Class::Source]);
+        assert_eq!((class, hint.as_deref()), (Class::Unknown, Some("b")));
+        assert!(message.ends_with(": a, c failed; whether b has a snapshot is not known"), "{message}");
+        let (class, hint, message) = told([Class::Failed, Class::Storage, Class::Source]);
+        assert_eq!((class, hint.as_deref()), (Class::Storage, Some("b")));
+        assert!(message.ends_with(": a, b, c failed"), "{message}");
+        let (_, _, message) = told([Class::Unknown; 3]);
+        assert!(message.ends_with(": whether a, b, c has a snapshot is not known"), "{message}");
     }
 
     #[tokio::test]
