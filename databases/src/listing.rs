@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 /// What to list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listing {
-    /// The path of each entry below the root.
+    /// The path of each entry below the root that is no folder.
     Paths,
     /// What a query of one column gives, which may only read.
     Values {
-        /// The database to ask. `None`: the only one.
+        /// The database to ask. `None`: the only one but `postgres`.
         database: Option<String>,
         /// The query.
         sql: String,

@@ -420,6 +420,7 @@ mod tests {
             without_value: 0,
             dangling,
             at_most: 1,
+            at_least: 0,
             first: Vec::new(),
             error: error.map(str::to_owned),
         };

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::TREE_STREAM;
 use super::compare::{ComparedTrees, OwnTree, compare};
-use super::entry::{as_path, last_name, parent, problem_of_path};
+use super::entry::{EntryKind, as_path, last_name, parent, problem_of_path};
 use super::owners::OwnerNames;
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
@@ -104,7 +104,7 @@ impl ThrowAway for FilesThrowAway {
             let mut walk = Walk::new(root, &OwnTree, OwnerNames::default()).context(Class::Source, failed)?;
             while let Some(step) = walk.next().context(Class::Source, failed)? {
                 match step {
-                    WalkStep::Entry(found) if !found.entry.path.is_empty() => {
+                    WalkStep::Entry(found) if found.entry.kind != EntryKind::Folder => {
                         items.push_blocking(&found.entry.path)?;
                     }
                     _ => {}

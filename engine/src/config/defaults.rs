@@ -36,6 +36,7 @@ pub(crate) const COMPRESSION: Compression = Compression::Auto;
 pub(crate) const TAKEOVER_AFTER: Duration = Duration::from_secs(15 * 60);
 pub(crate) const RETRY: Duration = Duration::from_secs(15 * 60);
 pub(crate) const MEMBER_WAIT: Duration = Duration::from_secs(5 * 60);
+pub(crate) const MIN_REFERENCES: u64 = 1;
 pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 
 /// A snapshot must reach two replicas, if there are two.

@@ -56,6 +56,8 @@ pub struct GroupReference {
     pub prefix: String,
     /// So many values may lead nowhere.
     pub at_most: u64,
+    /// So many values there must be.
+    pub at_least: u64,
 }
 
 /// Validates all groups, and gives their members the schedule. Where this host backs nothing up,
@@ -229,7 +231,16 @@ fn reference(
     }
     let sql = v.filled(&raw.sql)?;
     let prefix = raw.prefix.as_ref().map(|prefix| prefix.get_ref().clone()).unwrap_or_default();
-    Some(GroupReference { name: of, from, database: raw.database.clone(), sql, to, prefix, at_most: raw.at_most })
+    Some(GroupReference {
+        name: of,
+        from,
+        database: raw.database.clone(),
+        sql,
+        to,
+        prefix,
+        at_most: raw.at_most,
+        at_least: raw.at_least.unwrap_or(defaults::MIN_REFERENCES),
+    })
 }
 
 #[cfg(test)]
@@ -274,7 +285,8 @@ mod tests {
         let group = &found.groups[0];
         assert_eq!(group.members.iter().map(Name::as_str).collect::<Vec<_>>(), ["shop-db", "shop-uploads"]);
         assert_eq!((group.wait, group.drill_schedule.is_some()), (defaults::MEMBER_WAIT, true));
-        assert_eq!((group.references[0].prefix.as_str(), group.references[0].at_most), ("a/", 3));
+        let reference = &group.references[0];
+        assert_eq!((reference.prefix.as_str(), reference.at_most, reference.at_least), ("a/", 3, 1));
         let schedules = found.datasets.iter().map(|of| of.schedule.as_ref().map(Schedule::expression));
         assert_eq!(schedules.collect::<Vec<_>>(), [Some("0 2 * * *"), Some("0 2 * * *"), None]);
         assert_eq!(found.group_of(&"shop-db".parse().unwrap()).map(|group| group.name.as_str()), Some("shop"));

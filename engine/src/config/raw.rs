@@ -190,6 +190,7 @@ pub(crate) struct RawReference {
     pub prefix: Option<Text>,
     #[serde(default)]
     pub at_most: u64,
+    pub at_least: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -43,6 +43,10 @@ pub struct ReferenceResult {
     pub dangling: u64,
     /// How many may be.
     pub at_most: u64,
+    /// So many values must have been looked for: where there are fewer, it found nothing wrong
+    /// because it saw too little.
+    #[serde(default)]
+    pub at_least: u64,
     /// The first of them. A published report has digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first: Vec<String>,
@@ -52,10 +56,10 @@ pub struct ReferenceResult {
 }
 
 impl ReferenceResult {
-    /// Whether it was checked, and no more dangle than may.
+    /// Whether it was checked, with as many values as there must be, and no more dangle than may.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.error.is_none() && self.dangling <= self.at_most
+        self.error.is_none() && self.dangling <= self.at_most && self.checked >= self.at_least
     }
 
     /// One that could not be checked.
@@ -68,6 +72,7 @@ impl ReferenceResult {
             without_value: 0,
             dangling: 0,
             at_most: reference.at_most,
+            at_least: reference.at_least,
             first: Vec::new(),
             error: Some(error.chain()),
         }
@@ -139,8 +144,9 @@ impl ComparedFolder {
             compared
         });
         let (dangling, first) = compared.await.context(Class::Failed, || "a worker thread failed")??;
-        let ReferenceResult { name, to, at_most, .. } = ReferenceResult::unchecked(reference, &Error::failed(""));
-        Ok(ReferenceResult { name, to, checked, without_value, dangling, at_most, first, error: None })
+        let ReferenceResult { name, to, at_most, at_least, .. } =
+            ReferenceResult::unchecked(reference, &Error::failed(""));
+        Ok(ReferenceResult { name, to, checked, without_value, dangling, at_most, at_least, first, error: None })
     }
 
     fn hash(&self, path: &[u8]) -> [u8; HASH_BYTES] {
@@ -234,6 +240,7 @@ mod tests {
             to: "files".parse().unwrap(),
             prefix: prefix.to_owned(),
             at_most: 0,
+            at_least: 1,
         }
     }
 
@@ -259,6 +266,15 @@ mod tests {
         let first: Vec<String> = (5000..5010).map(|number| number.to_string()).collect();
         assert_eq!(bad.first, first);
         assert!(ReferenceResult { at_most: 1000, ..bad }.passed());
+    }
+
+    #[tokio::test]
+    async fn a_reference_that_gives_nothing_to_look_for_has_not_passed() {
+        for values in [vec![], vec![None, None]] {
+            let none = found("", &[b"a"], values).await;
+            assert_eq!((none.checked, none.dangling, none.passed()), (0, 0, false), "{none:?}");
+            assert!(ReferenceResult { at_least: 0, ..none }.passed());
+        }
     }
 
     #[tokio::test]

@@ -50,7 +50,8 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
     // A row before its file, and whatever else a column can hold.
     let rows =
         "INSERT INTO attachments (path) VALUES (NULL), ('lost'), ('../../etc/passwd'), ('/first'), ('first'), (''),
-        (E'odd\\nname'), (repeat('x', 100000)), ('files')";
+        (E'odd\\nname'), (repeat('x', 100000)), ('files'), ('2024')";
+    std::fs::create_dir(shop.uploads().join("files/2024")).unwrap();
     shop.postgres.run_sql("shop", rows).await;
     shop.host.must("lifeboatd --log text --once shop").await;
     let drilled = shop.drill.shell("lifeboat --json drill --group shop --textfile group.prom").await;
@@ -58,17 +59,17 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
     let told = drilled.json().unwrap();
     let found = &told["references"][0];
     let counts = ["checked", "without_value", "dangling", "at_most"].map(|count| found[count].as_u64().unwrap());
-    assert_eq!(counts, [9, 1, 6, 1], "{told:#}");
+    assert_eq!(counts, [10, 1, 7, 1], "{told:#}");
     let first: Vec<&str> = found["first"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(first[..4], ["lost", "../../etc/passwd", "(empty)", "odd\\nname"], "{told:#}");
-    assert!(first[4].chars().count() == 201 && first[5] == "files", "{told:#}");
-    assert!(drilled.stderr.contains("6 of 9 values dangle, and 1 may: lost"), "{drilled}");
+    assert!(first[4].chars().count() == 201 && first[5] == "files" && first[6] == "2024", "{told:#}");
+    assert!(drilled.stderr.contains("7 of 10 values dangle, and 1 may: lost"), "{drilled}");
     for member in told["members"].as_array().unwrap() {
         assert_eq!((&member["passed"], &member["reached"]), (&json!(true), &json!("proved")), "{told:#}");
     }
     let metrics = std::fs::read_to_string(shop.drill.file("group.prom")).unwrap();
     for line in [
-        "lifeboat_group_dangling_references{group=\"shop\",reference=\"attachments\"} 6",
+        "lifeboat_group_dangling_references{group=\"shop\",reference=\"attachments\"} 7",
         "lifeboat_group_drill_last_status{group=\"shop\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{metrics}");
@@ -81,7 +82,7 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
         "{report:#}"
     );
     let group = &report["report"]["group"];
-    assert_eq!((&group["moment"], &group["references"][0]["dangling"]), (&told["moment"], &json!(6)), "{report:#}");
+    assert_eq!((&group["moment"], &group["references"][0]["dangling"]), (&told["moment"], &json!(7)), "{report:#}");
     assert!(group["references"][0]["first"][0].as_str().unwrap().starts_with("BLAKE3 of the text: "), "{report:#}");
 
     // One may.
@@ -125,6 +126,17 @@ async fn a_reference_that_cannot_be_checked_has_failed() {
         assert!(error.replace('"', "\\\"").contains(said), "{sql}: {error}");
         shop.drill.datasets.pop();
     }
+    // Another database of the server would give an answer, too.
+    shop.drill.datasets.push(group.replace("database = \"shop\"\n", ""));
+    let error = told(&shop.drill, "no database", 1).await;
+    assert!(error.contains("nothing says which one to ask"), "{error}");
+    shop.drill.datasets.pop();
+    // No value, no proof.
+    shop.drill.datasets.push(group.replace("FROM attachments", "FROM attachments WHERE false"));
+    let drilled = shop.drill.shell("lifeboat drill --group shop").await;
+    assert_eq!(drilled.code(), Some(6), "{drilled}");
+    assert!(drilled.stderr.contains("0 of 0 values dangle, and 1 must be there"), "{drilled}");
+    shop.drill.datasets.pop();
     // What was only fetched is no tree.
     shop.drill.datasets.push(group);
     shop.drill.datasets[1].push_str("drill = { level = \"fetched\" }\n");

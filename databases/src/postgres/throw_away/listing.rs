@@ -22,7 +22,7 @@ impl PostgresThrowAway {
         let sql = query.sql.trim_end().trim_end_matches(';');
         // A comment at its end must not take the rest along.
         let copy = format!("COPY (\n{sql}\n) TO STDOUT");
-        let database = connection.conninfo(&self.database_of(query));
+        let database = connection.conninfo(&self.only_database(query)?);
         let arguments =
             ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", &database, "-c", &copy];
         let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
@@ -36,6 +36,23 @@ impl PostgresThrowAway {
         }
         tool.finish(0).await?;
         items.pass_on().await
+    }
+}
+
+impl PostgresThrowAway {
+    /// The database to ask. Where several could be meant, none is: an empty answer would look like
+    /// one without a fault.
+    fn only_database(&self, query: &DrillQuery) -> Result<String> {
+        let mut others = self.databases.iter().filter(|name| *name != "postgres");
+        match (&query.database, others.next(), others.next()) {
+            (None, Some(_), Some(_)) => {
+                let databases: Vec<String> =
+                    self.databases.iter().map(|name| name.escape_debug().to_string()).collect();
+                Err(Error::configuration("the snapshot has several databases, and nothing says which one to ask")
+                    .hint(format!("set `database` to one of: {}", databases.join(", "))))
+            }
+            _ => Ok(self.database_of(query)),
+        }
     }
 }
 

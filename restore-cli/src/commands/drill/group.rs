@@ -188,6 +188,9 @@ async fn members(
         let what = format!("references of group {} are not right: {}", group.name, names.join(", "));
         let error = match &first.error {
             Some(why) => Error::failed(what).because(why.clone()).hint("see what its members' drills found"),
+            None if first.checked < first.at_least => Error::integrity(what).because(in_words(first)).hint(
+                "look whether `sql` and `database` of the [[group.reference]] ask what they should, or set `at_least`",
+            ),
             None => Error::integrity(what).because(in_words(first)).hint(
                 "find out who deletes files at once, or rows after their files: \"An application of several datasets\" in OPERATIONS.md",
             ),
@@ -212,11 +215,13 @@ fn in_words(found: &ReferenceResult) -> String {
     let counted = format!("{} of {} dangle", found.dangling, human::count(found.checked, "value"));
     let may = if found.at_most > 0 { format!(", and {} may", found.at_most) } else { String::new() };
     let first = if found.first.is_empty() { String::new() } else { format!(": {}", found.first.join(", ")) };
+    let too_few =
+        if found.checked < found.at_least { format!(", and {} must be there", found.at_least) } else { String::new() };
     let without = match found.without_value {
         0 => String::new(),
         without => format!(" ({} had none)", human::count(without, "row")),
     };
-    format!("{counted}{may}{first}{without}")
+    format!("{counted}{may}{too_few}{first}{without}")
 }
 
 impl GroupDrilled {
@@ -290,10 +295,13 @@ mod tests {
             without_value: 1,
             dangling: 2,
             at_most: 1,
+            at_least: 1,
             first: vec!["a".to_owned(), "b".to_owned()],
             error: None,
         };
         assert_eq!(in_words(&found), "2 of 1,200 values dangle, and 1 may: a, b (1 row had none)");
+        let none = ReferenceResult { checked: 0, dangling: 0, first: Vec::new(), without_value: 0, ..found };
+        assert_eq!(in_words(&none), "0 of 0 values dangle, and 1 may, and 1 must be there");
         let missed = sum_up(&"shop".parse().unwrap(), &Error::new(Class::ObjectiveMissed, "rto"));
         assert_eq!((missed.class(), missed.message().contains("succeeded")), (Class::ObjectiveMissed, true));
     }
