@@ -7,13 +7,15 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::ThrowAway;
 use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::manifest::GroupMoment;
 
 use super::references::{ComparedFolder, GroupPart, ReferenceResult};
 use crate::config::{GroupConfig, GroupReference};
 use crate::restore::VaultReader;
 
-/// So many of the newest snapshots of each member are looked at for a common moment.
-const MAX_LOOKED_AT_FOR_MOMENT: usize = 64;
+/// So many manifests are read to find common moments. A group whose members fail for long has many
+/// snapshots that belong to none.
+const MAX_READ_FOR_MOMENTS: usize = 2000;
 
 /// The snapshot of one member at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,49 +35,96 @@ pub struct CommonMembers {
     pub snapshots: BTreeMap<Name, MemberSnapshot>,
 }
 
-impl CommonMembers {
-    /// The newest common moments of `group`, newest first, at most `most` of them.
+/// Common moments of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundMoments {
+    /// Newest first.
+    pub moments: Vec<CommonMembers>,
+    /// Where the search ended: of a member, snapshots before this one were not looked at. `None`:
+    /// all were, or as many moments were found as were wanted.
+    pub ended_before: Option<SnapshotId>,
+}
+
+impl FoundMoments {
+    /// The newest common moments of `group`, at most `most` of them.
     ///
     /// # Errors
     /// The snapshots of a member cannot be listed or opened. A snapshot that is damaged is part of
     /// no moment.
-    pub async fn newest(reader: &VaultReader, group: &GroupConfig, most: usize) -> Result<Vec<Self>> {
+    pub async fn newest(reader: &VaultReader, group: &GroupConfig, most: usize) -> Result<Self> {
+        Self::newest_of(reader, group, most, MAX_READ_FOR_MOMENTS).await
+    }
+
+    async fn newest_of(reader: &VaultReader, group: &GroupConfig, most: usize, most_read: usize) -> Result<Self> {
         let mut listed = Vec::new();
         for member in &group.members {
             let snapshots = reader.snapshots(member).await?;
-            listed.push((member, snapshots.into_iter().rev().take(MAX_LOOKED_AT_FOR_MOMENT).collect::<Vec<_>>()));
+            listed.push((member, snapshots.into_iter().rev().map(|one| one.snapshot).collect::<Vec<_>>()));
         }
-        let wanted: BTreeSet<&Name> = group.members.iter().collect();
-        let mut moments: BTreeMap<SnapshotId, BTreeMap<Name, MemberSnapshot>> = BTreeMap::new();
-        for place in 0..MAX_LOOKED_AT_FOR_MOMENT {
-            for (member, snapshots) in &listed {
-                let Some(one) = snapshots.get(place) else { continue };
-                let manifest = match reader.manifest(member, &one.snapshot).await {
-                    Ok(manifest) => manifest,
-                    Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
-                        tracing::warn!(dataset = %member, snapshot = %one.snapshot, "It is part of no moment: {}", error.chain());
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let Some(told) = manifest.group.filter(|told| told.name == group.name) else { continue };
-                // Where the configuration has other members by now, not all of them were there.
-                if told.members.iter().collect::<BTreeSet<_>>() != wanted {
-                    continue;
-                }
-                let snapshot = MemberSnapshot { snapshot: one.snapshot.clone(), at: told.at };
-                moments.entry(told.moment).or_default().entry((*member).clone()).or_insert(snapshot);
-            }
-            // A member may have been backed up by itself in between, but not before a newer moment.
-            let common = moments.values().filter(|members| members.len() == wanted.len()).count();
-            if common >= most {
+        let longest = listed.iter().map(|(_, snapshots)| snapshots.len()).max().unwrap_or(0);
+        let (mut found, mut ended_before, mut read) = (GatheredMoments::of(group), None, 0);
+        // All members side by side: what they share lies near the same place.
+        for place in 0..longest {
+            let here: Vec<(&Name, &SnapshotId)> =
+                listed.iter().filter_map(|(member, snapshots)| Some((*member, snapshots.get(place)?))).collect();
+            if found.count() >= most {
                 break;
             }
+            if read + here.len() > most_read {
+                ended_before = place
+                    .checked_sub(1)
+                    .and_then(|last| listed.iter().filter_map(|(_, snapshots)| snapshots.get(last)).min().cloned());
+                break;
+            }
+            read += here.len();
+            for (member, snapshot) in here {
+                match reader.manifest(member, snapshot).await {
+                    Ok(manifest) => found.add(member, snapshot, manifest.group),
+                    Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
+                        tracing::warn!(dataset = %member, %snapshot, "It is part of no moment: {}", error.chain());
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
-        let common = moments.into_iter().rev().filter(|(_, members)| members.len() == wanted.len());
-        Ok(common.take(most).map(|(moment, snapshots)| Self { moment, snapshots }).collect())
+        Ok(Self { moments: found.whole(most), ended_before })
+    }
+}
+
+/// Snapshots by the moment that they are of.
+struct GatheredMoments<'g> {
+    group: &'g GroupConfig,
+    /// Its members: a snapshot that was taken with others is of no moment of theirs.
+    wanted: BTreeSet<&'g Name>,
+    moments: BTreeMap<SnapshotId, BTreeMap<Name, MemberSnapshot>>,
+}
+
+impl<'g> GatheredMoments<'g> {
+    fn of(group: &'g GroupConfig) -> Self {
+        Self { group, wanted: group.members.iter().collect(), moments: BTreeMap::new() }
     }
 
+    fn add(&mut self, member: &Name, snapshot: &SnapshotId, told: Option<GroupMoment>) {
+        let Some(told) = told.filter(|told| told.name == self.group.name) else { return };
+        if told.members.iter().collect::<BTreeSet<_>>() == self.wanted {
+            let one = MemberSnapshot { snapshot: snapshot.clone(), at: told.at };
+            self.moments.entry(told.moment).or_default().entry(member.clone()).or_insert(one);
+        }
+    }
+
+    /// How many moments have a snapshot of every member.
+    fn count(&self) -> usize {
+        self.moments.values().filter(|members| members.len() == self.wanted.len()).count()
+    }
+
+    fn whole(self, most: usize) -> Vec<CommonMembers> {
+        let wanted = self.wanted.len();
+        let whole = self.moments.into_iter().rev().filter(|(_, members)| members.len() == wanted);
+        whole.take(most).map(|(moment, snapshots)| CommonMembers { moment, snapshots }).collect()
+    }
+}
+
+impl CommonMembers {
     /// When the first view begins.
     #[must_use]
     pub fn at(&self) -> DateTime<Utc> {

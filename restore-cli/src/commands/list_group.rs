@@ -6,12 +6,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use lifeboat_engine::Result;
 use lifeboat_engine::config::Config;
-use lifeboat_engine::drill::CommonMembers;
+use lifeboat_engine::drill::{CommonMembers, FoundMoments};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::restore::VaultReader;
 use serde::Serialize;
 
-use super::drill::group_of;
+use super::drill::{group_of, no_moment};
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -24,6 +24,9 @@ struct ListedMoments {
     group: Name,
     /// Newest first.
     moments: Vec<ListedMoment>,
+    /// Snapshots before this one were not looked at. `None`: all were, or there are enough moments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_before: Option<SnapshotId>,
 }
 
 #[derive(Serialize)]
@@ -37,22 +40,23 @@ struct ListedMoment {
 
 pub(super) async fn run(name: &Name, config: &Config, reader: &VaultReader, session: &Session) -> Result<()> {
     let group = group_of(config, name)?;
-    let newest = CommonMembers::newest(reader, group, MAX_LISTED_MOMENTS);
-    let newest = session.cancellable("looking for common moments", newest).await?;
+    let newest = FoundMoments::newest(reader, group, MAX_LISTED_MOMENTS);
+    let FoundMoments { moments, ended_before } = session.cancellable("looking for common moments", newest).await?;
     let moment = |common: CommonMembers| ListedMoment {
         at: common.at(),
         spread_seconds: common.spread_seconds(),
         moment: common.moment,
         snapshots: common.snapshots.into_iter().map(|(member, one)| (member, one.snapshot)).collect(),
     };
-    let moments = newest.into_iter().map(moment).collect();
-    session.out.result(&ListedMoments { group: group.name.clone(), moments })
+    let moments = moments.into_iter().map(moment).collect();
+    session.out.result(&ListedMoments { group: group.name.clone(), moments, ended_before })
 }
 
 impl fmt::Display for ListedMoments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.moments.is_empty() {
-            return write!(f, "No moment is known of which every member of {} has a snapshot.", self.group);
+            let none = no_moment(&self.group, self.ended_before.as_ref());
+            return write!(f, "{}.", none.replacen('n', "N", 1));
         }
         let mut table = Plain::new(&["AT", ">WITHIN", "DATASET", "SNAPSHOT"]);
         for one in &self.moments {
@@ -62,6 +66,10 @@ impl fmt::Display for ListedMoments {
                 table.row([at, spread, member.to_string(), snapshot.to_string()]);
             }
         }
-        write!(f, "{table}")
+        write!(f, "{table}")?;
+        match &self.ended_before {
+            Some(snapshot) => write!(f, "\n\nSnapshots before {} were not looked at.", human::time(snapshot.time())),
+            None => Ok(()),
+        }
     }
 }

@@ -118,3 +118,27 @@ async fn a_daemon_that_is_killed_between_members_says_so_and_the_next_moment_is_
     assert_ne!(report["moment"], killed["moment"]);
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_is_found_behind_many_snapshots_that_belong_to_none() {
+    let mut shop = Shop::open("").await;
+    // The other member is small, too: many backups follow.
+    let (small, place) = (shop.place.path().join("small"), shop.place.path().to_owned());
+    std::fs::create_dir(&small).unwrap();
+    std::fs::write(small.join("row"), "1").unwrap();
+    shop.host.datasets[0] = format!(
+        "[[dataset]]\nname = \"shop-db\"\nhome_region = \"near\"\nsource = {{ kind = \"files\", path = \"{}\" }}\n",
+        small.display()
+    );
+    shop.host.init("").await;
+    shop.host.start().await;
+    let whole = shop.host.must("lifeboat --json trigger shop").await.json().unwrap();
+    std::fs::rename(shop.uploads(), place.join("away")).unwrap();
+    for _ in 0..66 {
+        assert_eq!(shop.host.shell("lifeboat trigger shop").await.code(), Some(4));
+    }
+    assert_eq!(shop.snapshots(MEMBERS[0]).await, 67);
+    let listed = shop.host.must("lifeboat --json list --group shop --identity master.txt").await.json().unwrap();
+    assert_eq!(listed["moments"].as_array().unwrap().len(), 1, "{listed:#}");
+    assert_eq!(listed["moments"][0]["moment"], whole["moment"], "{listed:#}");
+}

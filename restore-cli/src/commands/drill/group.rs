@@ -14,7 +14,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::config::{Config, GroupConfig, ProofLevel};
-use lifeboat_engine::drill::{AcrossMembers, CommonMembers, DrillMemory, DrillTrace, ReferenceResult};
+use lifeboat_engine::drill::{AcrossMembers, DrillMemory, DrillTrace, FoundMoments, ReferenceResult};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::worker::DrillDirectory;
 use lifeboat_engine::{Class, Error, Result};
@@ -130,14 +130,12 @@ async fn members(
 ) -> Result<(GroupDrilled, Option<Error>)> {
     let place = session.place()?;
     let reader = session.reader(&place, Need::Manifests).await?;
-    let newest = CommonMembers::newest(&reader, group, 1);
+    let newest = FoundMoments::newest(&reader, group, 1);
     let newest = session.cancellable("looking for the newest common moment", newest).await?;
-    let Some(moment) = newest.into_iter().next() else {
-        return Err(Error::failed(format!(
-            "no moment is known of which every member of {} has a snapshot",
-            group.name
-        ))
-        .hint(format!("back up all of it on the backup host: `lifeboat trigger {}`", group.name)));
+    let FoundMoments { moments, ended_before } = newest;
+    let Some(moment) = moments.into_iter().next() else {
+        return Err(Error::failed(no_moment(&group.name, ended_before.as_ref()))
+            .hint(format!("back up all of it on the backup host: `lifeboat trigger {}`", group.name)));
     };
     let (at, spread_seconds) = (moment.at(), moment.spread_seconds());
     session.out.note(format!(
@@ -199,6 +197,14 @@ async fn members(
     }
     told.passed = wrong.is_empty() && told.members.iter().all(|member| member.passed);
     Ok((told, worst.map(|worst| sum_up(&group.name, &worst))))
+}
+
+/// That there is no common moment, as far as was looked.
+pub(crate) fn no_moment(group: &Name, ended_before: Option<&SnapshotId>) -> String {
+    let far = ended_before.map_or(String::new(), |snapshot| {
+        format!(" back to {}; older snapshots were not looked at", human::time(snapshot.time()))
+    });
+    format!("no moment is known of which every member of {group} has a snapshot{far}")
 }
 
 fn sum_up(group: &Name, worst: &Error) -> Error {

@@ -23,7 +23,7 @@ use lifeboat_engine::config::{Config, ProofLevel};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::worker::{self, Swept, WorkerPlace};
 
-pub(super) use self::group::group_of;
+pub(super) use self::group::{group_of, no_moment};
 use self::one::OneDrill;
 use crate::as_unit::{self, UnitUser};
 use crate::flags::Selection;
