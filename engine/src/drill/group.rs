@@ -124,6 +124,23 @@ impl<'g> GatheredMoments<'g> {
     }
 }
 
+/// Whether these snapshots, one of each member of `group`, are of one moment.
+///
+/// # Errors
+/// One of them cannot be opened.
+pub async fn is_one_moment(
+    reader: &VaultReader,
+    group: &GroupConfig,
+    snapshots: &BTreeMap<Name, SnapshotId>,
+) -> Result<bool> {
+    let mut moments = BTreeSet::new();
+    for (member, snapshot) in snapshots {
+        let told = reader.manifest(member, snapshot).await?.group.filter(|told| told.name == group.name);
+        moments.insert(told.map(|told| told.moment));
+    }
+    Ok(moments.len() == 1 && !moments.contains(&None))
+}
+
 impl CommonMembers {
     /// When the first view begins.
     #[must_use]

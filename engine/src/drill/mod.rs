@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::bisect::{Asking, Bisect};
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
-pub use self::group::{AcrossMembers, CommonMembers, FoundMoments, MemberSnapshot};
+pub use self::group::{AcrossMembers, CommonMembers, FoundMoments, MemberSnapshot, is_one_moment};
 pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
 pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};

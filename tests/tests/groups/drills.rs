@@ -143,3 +143,16 @@ async fn a_reference_that_cannot_be_checked_has_failed() {
     let error = told(&shop.drill, "fetched", 1).await;
     assert!(error.contains("the paths of shop-uploads are not known"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_says_that_members_would_be_restored_as_of_different_moments() {
+    let shop = Shop::open(REFERENCE).await;
+    shop.host.must("lifeboatd --log text --once shop").await;
+    let together = shop.drill.must("lifeboat --json drill --region-loss near").await.json().unwrap();
+    assert!(together["apart"].is_null(), "{together:#}");
+    // The other member has a newer snapshot by itself.
+    std::fs::rename(shop.uploads(), shop.place.path().join("away")).unwrap();
+    assert_eq!(shop.host.shell("lifeboatd --log text --once shop").await.code(), Some(4));
+    let apart = shop.drill.must("lifeboat drill --region-loss near").await;
+    assert!(apart.stdout.contains("DIFFERENT moments") && apart.stdout.contains("the members of: shop."), "{apart}");
+}
