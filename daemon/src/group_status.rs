@@ -78,6 +78,8 @@ pub(crate) fn read(state: &StateDirectory, group: &Name) -> GroupStatus {
 
 /// Changes what is remembered of `group`.
 pub(crate) fn update(state: &StateDirectory, group: &Name, change: impl FnOnce(&mut GroupStatus)) {
+    // `lifeboatd --once` may change it, too. What cannot be locked cannot be written either.
+    let _lock = state.lock_groups();
     let mut status = read(state, group);
     change(&mut status);
     let json = serde_json::to_vec_pretty(&status).map_err(|error| error.to_string());
@@ -179,5 +181,17 @@ mod tests {
         assert_eq!((status.retry_at, status.moments, status.error.as_ref()), (None, 1, None));
         // Whoever wants more time between them has it.
         assert_eq!(pauses(&mut status, 7 * 3600)[..2], [420, 420]);
+    }
+
+    #[test]
+    fn two_programs_that_count_at_once_lose_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let (state, shop): (_, Name) = (StateDirectory::open(place.path()).unwrap(), "shop".parse().unwrap());
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| (0..25).for_each(|_| update(&state, &shop, |status| status.moments += 1)));
+            }
+        });
+        assert_eq!(read(&state, &shop).moments, 100);
     }
 }

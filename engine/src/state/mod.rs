@@ -261,6 +261,20 @@ impl StateDirectory {
         replace_file(&self.group(group), content)
     }
 
+    /// Keeps other programs from changing the status of groups until it is dropped. It waits for
+    /// them: none holds it for long.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn lock_groups(&self) -> Result<File> {
+        let folder = self.root.join(GROUPS);
+        let failed = || format!("cannot lock {}", folder.display());
+        create_private(&folder)?;
+        let lock = File::open(&folder).context(Class::Storage, failed)?;
+        lock.lock().context(Class::Storage, failed)?;
+        Ok(lock)
+    }
+
     /// Where [`Self::scratch`] is.
     pub(crate) fn scratch_path(&self, dataset: &Name) -> PathBuf {
         self.dataset_path(dataset).join("scratch")
