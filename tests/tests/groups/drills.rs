@@ -44,7 +44,7 @@ async fn no_row_names_a_file_that_is_missing_while_an_application_writes_in_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
-    let shop = Shop::open(&format!("{REFERENCE}at_most = 1\n[group.drill]\nschedule = \"@daily\"\n")).await;
+    let mut shop = Shop::open(&format!("{REFERENCE}at_most = 1\n[group.drill]\nschedule = \"@daily\"\n")).await;
     let none = shop.drill.shell("lifeboat drill --group shop").await;
     assert!(!none.status.success() && none.stderr.contains("no moment is known"), "{none}");
     // A row before its file, and whatever else a column can hold.
@@ -90,14 +90,38 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
         .run_sql("shop", "DELETE FROM attachments WHERE path <> 'lost' AND path <> '/first' OR path IS NULL")
         .await;
     shop.host.must("lifeboatd --log text --once shop").await;
+    // The members have schedules of their own, which their drills with the group fulfil.
+    for member in 0..MEMBERS.len() {
+        shop.drill.datasets[member].push_str("drill = { schedule = \"@daily\" }\n");
+    }
     let due = shop.drill.must("lifeboat --json drill --due --textfiles .").await.json().unwrap();
     assert_eq!(
         (&due["groups"][0]["exit_code"], &due["groups"][0]["drill"]["passed"]),
         (&json!(0), &json!(true)),
         "{due:#}"
     );
+    assert_eq!((&due["drills"], due["waiting"].as_array().unwrap().len()), (&json!([]), 2), "{due:#}");
     let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
-    assert!(metrics.contains("lifeboat_group_drill_last_status{group=\"shop\"} 1"), "{metrics}");
+    for line in [
+        "lifeboat_group_drill_last_status{group=\"shop\"} 1",
+        "lifeboat_group_drill_failed_parts{group=\"shop\"} 0",
+        "lifeboat_group_drill_due_timestamp_seconds{group=\"shop\"} 0.000",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    for member in MEMBERS {
+        let metrics = std::fs::read_to_string(shop.drill.file(&format!("lifeboat-drill-{member}.prom"))).unwrap();
+        let line = format!("lifeboat_drill_last_status{{dataset=\"{member}\"}} 1");
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    // One that was killed is told by whoever looks next, and has failed.
+    let attempts = shop.drill.file("state/groups/shop/attempts");
+    let killed = std::fs::read_to_string(&attempts).unwrap().replace("\"running\":false", "\"running\":true");
+    std::fs::write(&attempts, killed).unwrap();
+    let told = shop.drill.must("lifeboat --json drill --due --textfiles .").await;
+    assert!(told.stderr.contains("the drill of group shop that began") && told.stderr.contains("was killed"), "{told}");
+    let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_group_drill_failed_parts{group=\"shop\"} 1"), "{metrics}");
     let due = shop.drill.must("lifeboat --json drill --due").await.json().unwrap();
     assert!(due["groups"].is_null(), "it is due once a day: {due:#}");
     // A person reads the same.
