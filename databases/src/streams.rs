@@ -5,6 +5,8 @@ use bytes::Bytes;
 use lifeboat_base::Result;
 use lifeboat_base::facts::SourceFacts;
 
+use crate::moment::{ALONE, SharedMoment};
+
 /// No stream has a longer name.
 pub(crate) const MAX_STREAM_NAME_BYTES: usize = 1024;
 
@@ -17,6 +19,11 @@ pub trait StreamSink: Send + Sync {
     /// # Errors
     /// The name is taken, or not allowed.
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>>;
+
+    /// The moment that the source shares with others of its group.
+    fn moment(&self) -> &SharedMoment {
+        &ALONE
+    }
 }
 
 /// Takes the bytes of one stream.

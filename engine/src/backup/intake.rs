@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::SharedMoment;
 use lifeboat_databases::streams::{StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
 use lifeboat_format::stream_name::StreamNames;
@@ -99,11 +100,14 @@ fn compress_all(queue: &Mutex<jobs::Receiver<Job>>, shared: &Shared) {
 }
 
 /// Opens streams into the pipeline.
-pub(crate) struct Sink(pub(crate) Arc<Intake>);
+pub(crate) struct Sink {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) moment: SharedMoment,
+}
 
 impl StreamSink for Sink {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.intake.names.lock().unwrap_or_else(PoisonError::into_inner);
         if !names.insert(name) {
             return Err(Error::source_failed(format!(
                 "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
@@ -114,6 +118,10 @@ impl StreamSink for Sink {
         drop(names);
         Ok(self.begin(name.to_owned()))
     }
+
+    fn moment(&self) -> &SharedMoment {
+        &self.moment
+    }
 }
 
 impl Sink {
@@ -122,15 +130,27 @@ impl Sink {
         self.begin(format!("{MAP_OF}{stream}"))
     }
 
+    /// Stores the maps that this run has made.
+    pub(crate) async fn store_maps(&self, shared: &Shared) -> Result<()> {
+        for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
+            if let Some(bytes) = map.made() {
+                let mut writer = self.open_map(&name);
+                writer.write(bytes.clone()).await?;
+                writer.finish(0).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&self, name: String) -> Box<dyn StreamWriter> {
-        let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
+        let stream = self.intake.streams.fetch_add(1, Ordering::Relaxed);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
         let (chunks, cut) = mpsc::channel(BLOCKS_CUT);
-        let (cutting, looking) = (self.0.clone(), self.0.clone());
+        let (cutting, looking) = (self.intake.clone(), self.intake.clone());
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
         // The cutting thread fails only if this one has ended, so only this one is awaited.
         let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
-        let (shared, cancel) = (self.0.outbox.shared.clone(), self.0.outbox.shared.cancel.clone());
+        let (shared, cancel) = (self.intake.outbox.shared.clone(), self.intake.outbox.shared.cancel.clone());
         Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
     }
 }
