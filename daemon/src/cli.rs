@@ -65,7 +65,7 @@ pub(crate) struct Mode {
     #[arg(long)]
     pub check_config: bool,
 
-    /// Back up the named datasets, or all of them, now, and exit; the exit code is that of the
+    /// Back up the named datasets and groups, or all, now, and exit; the exit code is that of the
     /// worst failure
     #[arg(long, num_args = 0.., value_name = "DATASET")]
     pub once: Option<Vec<Name>>,
@@ -74,9 +74,10 @@ pub(crate) struct Mode {
 /// What to ask the running daemon.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask the running daemon to back up a dataset now, and wait for the result
+    /// Ask the running daemon to back up a dataset or a group now, and wait for the result. With a
+    /// member, its whole group is backed up
     Trigger {
-        /// Name of the dataset
+        /// Name of the dataset or of the group
         dataset: Name,
     },
     /// Ask the running daemon to back up a dataset that another host leads, and to lead it from

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::protocol::{Answer, Cancelled, Paused};
 use crate::control::{What, Wish};
 use crate::endpoints::Endpoints;
+use crate::groups::{GroupRun, MemberRun};
 use crate::held::{HeldStarts, Verdict};
 use crate::installation::Installation;
 use crate::live::{Live, Turn};
@@ -67,7 +68,11 @@ pub(crate) struct Daemon {
     runs: Runs,
     held: HeldStarts,
     pauses: Pauses,
-    /// Who waits for the next run of a dataset.
+    /// Groups of which a member runs.
+    groups: BTreeMap<Name, GroupRun>,
+    /// Who waits for the end of a run of a group.
+    waiting_for_groups: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
+    /// Who waits for the next run of a dataset, or of a group.
     waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
     /// Datasets that an operator wants this host to lead.
     takeovers: BTreeSet<Name>,
@@ -111,6 +116,7 @@ impl Daemon {
         let budget = RunBudget::new(&config.limits);
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
         config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
+        Self::take_in_groups(&runner, config, true);
         let scheduler = Scheduler::new(config, |dataset| runner.considered(dataset));
         let names = config.datasets.iter().map(|dataset| &dataset.name);
         let pauses = Pauses::open(&runner.state, &runner.clock, names);
@@ -124,6 +130,8 @@ impl Daemon {
             runs: Runs::default(),
             held: HeldStarts::default(),
             pauses,
+            groups: BTreeMap::new(),
+            waiting_for_groups: BTreeMap::new(),
             waiting: BTreeMap::new(),
             takeovers: BTreeSet::new(),
             wishes,
@@ -186,20 +194,25 @@ impl Daemon {
     /// Starts what is due.
     async fn turn(&mut self) {
         let paused = self.pauses.now();
-        self.scheduler.pause(paused.keys().cloned().collect());
+        self.scheduler.pause(&paused.keys().cloned().collect());
         paused.keys().for_each(|dataset| self.held.done(dataset));
         let runner = &self.runner;
         self.scheduler.set_back(runner.clock.now(), |dataset| runner.considered(dataset));
         while let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
             tracing::debug!(%dataset, ?cause, "due");
-            self.upkeep.make_way(&dataset).await;
+            for member in self.scheduler.members(&dataset) {
+                self.upkeep.make_way(&member).await;
+            }
             let start = match cause {
                 _ if self.takeovers.remove(&dataset) => Start::Takeover,
                 Cause::Trigger => Start::Asked,
                 Cause::Schedule | Cause::CatchUp => Start::Scheduled,
                 Cause::Retry => Start::Retry,
             };
-            self.start_run(dataset, start);
+            match self.live.installation().config.group(&dataset) {
+                Some(group) => self.start_group(group, start),
+                None => self.start_run(dataset, start, None),
+            }
         }
         let (scheduler, now) = (&self.scheduler, self.runner.clock.now());
         self.runs.make_way(|dataset, since| {
@@ -223,11 +236,12 @@ impl Daemon {
         notify::alive();
     }
 
-    fn start_run(&mut self, dataset: Name, start: Start) {
+    fn start_run(&mut self, dataset: Name, start: Start, member: Option<MemberRun>) {
         let (runner, installation) = (self.runner.clone(), self.live.installation());
         let (progress, stop) = (Arc::<Progress>::default(), Stop::default());
         let (name, told, stopped) = (dataset.clone(), progress.clone(), stop.clone());
-        let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stopped).await });
+        let work = async move { runner.start(&installation, &name, start, member.as_ref(), &told, &stopped).await };
+        let task = tokio::spawn(work);
         let (since, waiting) = (self.runner.clock.now(), self.waiting.remove(&dataset).unwrap_or_default());
         let run = Run { since, progress, stop, prunes_since: None, task, waiting, cancelling: Vec::new() };
         self.runs.add(dataset, run);
@@ -294,6 +308,7 @@ impl Daemon {
         let Some(run) = self.runs.remove(dataset) else { return };
         // Whoever gets the answer and asks for the status sees that it has ended.
         self.live.ended(dataset);
+        self.member_ended(dataset, &result);
         let report = match result {
             Ok(Ended::BackedUp(report)) => Ok(*report),
             Ok(Ended::Locked(error)) => {
@@ -370,13 +385,6 @@ impl Daemon {
         }
     }
 
-    /// When the last run is tried again if it failed, and how long one takes.
-    fn remember_run(&mut self, dataset: &Name) {
-        let status = self.runner.ledger.get(dataset);
-        self.scheduler.retry(dataset, status.retry_at);
-        self.scheduler.lasts(dataset, TimeDelta::seconds(status.duration_seconds as i64));
-    }
-
     /// So after a restart or a reload, too.
     fn remember_runs(&mut self) {
         for dataset in &self.live.installation().config.datasets {
@@ -406,14 +414,14 @@ impl Daemon {
                 runner.budget.set(&after.limits);
                 self.scheduler.reload(after, |dataset| runner.considered(dataset));
                 self.takeovers.retain(|dataset| after.dataset(dataset).is_some());
-                let gone: Vec<Name> =
-                    self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
+                let gone: Vec<Name> = self.waiting.keys().filter(|name| !after.has(name)).cloned().collect();
                 for dataset in gone {
                     for waiting in self.waiting.remove(&dataset).unwrap_or_default() {
-                        let error = Error::usage(format!("the configuration no longer has dataset {dataset}"));
+                        let error = Error::usage(format!("the configuration no longer has {dataset}"));
                         let _ = waiting.send(error.into());
                     }
                 }
+                Self::take_in_groups(runner, after, false);
                 for dataset in &after.datasets {
                     self.pauses.read(&dataset.name);
                     self.upkeep.want(&dataset.name);
@@ -465,5 +473,6 @@ fn answer_all(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
 }
 
 mod ending;
+mod grouped;
 #[cfg(test)]
 mod tests;

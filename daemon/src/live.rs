@@ -20,6 +20,7 @@ use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
 use crate::drills::ToldDrills;
+use crate::group_status::{self, GroupStatus};
 use crate::installation::Installation;
 use crate::metrics::{self, LastLooks};
 use crate::scheduler::Queued;
@@ -94,6 +95,8 @@ pub(crate) struct StatusReport {
     /// Replicas that runs leave alone until they answer a probe.
     pub left_alone: BTreeMap<Name, LeftAlone>,
     pub datasets: BTreeMap<Name, DatasetReport>,
+    /// What is remembered of each group.
+    pub groups: BTreeMap<Name, GroupStatus>,
 }
 
 /// A run under way, in [`StatusReport`].
@@ -292,6 +295,7 @@ impl Live {
             config: &installation.config,
             intervals: &installation.intervals,
             statuses: &self.statuses(&installation),
+            groups: &self.groups(&installation),
             running: &running,
             waiting: &waiting,
             paused: &paused,
@@ -309,8 +313,13 @@ impl Live {
     pub(crate) fn report(&self) -> StatusReport {
         let (installation, now) = (self.installation(), self.clock.now());
         let (statuses, limits) = (self.statuses(&installation), &installation.config.limits);
+        let groups = self.groups(&installation);
         let state = self.lock();
-        let datasets = statuses.into_iter().map(|(name, status)| {
+        let datasets = statuses.into_iter().map(|(name, mut status)| {
+            if let Some(group) = installation.config.group_of(&name).and_then(|group| groups.get(&group.name)) {
+                // Its members are tried again together.
+                status.retry_at = group.retry_at;
+            }
             let next = state.turn.next.get(&name).copied();
             let (due_since, next) = (next.filter(|time| *time <= now), next.filter(|time| *time > now));
             let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
@@ -330,7 +339,13 @@ impl Live {
             replicas: state.up(),
             left_alone: left_alone(&state.installation),
             datasets: datasets.collect(),
+            groups,
         }
+    }
+
+    fn groups(&self, installation: &Installation) -> BTreeMap<Name, GroupStatus> {
+        let names = installation.config.groups.iter().map(|group| &group.name);
+        names.map(|name| (name.clone(), group_status::read(&self.state_directory, name))).collect()
     }
 
     fn statuses(&self, installation: &Installation) -> BTreeMap<Name, DatasetStatus> {

@@ -23,6 +23,7 @@ use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::drills::ToldDrills;
+use crate::group_status::GroupStatus;
 use crate::status::DatasetStatus;
 
 /// When each witness looked last.
@@ -34,6 +35,8 @@ pub(crate) struct Snapshot<'a> {
     /// The longest time between two scheduled starts.
     pub intervals: &'a BTreeMap<Name, Duration>,
     pub statuses: &'a BTreeMap<Name, DatasetStatus>,
+    /// What is remembered of each group.
+    pub groups: &'a BTreeMap<Name, GroupStatus>,
     pub running: &'a BTreeSet<Name>,
     /// Since when each start waits that was due.
     pub waiting: &'a BTreeMap<Name, DateTime<Utc>>,
@@ -99,6 +102,7 @@ impl Page {
 pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
     let page = Page { registry: Registry::new() };
     let filled = backups(&page, snapshot)
+        .and_then(|()| grouped::groups(&page, snapshot))
         .and_then(|()| configured(&page, snapshot))
         .and_then(|()| replicas(&page, snapshot))
         .and_then(|()| drills::fill(&page, snapshot));
@@ -494,5 +498,6 @@ fn timestamp(time: Option<DateTime<Utc>>) -> f64 {
     time.map_or(0.0, |time| time.timestamp_millis() as f64 / 1000.0)
 }
 
+mod grouped;
 #[cfg(test)]
 mod tests;

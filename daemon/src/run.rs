@@ -28,11 +28,10 @@ use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
 use crate::man;
+use crate::once::OneRun;
 use crate::runner::{Runner, one_prune};
-use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::tls::Certificates;
-use crate::turn::Ended;
 use crate::warden;
 
 /// The threads that one run may need: `limits.cpu` compress, and each of as many streams has two.
@@ -135,50 +134,49 @@ fn tool_environment() -> ToolEnvironment {
     registry::tool_environment(|name| std::env::var_os(name))
 }
 
-/// Runs `datasets`, or all, one after the other. The daemon may be running.
+/// Runs `datasets`, or all, one after the other, and the members of a group at once. The daemon may
+/// be running.
 async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let installation = Installation::open(config, &clock).await?;
     let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };
-    for dataset in &datasets {
-        installation.dataset(dataset)?;
-    }
+    let all = OneRun::all(&datasets, &installation)?;
     if datasets.is_empty() {
         return Err(Error::configuration("the configuration has no dataset to back up")
             .hint("add a [[dataset]] to the configuration"));
     }
     let cancel = cancelled_by_signals()?;
-    let (ledger, budget) = (Arc::new(Ledger::open(&state, &datasets)), RunBudget::new(&installation.config.limits));
+    let known = all.iter().flat_map(OneRun::datasets);
+    let (ledger, budget) = (Arc::new(Ledger::open(&state, known)), RunBudget::new(&installation.config.limits));
     let runner = Runner { ledger, state, clock, tools: tool_environment(), budget, prunes: one_prune() };
-    let stop = Stop::from(cancel.clone());
     let mut worst: Option<Error> = None;
-    for dataset in &datasets {
-        let run = match runner.start(&installation, dataset, Start::Asked, &Arc::default(), &stop).await {
-            Ok(Ended::BackedUp(report)) => Ok(*report),
-            Ok(Ended::Locked(error)) => Err(error),
-            Ok(Ended::Left(_)) => Err(Error::cancelled(&format!("the backup of {dataset}"))),
-            Err(error) => Err(error),
-        };
-        let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
-        match run {
-            Ok(report) => {
-                say(&if json { to_json(&report)? } else { report.line() })?;
-                if runner.needs_catch_up(&report.backup)
-                    && let Err(error) = runner.catch_up(&installation, dataset, &cancel).await
-                {
-                    tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
+    for one in &all {
+        let (runs, no_moment) = one.run(&runner, &installation, &cancel).await;
+        for (dataset, run) in runs {
+            let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
+            match run {
+                Ok(report) => {
+                    say(&if json { to_json(&report)? } else { report.line() })?;
+                    if runner.needs_catch_up(&report.backup)
+                        && let Err(error) = runner.catch_up(&installation, &dataset, &cancel).await
+                    {
+                        tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
+                    }
+                    for error in partial.into_iter().chain(report.stopped()) {
+                        worst = Some(worse(worst.take(), error, json));
+                    }
                 }
-                for error in partial.into_iter().chain(report.stopped()) {
+                Err(error) => {
+                    if json {
+                        say(&to_json(&failure(&dataset, &error))?)?;
+                    }
                     worst = Some(worse(worst.take(), error, json));
                 }
             }
-            Err(error) => {
-                if json {
-                    say(&to_json(&failure(dataset, &error))?)?;
-                }
-                worst = Some(worse(worst.take(), error, json));
-            }
+        }
+        if let Some(error) = no_moment {
+            worst = Some(worse(worst.take(), error, json));
         }
         if cancel.is_cancelled() {
             break;

@@ -34,6 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::groups::MemberRun;
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::start::{Start, Stop};
@@ -69,6 +70,7 @@ impl Runner {
         installation: &Installation,
         dataset: &Name,
         (start, lock): (Start, Lock),
+        member: Option<&MemberRun>,
         progress: &Arc<Progress>,
         stop: &Stop,
     ) -> Result<RunReport> {
@@ -76,7 +78,7 @@ impl Runner {
         let span = tracing::info_span!("run", %dataset, %run);
         let work = async {
             let began = self.clock.now();
-            let result = self.locked(installation, dataset, start, progress, stop).await;
+            let result = self.locked(installation, dataset, (start, member), progress, stop).await;
             self.ended(dataset, &past_run(start, began, Some(self.clock.now()), &result));
             drop(lock);
             match &result {
@@ -97,7 +99,7 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Name,
-        start: Start,
+        (start, member): (Start, Option<&MemberRun>),
         progress: &Arc<Progress>,
         stop: &Stop,
     ) -> Result<RunReport> {
@@ -119,8 +121,12 @@ impl Runner {
             self.was_killed(&dataset.name, killed);
         }
         // A bug must neither end the daemon nor go unnoticed.
-        let result =
-            AssertUnwindSafe(self.within_deadline(installation, dataset, progress, cancel)).catch_unwind().await;
+        let result = AssertUnwindSafe(self.within_deadline(installation, (dataset, member), progress, cancel))
+            .catch_unwind()
+            .await;
+        if let (Err(_), Some(member)) = (&result, member) {
+            member.moment.moment.leave();
+        }
         let result = result.unwrap_or_else(|_| Err(crashed(&dataset.name, progress.committing.load(Ordering::SeqCst))));
         let result = result.map_err(|error| match error.class() {
             Class::Failed if stop.is_by_operator() => {
@@ -203,13 +209,13 @@ impl Runner {
     async fn within_deadline(
         &self,
         installation: &Installation,
-        dataset: &Dataset,
+        (dataset, member): (&Dataset, Option<&MemberRun>),
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<BackupReport> {
         let limit = installation.config.limits.run;
         let stop = cancel.child_token();
-        let backup = self.backup(installation, dataset, progress, &stop);
+        let backup = self.backup(installation, (dataset, member), progress, &stop);
         tokio::pin!(backup);
         let late = tokio::select! {
             result = &mut backup => return result,
@@ -242,7 +248,7 @@ impl Runner {
     async fn backup(
         &self,
         installation: &Installation,
-        dataset: &Dataset,
+        (dataset, member): (&Dataset, Option<&MemberRun>),
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<BackupReport> {
@@ -256,6 +262,7 @@ impl Runner {
             records: &installation.records,
             state: &self.state,
             clock: self.clock.clone(),
+            group: member.map(|member| &member.moment),
             budget: self.budget.clone(),
             progress: progress.clone(),
             cancel: cancel.clone(),

@@ -13,12 +13,14 @@
 //! - **Retries**: a failed run is started again, unless the schedule starts it before.
 //! - **Windows**: outside those of a dataset nothing of it starts unless an operator asks.
 //! - **Pauses**: nor does anything while it is paused. What was due meanwhile starts once, then.
+//! - **Groups**: the members of a group start together, when there are places for all of them. If a
+//!   group is the first that would end, nothing else takes the places that it waits for.
 //! - **Clock**: a clock that was set back does not silence a dataset ([`Scheduler::set_back`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::schedule::Schedule;
 use serde::Serialize;
@@ -45,6 +47,7 @@ const LONGEST_SHORT_RUN: TimeDelta = TimeDelta::minutes(10);
 /// Decides which dataset runs next.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
+    /// By the name of the dataset, or of the group that several are members of.
     entries: BTreeMap<Name, DatasetStarts>,
     /// Asked for by operators and not yet started.
     requested: VecDeque<Name>,
@@ -58,9 +61,11 @@ pub(crate) struct Scheduler {
     places: usize,
 }
 
-/// When one dataset starts.
+/// When one dataset starts, or all members of a group.
 #[derive(Debug)]
 struct DatasetStarts {
+    /// What starts: the dataset alone, or the members.
+    members: Vec<Name>,
     schedule: Option<Schedule>,
     jitter: TimeDelta,
     /// Starts up to this time are done with.
@@ -102,25 +107,57 @@ impl Scheduler {
     /// Takes the datasets of a new configuration. What runs, runs on; requests for datasets that
     /// are gone are dropped.
     pub(crate) fn reload(&mut self, config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) {
-        let entry = |dataset: &Dataset| DatasetStarts::new(&config.host, dataset, considered(&dataset.name));
-        self.entries = config.datasets.iter().map(|dataset| (dataset.name.clone(), entry(dataset))).collect();
+        let alone = config.datasets.iter().filter(|dataset| config.group_of(&dataset.name).is_none());
+        let alone = alone.map(|of| (of.name.clone(), of.schedule.clone(), vec![of.name.clone()]));
+        let groups = config.groups.iter().map(|of| (of.name.clone(), of.schedule.clone(), of.members.clone()));
+        let entry = |(name, schedule, members): (Name, Option<Schedule>, Vec<Name>)| {
+            // If one of them did not start, the group has to.
+            let done = members.iter().map(&considered).min().unwrap_or(DateTime::UNIX_EPOCH);
+            let entry = DatasetStarts::new(&format!("{}/{name}", config.host), schedule, members, done);
+            (name, entry)
+        };
+        self.entries = alone.chain(groups).map(entry).collect();
         self.requested.retain(|dataset| self.entries.contains_key(dataset));
         self.places = config.limits.runs;
     }
 
-    /// Queues a run of `dataset`; one that is queued already serves both.
-    pub(crate) fn request(&mut self, dataset: &Name) {
-        if self.entries.contains_key(dataset) && !self.requested.contains(dataset) {
-            self.requested.push_back(dataset.clone());
+    /// The name under which `dataset` starts: that of its group, if it is a member of one.
+    fn unit(&self, dataset: &Name) -> Name {
+        let is_member = |(_, entry): &(&Name, &DatasetStarts)| entry.members.contains(dataset);
+        match self.entries.contains_key(dataset) {
+            true => dataset.clone(),
+            false => self.entries.iter().find(is_member).map_or(dataset, |(group, _)| group).clone(),
         }
     }
 
-    /// Tells which datasets are paused from now on, and that no others are. A start that looks for
-    /// a lock, or at the leader, is due like any other when the pause has ended.
-    pub(crate) fn pause(&mut self, datasets: BTreeSet<Name>) {
-        let paused = self.entries.iter_mut().filter(|(name, _)| datasets.contains(*name));
+    fn entry(&self, dataset: &Name) -> Option<&DatasetStarts> {
+        self.entries.get(&self.unit(dataset))
+    }
+
+    fn entry_mut(&mut self, dataset: &Name) -> Option<&mut DatasetStarts> {
+        self.entries.get_mut(&self.unit(dataset))
+    }
+
+    /// What starts together under this name, in order: a dataset, or the members of a group.
+    pub(crate) fn members(&self, name: &Name) -> Vec<Name> {
+        self.entry(name).map(|entry| entry.members.clone()).unwrap_or_default()
+    }
+
+    /// Queues a run of `dataset`, or of its group; one that is queued already serves both.
+    pub(crate) fn request(&mut self, dataset: &Name) {
+        let unit = self.unit(dataset);
+        if self.entries.contains_key(&unit) && !self.requested.contains(&unit) {
+            self.requested.push_back(unit);
+        }
+    }
+
+    /// Tells which datasets are paused from now on, and that no others are. With a member, its
+    /// group is. A start that looks for a lock, or at the leader, is due like any other when the
+    /// pause has ended.
+    pub(crate) fn pause(&mut self, datasets: &BTreeSet<Name>) {
+        self.paused = datasets.iter().map(|dataset| self.unit(dataset)).collect();
+        let paused = self.entries.iter_mut().filter(|(name, _)| self.paused.contains(*name));
         paused.for_each(|(_, entry)| entry.looks = false);
-        self.paused = datasets;
     }
 
     /// Tells the time before [`Self::start`] is asked. Where the clock was set back, starts are
@@ -129,21 +166,27 @@ impl Scheduler {
     pub(crate) fn set_back(&mut self, now: DateTime<Utc>, considered: impl Fn(&Name) -> DateTime<Utc>) {
         let ahead = self.entries.iter_mut().filter(|(_, entry)| entry.considered > now);
         // Of one that runs, its end tells.
-        for (name, entry) in ahead.filter(|(name, _)| !self.running.contains_key(*name)) {
-            entry.consider(considered(name).min(now));
+        for (_, entry) in ahead.filter(|(_, entry)| !is_running(entry, &self.running)) {
+            let done = entry.members.iter().map(&considered).min().unwrap_or(now);
+            entry.consider(done.min(now));
         }
     }
 
-    /// A run that is to start now, if any. It counts as running until [`Self::finished`].
+    /// A run that is to start now, if any, of a dataset or of all [`Self::members`] of a group. It
+    /// counts as running until [`Self::finished`].
     pub(crate) fn start(&mut self, now: DateTime<Utc>) -> Option<(Name, Cause)> {
-        if !self.is_place_free() {
+        let asked = self.requested.iter().position(|unit| !self.is_unit_running(unit));
+        let dataset = match asked {
+            Some(at) => self.requested.get(at)?.clone(),
+            None => self.first_to_end(now)?.clone(),
+        };
+        if !self.has_room(self.entries.get(&dataset)) {
             return None;
         }
-        let asked = self.requested.iter().position(|dataset| !self.running.contains_key(dataset));
-        let (dataset, asked) = match asked.and_then(|at| self.requested.remove(at)) {
-            Some(dataset) => (dataset, true),
-            None => (self.first_to_end(now)?.clone(), false),
-        };
+        if let Some(at) = asked {
+            self.requested.remove(at);
+        }
+        let asked = asked.is_some();
         let (mut due, mut was_due) = (None, false);
         if let Some(entry) = self.entries.get_mut(&dataset) {
             due = entry.due.filter(|due| *due <= now);
@@ -159,13 +202,15 @@ impl Scheduler {
             Some(_) => Cause::Schedule,
             None => Cause::Retry,
         };
-        self.running.insert(dataset.clone(), was_due);
+        for member in self.members(&dataset) {
+            self.running.insert(member, was_due);
+        }
         Some((dataset, cause))
     }
 
     /// Starts `dataset` at `time`, if nothing else starts it before.
     pub(crate) fn again(&mut self, dataset: &Name, time: DateTime<Utc>) {
-        if let Some(entry) = self.entries.get_mut(dataset) {
+        if let Some(entry) = self.entry_mut(dataset) {
             entry.looks = entry.due.is_none_or(|due| time <= due);
             entry.due = Some(entry.due.map_or(time, |due| due.min(time)));
         }
@@ -174,25 +219,25 @@ impl Scheduler {
     /// Starts `dataset` again at `time`, if its schedule does not start it before, and no start has
     /// come after that time already.
     pub(crate) fn retry(&mut self, dataset: &Name, time: Option<DateTime<Utc>>) {
-        if let Some(entry) = self.entries.get_mut(dataset) {
+        if let Some(entry) = self.entry_mut(dataset) {
             entry.retry = time.filter(|time| *time > entry.considered && entry.due.is_some_and(|due| *time < due));
         }
     }
 
     /// Tells how long `dataset` probably takes.
     pub(crate) fn lasts(&mut self, dataset: &Name, time: TimeDelta) {
-        if let Some(entry) = self.entries.get_mut(dataset) {
+        if let Some(entry) = self.entry_mut(dataset) {
             entry.lasts = time;
         }
     }
 
-    /// Drops the start of `dataset` that waits for a place or is due, or, if it `waits` for another
-    /// program, the next look at its lock. Tells whether there was one.
+    /// Drops the start of `dataset`, and of its group, that waits for a place or is due, or, if it
+    /// `waits` for another program, the next look at its lock. Tells whether there was one.
     pub(crate) fn withdraw(&mut self, dataset: &Name, now: DateTime<Utc>, waits: bool) -> bool {
-        let asked = self.requested.len();
-        self.requested.retain(|requested| requested != dataset);
+        let (asked, unit) = (self.requested.len(), self.unit(dataset));
+        self.requested.retain(|requested| *requested != unit);
         let was_asked = self.requested.len() < asked;
-        let Some(entry) = self.entries.get_mut(dataset) else { return was_asked };
+        let Some(entry) = self.entries.get_mut(&unit) else { return was_asked };
         let was_due = waits || entry.next().is_some_and(|next| next <= now);
         if was_due {
             entry.consider(now);
@@ -221,13 +266,13 @@ impl Scheduler {
 
     /// Whether an operator asked for a run of `dataset` that has not started.
     pub(crate) fn is_asked(&self, dataset: &Name) -> bool {
-        self.requested.contains(dataset)
+        self.requested.contains(&self.unit(dataset))
     }
 
     /// Whether `dataset` is due, whether or not it runs.
     pub(crate) fn is_due(&self, dataset: &Name, now: DateTime<Utc>) -> bool {
         let is_due = |entry: &DatasetStarts| entry.next().is_some_and(|next| next <= now) && entry.is_open(now);
-        !self.paused.contains(dataset) && self.entries.get(dataset).is_some_and(is_due)
+        !self.paused.contains(&self.unit(dataset)) && self.entry(dataset).is_some_and(is_due)
     }
 
     /// Whether `dataset` runs.
@@ -237,21 +282,28 @@ impl Scheduler {
 
     /// What waits for a place at `now`, the first to start first.
     pub(crate) fn queue(&self, now: DateTime<Utc>) -> Vec<Queued> {
-        let asked = self.requested.iter().map(|dataset| Queued { dataset: dataset.clone(), due: None });
+        let asked = self.requested.iter().flat_map(|unit| self.members(unit));
+        let asked = asked.map(|dataset| Queued { dataset, due: None });
         let mut due: Vec<_> = self.waiting().filter(|(_, entry, next)| *next <= now && entry.is_open(now)).collect();
         due.retain(|(name, _, _)| !self.requested.contains(name));
         due.sort_by_key(|(name, entry, next)| (end(entry, *next), (*name).clone()));
-        asked.chain(due.into_iter().map(|(name, _, next)| Queued { dataset: name.clone(), due: Some(next) })).collect()
+        let queued = |member: &Name, due| Queued { dataset: member.clone(), due: Some(due) };
+        let due = due.into_iter().flat_map(|(_, entry, next)| entry.members.iter().map(move |of| queued(of, next)));
+        asked.chain(due).collect()
     }
 
     /// When [`Self::start`] may have something next. None: not before a request or the end of a
     /// run.
     pub(crate) fn wake_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if !self.is_place_free() {
+        if !self.has_room(None) {
             return None;
         }
-        if self.requested.iter().any(|dataset| !self.running.contains_key(dataset)) {
-            return Some(DateTime::UNIX_EPOCH);
+        if let Some(unit) = self.requested.iter().find(|unit| !self.is_unit_running(unit)) {
+            return self.has_room(self.entries.get(unit)).then_some(DateTime::UNIX_EPOCH);
+        }
+        // What waits for room waits for the end of a run.
+        if self.first_to_end(now).is_some_and(|unit| !self.has_room(self.entries.get(unit))) {
+            return None;
         }
         let may_start = |entry: &DatasetStarts, next| self.has_place(entry) && entry.is_open(now.max(next));
         self.waiting().filter(|(_, entry, next)| may_start(entry, *next)).map(|(_, _, next)| next).min()
@@ -259,7 +311,7 @@ impl Scheduler {
 
     /// When a dataset starts next by schedule.
     pub(crate) fn next_start(&self, dataset: &Name) -> Option<DateTime<Utc>> {
-        self.entries.get(dataset)?.due
+        self.entry(dataset)?.due
     }
 
     /// Of those that are due and have a place, the one that would end first.
@@ -269,25 +321,39 @@ impl Scheduler {
         due.min_by_key(|(name, entry, next)| (end(entry, *next), *name)).map(|(name, _, _)| name)
     }
 
-    /// Datasets that neither run nor are paused, and their next starts.
+    /// Datasets and groups that neither run nor are paused, and their next starts.
     fn waiting(&self) -> impl Iterator<Item = (&Name, &DatasetStarts, DateTime<Utc>)> {
-        let is_waiting = |name: &Name| !self.running.contains_key(name) && !self.paused.contains(name);
-        let waiting = self.entries.iter().filter(move |(name, _)| is_waiting(name));
+        let is_waiting =
+            |entry: &DatasetStarts, name: &Name| !is_running(entry, &self.running) && !self.paused.contains(name);
+        let waiting = self.entries.iter().filter(move |(name, entry)| is_waiting(entry, name));
         waiting.filter_map(|(name, entry)| Some((name, entry, entry.next()?)))
     }
 
-    fn is_place_free(&self) -> bool {
-        self.running.len() - self.released.len() < self.places
+    fn is_unit_running(&self, unit: &Name) -> bool {
+        self.entries.get(unit).is_some_and(|entry| is_running(entry, &self.running))
+    }
+
+    /// Whether there are places for all that start together, or for any at all.
+    fn has_room(&self, entry: Option<&DatasetStarts>) -> bool {
+        self.running.len() - self.released.len() + entry.map_or(1, |entry| entry.members.len()) <= self.places
     }
 
     /// Whether a start of `entry` leaves a place for short ones, where there are such.
     fn has_place(&self, entry: &DatasetStarts) -> bool {
         let is_long = |entry: &&DatasetStarts| entry.lasts > LONGEST_SHORT_RUN;
         let placed = self.running.keys().filter(|name| !self.released.contains(*name));
-        let long = placed.filter_map(|name| self.entries.get(name)).filter(is_long).count();
+        let long = placed.filter_map(|name| self.entry(name)).filter(is_long).count();
         let short = || self.entries.values().any(|entry| entry.schedule.is_some() && !is_long(&entry));
-        self.places == 1 || !is_long(&entry) || long + 1 < self.places || !short()
+        let members = entry.members.len();
+        // A group that needs every place has them while no other long one runs.
+        let is_alone = self.places == 1 || members > 1 && long == 0;
+        is_alone || !is_long(&entry) || long + members < self.places || !short()
     }
+}
+
+/// Whether any member runs.
+fn is_running(entry: &DatasetStarts, running: &BTreeMap<Name, bool>) -> bool {
+    entry.members.iter().any(|member| running.contains_key(member))
 }
 
 /// When a run would end that had started when it was due.
@@ -296,12 +362,11 @@ fn end(entry: &DatasetStarts, due: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 impl DatasetStarts {
-    fn new(host: &Name, dataset: &Dataset, considered: DateTime<Utc>) -> Self {
-        let seed = format!("{host}/{}", dataset.name);
+    fn new(seed: &str, schedule: Option<Schedule>, members: Vec<Name>, considered: DateTime<Utc>) -> Self {
         let epoch = DateTime::UNIX_EPOCH;
-        let jitter = dataset.schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, &seed) - epoch);
-        let (schedule, lasts) = (dataset.schedule.clone(), TimeDelta::zero());
-        let mut entry = Self { schedule, jitter, considered, due: None, retry: None, lasts, looks: false };
+        let jitter = schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, seed) - epoch);
+        let lasts = TimeDelta::zero();
+        let mut entry = Self { members, schedule, jitter, considered, due: None, retry: None, lasts, looks: false };
         entry.consider(considered);
         entry
     }

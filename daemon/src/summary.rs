@@ -108,6 +108,17 @@ impl StatusReport {
                 ));
             }
         }
+        for (name, group) in &self.groups {
+            let newest = group.newest.as_ref().map_or("never had a common moment".to_owned(), |newest| {
+                let (at, spread) = (words::time(newest.at), words::duration(newest.spread_seconds));
+                format!("newest common moment {at}, views within {spread}")
+            });
+            let failed = group
+                .error
+                .as_ref()
+                .map_or(String::new(), |error| format!("; the last run had NO COMMON MOMENT: {}", escape::line(error)));
+            lines.push(format!("group {name}: {newest}{failed}"));
+        }
         for (name, up) in &self.replicas {
             let stands = match self.left_alone.get(name) {
                 Some(LeftAlone { since, why }) => {
@@ -134,6 +145,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
+    use crate::group_status::GroupStatus;
     use crate::live::DatasetReport;
     use crate::status::DatasetStatus;
 
@@ -168,6 +180,10 @@ mod tests {
                     status,
                 },
             )]),
+            groups: BTreeMap::from([(
+                "web".parse().unwrap(),
+                GroupStatus { error: Some("shop failed".to_owned()), ..GroupStatus::default() },
+            )]),
         };
         let text = report.summary();
         let line = text.lines().nth(1).unwrap();
@@ -175,6 +191,8 @@ mod tests {
         assert!(line.contains("; PARTIAL: lacks 2 databases, not scheduled; the last run FAILED: no"), "{line}");
         assert!(text.contains("\ndataset shop: deletion is STOPPED, at least in part: act 5 is missing"), "{text}");
         assert!(text.contains(" until another run ends"), "{text}");
+        let group = "\ngroup web: never had a common moment; the last run had NO COMMON MOMENT: shop failed\n";
+        assert!(text.contains(group), "{text}");
         assert!(text.contains("; runs only probe it: no answer within 5s"), "{text}");
 
         let mut report = report;

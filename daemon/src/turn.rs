@@ -13,6 +13,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::lead::{Lead, Leadership, StartTurn};
 
+use crate::groups::MemberRun;
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::runner::{Runner, retry_at};
@@ -39,6 +40,7 @@ impl Runner {
         installation: &Installation,
         dataset: &Name,
         start: Start,
+        member: Option<&MemberRun>,
         progress: &Arc<Progress>,
         stop: &Stop,
     ) -> Result<Ended> {
@@ -46,6 +48,7 @@ impl Runner {
         // Before anybody is asked.
         let early = |error: &Error| self.note_failure(of, error, matches!(start, Start::Scheduled | Start::Retry));
         if self.state.take_dataset_lock(dataset).await.inspect_err(early)?.is_none() {
+            member.into_iter().for_each(MemberRun::has_no_lock);
             return Ok(Ended::Locked(self.state.taken(dataset)));
         }
         if of.hosts.len() > 1 && start != Start::Takeover {
@@ -92,9 +95,15 @@ impl Runner {
             check_stores(installation, dataset).await.inspect_err(early)?;
         }
         let Some(lock) = self.state.take_dataset_lock(dataset).await.inspect_err(early)? else {
+            member.into_iter().for_each(MemberRun::has_no_lock);
             return Ok(Ended::Locked(self.state.taken(dataset)));
         };
-        let report = self.run(installation, dataset, (start, lock), progress, stop).await?;
+        if let Some(member) = member
+            && let Err(other) = member.has_lock().await
+        {
+            return Ok(Ended::Locked(self.state.taken(&other)));
+        }
+        let report = self.run(installation, dataset, (start, lock), member, progress, stop).await?;
         if of.hosts.len() > 1 {
             self.remember(dataset, |status| (status.led_by, status.takeover_needed) = (None, false));
         }

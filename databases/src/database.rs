@@ -16,8 +16,10 @@ use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::listing::{ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult, VERIFY_CHECK};
 use crate::rows::{self, RowSink};
 use crate::streams::{StoredStreams, StreamReader, StreamSink};
@@ -90,6 +92,11 @@ pub trait Database: fmt::Debug + Send + Sync {
 
     /// Whether its snapshots are trees of files, which [`Self::load_tree`] restores.
     fn is_tree(&self) -> bool {
+        false
+    }
+
+    /// Whether its throw-away databases list the values of a query ([`Listing::Values`]).
+    fn lists_values(&self) -> bool {
         false
     }
 
@@ -356,6 +363,12 @@ pub trait Source: fmt::Debug + Send + Sync {
         SourceCheck::default()
     }
 
+    /// Whether a capture itself takes its turn in the moment of a group, by `sink.moment()`. If
+    /// not, its turn comes before it begins, and its view is fixed when it ends.
+    fn knows_moments(&self) -> bool {
+        false
+    }
+
     /// Whether a stream without a byte is a snapshot. It hardly ever is: a dump has a header.
     fn may_be_empty(&self) -> bool {
         false
@@ -431,6 +444,16 @@ pub trait ThrowAway: Send {
 
     /// Dumps the restored database again and compares it with the snapshot.
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult>;
+
+    /// Passes on what is in the restored database, in batches of less than half a MiB and in no
+    /// order that counts.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): its engine does not list this.
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let _ = (listing, to);
+        Err(Error::usage("a database of this kind lists nothing"))
+    }
 
     /// Stops the server and removes its files.
     async fn stop(self: Box<Self>) -> Result<()>;

@@ -15,7 +15,9 @@ mod directory;
 mod drill_commands;
 pub mod file;
 pub mod files;
+mod listing;
 pub mod mariadb;
+mod moment;
 mod occupied;
 pub mod postgres;
 pub mod proof;
@@ -34,6 +36,8 @@ pub use self::database::{
     ThrowAway, ToolFound, WorkContext,
 };
 pub use self::drill_commands::DrillCommands;
+pub use self::listing::{ListedItem, Listing, MAX_ITEM_BYTES};
+pub use self::moment::SharedMoment;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
 pub use self::wanted::{LoadFailure, Portion, PortionOutcome, RestoreOutcome, RowFormat, TreeWanted, Wanted};

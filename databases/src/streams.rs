@@ -5,6 +5,8 @@ use bytes::Bytes;
 use lifeboat_base::Result;
 use lifeboat_base::facts::SourceFacts;
 
+use crate::moment::{ALONE, SharedMoment};
+
 /// No stream has a longer name.
 pub(crate) const MAX_STREAM_NAME_BYTES: usize = 1024;
 
@@ -44,6 +46,11 @@ pub trait StreamSink: Send + Sync {
     /// changed while it was read, gets no fingerprint.
     fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
         let _ = (name, fingerprint);
+    }
+
+    /// The moment that the source shares with others of its group.
+    fn moment(&self) -> &SharedMoment {
+        &ALONE
     }
 }
 

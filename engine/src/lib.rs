@@ -81,6 +81,7 @@
 //!     records: &[],
 //!     state: &StateDirectory::open(&config.state_directory)?,
 //!     clock,
+//!     group: None,
 //!     budget: RunBudget::new(&config.limits),
 //!     progress: Arc::new(Progress::default()),
 //!     cancel: Default::default(),

@@ -95,8 +95,14 @@ fn the_annotated_example_means_what_it_says() {
         assert!(matches!(s3.credentials, S3Credentials::File(_)));
     }
     let engines: Vec<&str> = config.datasets.iter().map(|dataset| dataset.source.database().kind()).collect();
-    assert_eq!(engines, ["postgres", "sqlite", "command", "files"]);
-    let [shop, wiki, uploads, www] = config.datasets.as_slice() else { panic!("four datasets") };
+    assert_eq!(engines, ["postgres", "sqlite", "command", "files", "postgres", "files"]);
+    let [shop, wiki, uploads, www, ..] = config.datasets.as_slice() else { panic!("four datasets") };
+    let forum = &config.groups[0];
+    assert_eq!(
+        forum.members.iter().map(lifeboat_format::id::Name::as_str).collect::<Vec<_>>(),
+        ["forum-db", "forum-files"]
+    );
+    assert_eq!((forum.references[0].at_most, forum.drill_schedule.is_some()), (0, true));
     assert_eq!(www.drill.level, Some(ProofLevel::Proved));
     assert_eq!(shop.objectives.rpo, Some(Duration::from_secs(2 * 3600)));
     assert_eq!((shop.drill.level, shop.drill.queries.len()), (Some(ProofLevel::Proved), 4));

@@ -16,6 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Objectives, ProofLevel};
+use lifeboat_engine::drill::ReferenceResult;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Class, Error, Result};
 
@@ -29,9 +30,17 @@ const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
 const DUE_SINCE: &str = "lifeboat_drill_due_timestamp_seconds";
 const INTERVAL: &str = "lifeboat_drill_interval_seconds";
 const OBJECTIVE: &str = "lifeboat_objective_seconds";
+const GROUP_SUCCESS: &str = "lifeboat_group_drill_last_success_timestamp_seconds";
+const GROUP_ATTEMPT: &str = "lifeboat_group_drill_last_attempt_timestamp_seconds";
+const GROUP_STATUS: &str = "lifeboat_group_drill_last_status";
+const GROUP_DUE_SINCE: &str = "lifeboat_group_drill_due_timestamp_seconds";
+const GROUP_INTERVAL: &str = "lifeboat_group_drill_interval_seconds";
+const GROUP_FAILURES: &str = "lifeboat_group_drill_failed_parts";
+const DANGLING: &str = "lifeboat_group_dangling_references";
+const MAY_DANGLE: &str = "lifeboat_group_allowed_dangling_references";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 10] = [
+const FAMILIES: [(&str, &str); 18] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
@@ -42,6 +51,17 @@ const FAMILIES: [(&str, &str); 10] = [
     (DUE_SINCE, "Since when a drill by schedule is due and has not ended; 0 if none is."),
     (INTERVAL, "The longest time between two drills by schedule."),
     (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
+    (GROUP_SUCCESS, "When the last drill of the group that passed ended; 0 if none ever did."),
+    (GROUP_ATTEMPT, "When the last drill of the group ended, whether it passed or not."),
+    (GROUP_STATUS, "1 if the last drill of the group passed, with every reference right, else 0."),
+    (GROUP_DUE_SINCE, "Since when a drill of the group by schedule is due and has not ended; 0 if none is."),
+    (GROUP_INTERVAL, "The longest time between two drills of the group by schedule."),
+    (
+        GROUP_FAILURES,
+        "Members that the last drill of the group did not restore as it should, and references that it did not check.",
+    ),
+    (DANGLING, "Values that name no path in the other member, if the last drill of the group could look."),
+    (MAY_DANGLE, "How many of these there may be."),
 ];
 
 /// What is told of a drill.
@@ -58,9 +78,30 @@ pub(crate) struct Outcome {
     pub(crate) objectives: Option<Objectives>,
 }
 
+/// What is told of the drill of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupOutcome<'a> {
+    pub(crate) ended: DateTime<Utc>,
+    pub(crate) passed: bool,
+    /// Members that were not restored as they should.
+    pub(crate) failed_members: usize,
+    /// `None`: it did not come so far.
+    pub(crate) references: Option<&'a [ReferenceResult]>,
+}
+
 /// A file for the textfile collector.
 #[derive(Debug, Clone)]
 pub(crate) struct Textfile(PathBuf);
+
+/// Where the metrics of a dataset are in `folder`.
+pub(crate) fn file_of(folder: &Path, dataset: &Name) -> PathBuf {
+    folder.join(format!("lifeboat-drill-{dataset}.prom"))
+}
+
+/// Where the metrics of a group are in `folder`.
+pub(crate) fn file_of_group(folder: &Path, group: &Name) -> PathBuf {
+    folder.join(format!("lifeboat-group-{group}.prom"))
+}
 
 /// Family, then labels as written, to the value as written.
 type Samples = BTreeMap<(usize, String), String>;
@@ -94,13 +135,37 @@ impl Textfile {
     /// # Errors
     /// As [`Self::record`].
     pub(crate) fn note_due(&self, dataset: &Name, since: Option<DateTime<Utc>>, interval: Duration) -> Result<()> {
+        self.note(&format!("dataset=\"{dataset}\""), (DUE_SINCE, since), (INTERVAL, interval))
+    }
+
+    /// The same of a group.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(crate) fn note_group_due(&self, group: &Name, since: Option<DateTime<Utc>>, interval: Duration) -> Result<()> {
+        self.note(&format!("group=\"{group}\""), (GROUP_DUE_SINCE, since), (GROUP_INTERVAL, interval))
+    }
+
+    fn note(
+        &self,
+        labels: &str,
+        (due, since): (&str, Option<DateTime<Utc>>),
+        (every, interval): (&str, Duration),
+    ) -> Result<()> {
         let since = since.map_or(0.0, |since| since.timestamp_millis() as f64 / 1000.0);
         self.change(|samples| {
-            for (family, value) in [(DUE_SINCE, since), (INTERVAL, interval.as_secs_f64())] {
-                let labels = format!("dataset=\"{dataset}\"");
-                samples.insert((family_index(family).unwrap_or_default(), labels), seconds(value));
+            for (family, value) in [(due, since), (every, interval.as_secs_f64())] {
+                samples.insert((family_index(family).unwrap_or_default(), labels.to_owned()), seconds(value));
             }
         })
+    }
+
+    /// Replaces the samples of a group.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(crate) fn record_group(&self, group: &Name, outcome: &GroupOutcome<'_>) -> Result<()> {
+        self.change(|samples| update_group(samples, group, outcome))
     }
 
     fn change(&self, change: impl FnOnce(&mut Samples)) -> Result<()> {
@@ -174,6 +239,33 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
         }
     }
     samples.entry((0, labels(""))).or_insert_with(|| "0".to_owned());
+}
+
+fn update_group(samples: &mut Samples, group: &Name, outcome: &GroupOutcome<'_>) {
+    let index = |family: &str| family_index(family).unwrap_or_default();
+    let (whole, ended) = (format!("group=\"{group}\""), seconds(outcome.ended.timestamp_millis() as f64 / 1000.0));
+    samples.insert((index(GROUP_ATTEMPT), whole.clone()), ended.clone());
+    samples.insert((index(GROUP_STATUS), whole.clone()), u8::from(outcome.passed).to_string());
+    if outcome.passed {
+        samples.insert((index(GROUP_SUCCESS), whole.clone()), ended);
+    }
+    samples.entry((index(GROUP_SUCCESS), whole.clone())).or_insert_with(|| "0".to_owned());
+    samples.entry((index(GROUP_DUE_SINCE), whole.clone())).and_modify(|due| *due = seconds(0.0));
+    let references = outcome.references.unwrap_or_default();
+    let unchecked = references.iter().filter(|found| found.error.is_some()).count();
+    // One that found nothing to drill has failed as a whole.
+    let failures = (outcome.failed_members + unchecked).max(usize::from(outcome.references.is_none()));
+    samples.insert((index(GROUP_FAILURES), whole.clone()), failures.to_string());
+    // What an earlier drill found would hide what this one could not see.
+    let own = format!("{whole},reference=");
+    samples.retain(|(_, found), _| !found.starts_with(&own));
+    for found in references {
+        let labels = format!("{own}\"{}\"", found.name);
+        samples.insert((index(MAY_DANGLE), labels.clone()), found.at_most.to_string());
+        if found.error.is_none() {
+            samples.insert((index(DANGLING), labels), found.dangling.to_string());
+        }
+    }
 }
 
 fn family_index(name: &str) -> Option<usize> {
@@ -310,8 +402,58 @@ mod tests {
         assert_eq!(told(DUE_SINCE).unwrap(), "1795000000.000");
         assert_eq!(told(INTERVAL).unwrap(), "604800.000");
         assert_eq!(told(LAST_SUCCESS), None, "no drill has ended yet, so none has failed");
+        file.note_group_due(&name("shop"), Some(since), Duration::from_secs(60)).unwrap();
         file.record(&name("shop"), &outcome(1_795_000_900, false)).unwrap();
+        assert_eq!(told(GROUP_DUE_SINCE).unwrap(), "1795000000.000", "a member is not the group");
+        let ended = GroupOutcome { ended: since, passed: false, failed_members: 0, references: None };
+        file.record_group(&name("shop"), &ended).unwrap();
+        assert_eq!((told(GROUP_DUE_SINCE).unwrap(), told(GROUP_INTERVAL).unwrap()), ("0.000".into(), "60.000".into()));
         assert_eq!((told(DUE_SINCE).unwrap(), told(LAST_SUCCESS).unwrap()), ("0.000".to_owned(), "0".to_owned()));
+    }
+
+    #[test]
+    fn a_group_tells_what_dangles_apart_from_what_it_could_not_restore() {
+        let reference = |of: &str, dangling: u64, error: Option<&str>| ReferenceResult {
+            name: name(of),
+            to: name("files"),
+            checked: 10,
+            without_value: 0,
+            dangling,
+            at_most: 1,
+            at_least: 0,
+            first: Vec::new(),
+            error: error.map(str::to_owned),
+        };
+        let ended = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let mut samples = Samples::new();
+        let mut tell = |failed_members, references: Option<&[ReferenceResult]>| {
+            let passed = failed_members == 0 && references.is_some_and(|all| all.iter().all(ReferenceResult::passed));
+            update_group(&mut samples, &name("shop"), &GroupOutcome { ended, passed, failed_members, references });
+            render(&samples)
+        };
+        let failed = |count: usize| format!("lifeboat_group_drill_failed_parts{{group=\"shop\"}} {count}\n");
+        let good = tell(0, Some(&[reference("a", 0, None), reference("gone", 1, None)]));
+        assert!(good.contains(&failed(0)), "{good}");
+        let dangles = tell(0, Some(&[reference("a", 3, None)]));
+        assert!(dangles.contains(&failed(0)), "{dangles}");
+        let told = tell(1, Some(&[reference("a", 3, None), reference("b", 0, Some("it was not loaded"))]));
+        assert!(told.contains(&failed(2)), "{told}");
+        for line in [
+            "lifeboat_group_drill_last_success_timestamp_seconds{group=\"shop\"} 1795000000.000",
+            "lifeboat_group_drill_last_status{group=\"shop\"} 0",
+            "lifeboat_group_dangling_references{group=\"shop\",reference=\"a\"} 3",
+            "lifeboat_group_allowed_dangling_references{group=\"shop\",reference=\"b\"} 1",
+        ] {
+            assert!(told.lines().any(|found| found == line), "{line} is not in\n{told}");
+        }
+        assert!(!told.contains("gone") && !told.contains("dangling_references{group=\"shop\",reference=\"b\"} 0"));
+        // A member that cannot be restored is not hidden behind what dangled before.
+        let hidden = tell(1, Some(&[reference("a", 0, Some("shop-db was not loaded"))]));
+        assert!(!hidden.contains("dangling_references{group=\"shop\",reference=\"a\"} 3"), "{hidden}");
+        assert!(hidden.contains(&failed(2)), "{hidden}");
+        let none = tell(0, None);
+        assert!(none.contains(&failed(1)) && !none.contains("reference="), "{none}");
+        assert!(parse(&told).is_some());
     }
 
     #[test]

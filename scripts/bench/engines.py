@@ -47,12 +47,14 @@ class Server:
         self.place, self.socket = place, place / "socket"
         place.mkdir()
         self.started: subprocess.Popen | None = None
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam(self.user)
-            os.chown(place, owner.pw_uid, owner.pw_gid)
+        # Some packages of programs alone make no user.
+        known = {entry.pw_name: entry for entry in pwd.getpwall()}
+        self.owner = known.get(self.user, known["nobody"]) if os.geteuid() == 0 else None
+        if self.owner:
+            os.chown(place, self.owner.pw_uid, self.owner.pw_gid)
 
     def start(self, command: list[str]) -> None:
-        switch = {"user": self.user, "group": self.user, "extra_groups": []} if os.geteuid() == 0 else {}
+        switch = {"user": self.owner.pw_uid, "group": self.owner.pw_gid, "extra_groups": []} if self.owner else {}
         with open(self.place / "log", "w") as log:
             self.started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.place, **switch)
         until = time.monotonic() + DEADLINE
@@ -75,7 +77,7 @@ class MariaDb(Server):
 
     def run(self) -> None:
         usual = ["--no-defaults", f"--datadir={self.place}/data", f"--tmpdir={self.place}", "--innodb-use-native-aio=0"]
-        switch = [f"--user={self.user}"] if os.geteuid() == 0 else []
+        switch = [f"--user={self.owner.pw_name}"] if self.owner else []
         measure.tell("mariadb-install-db", *usual, *switch, "--auth-root-authentication-method=normal", "--skip-test-db", "--force")
         cache = ["--innodb-buffer-pool-size=1G", "--innodb-flush-log-at-trx-commit=0", "--max-allowed-packet=1G"]
         network = ["--skip-networking", "--skip-name-resolve", f"--socket={self.socket}"]

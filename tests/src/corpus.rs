@@ -99,6 +99,7 @@ async fn vault() -> TestVault {
         past: &[],
         objectives: Objectives::default(),
         rehearses_loss: false,
+        across: None,
         jobs: 1,
         environment: &tools::environment(),
         // A drill to `fetched` needs none.

@@ -146,6 +146,15 @@ impl Operator {
         }
     }
 
+    /// [`Self::shell`], which is not run again.
+    ///
+    /// # Panics
+    /// As [`Self::shell`].
+    pub async fn run_once(&self, line: &str) -> Output {
+        self.configure();
+        self.run_shell(line).await
+    }
+
     async fn run_shell(&self, line: &str) -> Output {
         let mut shell = Command::new("bash");
         shell.envs(self.clock.into_iter().flat_map(fake_clock::environment));
@@ -233,6 +242,14 @@ impl Operator {
         if let Some(mut daemon) = self.daemon.take() {
             programs::terminate(&mut daemon).await.expect("lifeboatd ends");
         }
+    }
+
+    /// Kills the daemon, which runs.
+    ///
+    /// # Panics
+    /// It does not, or cannot be waited for.
+    pub async fn kill(&mut self) {
+        self.daemon.take().expect("a daemon").kill().await.expect("it is killed");
     }
 
     /// What the daemon logged since it was started.

@@ -183,6 +183,7 @@ impl TestVault {
                 .collect(),
             records: Vec::new(),
             datasets: vec![dataset(DATASET)],
+            groups: Vec::new(),
             warnings: Vec::new(),
         };
         for n in 1..=replicas {
@@ -263,6 +264,7 @@ impl TestVault {
             records: &self.records,
             state: &state,
             clock: self.clock.clone(),
+            group: None,
             budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),

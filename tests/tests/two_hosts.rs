@@ -233,6 +233,7 @@ impl TwoHosts {
             records: &[],
             state: &state,
             clock: self.vault.clock.clone(),
+            group: None,
             budget: RunBudget::new(&config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),

@@ -17,7 +17,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Error};
 use lifeboat_databases::DrillCommands;
 use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
-use lifeboat_databases::{RestoreOutcome, ServerAddress, ToolEnvironment, Wanted};
+use lifeboat_databases::{Listing, RestoreOutcome, ServerAddress, ToolEnvironment, Wanted};
 use serde::{Deserialize, Serialize};
 
 /// The longest message of a broker. A job names every stream of a snapshot.
@@ -133,6 +133,12 @@ pub enum Request {
     },
     /// Compare with the snapshot. The reply is [`Reply::Proved`].
     Prove,
+    /// List what is in it. The replies are [`Reply::Items`], as many as there are, then
+    /// [`Reply::Listed`].
+    List(Listing),
+    /// Nobody wants more of the listing. What it still sends ends with [`Reply::Listed`] or
+    /// [`Reply::Failed`], as always.
+    Enough,
     /// Stop the throw-away database and remove its files. The reply is [`Reply::Stopped`].
     Stop,
     /// Stop what runs, clean up, and say that it failed.
@@ -175,6 +181,11 @@ pub enum Reply {
     Checked(Vec<CheckResult>),
     /// The comparison ran.
     Proved(ProofResult),
+    /// Items of a listing; `None` where a row has no value. An item is bytes, and each character
+    /// stands for one, from U+0000 to U+00FF.
+    Items(Vec<Option<String>>),
+    /// There are no more items.
+    Listed,
     /// The throw-away database is gone.
     Stopped,
     /// What was asked failed.

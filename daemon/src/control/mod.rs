@@ -159,7 +159,11 @@ async fn respond(line: &[u8], live: &Live, wishes: &mpsc::Sender<Wish>) -> Answe
 }
 
 async fn ask_loop(dataset: Name, what: What, live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
-    if let Err(error) = live.installation().dataset(&dataset) {
+    let installation = live.installation();
+    let starts_group = what == What::Start(Start::Asked) && installation.config.group(&dataset).is_some();
+    if let Err(error) = installation.dataset(&dataset)
+        && !starts_group
+    {
         return error.into();
     }
     let (answer, answered) = oneshot::channel();

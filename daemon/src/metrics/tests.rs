@@ -3,19 +3,22 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use lifeboat_engine::config::GroupConfig;
 use lifeboat_engine::keep::locks::LockStanding;
 use lifeboat_engine::keep::prune::Space;
 use lifeboat_engine::store::DeletionLevel;
 
 use super::*;
+use crate::group_status::CommonMoment;
 use crate::sample;
 use crate::status::{ReplicaStatus, ScrubStanding};
 
 fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
-    let config = sample::config(&[
+    let mut config = sample::config(&[
         ("shop", "schedule = \"@daily\"\nobjectives = { rpo = \"26h\", rto = \"1h\" }"),
         ("wiki", ""),
     ]);
+    config.groups = vec![web()];
     let name = |text: &str| text.parse::<Name>().unwrap();
     let intervals = BTreeMap::from([(name("shop"), Duration::from_secs(86_400))]);
     let up = BTreeMap::from([(name("ireland"), true)]);
@@ -25,6 +28,7 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         config: &config,
         intervals: &intervals,
         statuses,
+        groups: &BTreeMap::from([(name("web"), status_of_web(since))]),
         running: &BTreeSet::from([name("shop")]),
         waiting: &BTreeMap::from([(name("wiki"), since)]),
         paused: &BTreeMap::from([(name("wiki"), Pause { since, until: now, why: None })]),
@@ -37,6 +41,40 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         now,
     })
     .unwrap()
+}
+
+/// A group of both, whose last run had no common moment.
+fn web() -> GroupConfig {
+    GroupConfig {
+        name: "web".parse().unwrap(),
+        members: ["shop", "wiki"].map(|name| name.parse().unwrap()).to_vec(),
+        schedule: None,
+        wait: Duration::from_secs(60),
+        references: Vec::new(),
+        drill_schedule: None,
+    }
+}
+
+fn status_of_web(at: DateTime<Utc>) -> GroupStatus {
+    let moment = "20261123T183244123Z-9f2c81aa".parse().unwrap();
+    let times = [at, at + chrono::TimeDelta::milliseconds(250)];
+    let newest = Some(CommonMoment::new(&moment, &times, BTreeMap::new()));
+    GroupStatus { newest, moments: 3, failures: 1, ..GroupStatus::default() }
+}
+
+#[test]
+fn a_group_tells_its_newest_moment_and_how_old_that_may_be() {
+    let page = page(&BTreeMap::new());
+    for line in [
+        "lifeboat_group_moment_timestamp_seconds{group=\"web\"} 1795459880",
+        "lifeboat_group_spread_seconds{group=\"web\"} 0.25",
+        "lifeboat_group_max_age_seconds{group=\"web\"} 93600",
+        "lifeboat_group_moments_total{group=\"web\"} 3",
+        "lifeboat_group_failures_total{group=\"web\"} 1",
+        "lifeboat_group_first_seen_timestamp_seconds{group=\"web\"} 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is not in {page}");
+    }
 }
 
 /// One that refuses a mark of `shop`, and has never looked at `wiki`.

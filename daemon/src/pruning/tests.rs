@@ -59,7 +59,7 @@ async fn a_sweep_that_is_cut_by_its_deadline_goes_on_with_the_next_prune() {
     let run = async |stop: Stop| {
         let lock = runner.state.lock_dataset(&shop).await.unwrap();
         clock.advance(Duration::from_secs(60));
-        runner.run(&installation, &shop, (Start::Asked, lock), &Arc::default(), &stop).await.unwrap()
+        runner.run(&installation, &shop, (Start::Asked, lock), None, &Arc::default(), &stop).await.unwrap()
     };
     // The first three of these are marked.
     for _ in 0..4 {

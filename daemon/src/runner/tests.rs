@@ -124,13 +124,13 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     let lock = async || (Start::Asked, runner.state.lock_dataset(&shop).await.unwrap());
     if then == Then::NoMoreActs {
         // Of two snapshots, one is to be marked.
-        runner.run(&installation, &shop, lock().await, &Arc::default(), &stop).await.unwrap();
+        runner.run(&installation, &shop, lock().await, None, &Arc::default(), &stop).await.unwrap();
     }
     let slow = |inner: &SharedReplica| -> SharedReplica {
         Arc::new(Troubled { inner: inner.clone(), then, cancel: cancel.clone(), decides: AtomicBool::default() })
     };
     installation.replicas = installation.replicas.iter().map(slow).collect();
-    let report = runner.run(&installation, &shop, lock().await, &Arc::default(), &stop).await;
+    let report = runner.run(&installation, &shop, lock().await, None, &Arc::default(), &stop).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
     (report, runner.ledger.get(&shop))
 }
@@ -142,7 +142,7 @@ async fn replicas_are_looked_at_after_a_run_unless_it_saw_them_level() {
     let (shop, stop): (Name, _) = ("shop".parse().unwrap(), Stop::from(CancellationToken::new()));
     let needs_catch_up = async || {
         let start = (Start::Asked, runner.state.lock_dataset(&shop).await.unwrap());
-        let report = runner.run(&installation, &shop, start, &Arc::default(), &stop).await.unwrap();
+        let report = runner.run(&installation, &shop, start, None, &Arc::default(), &stop).await.unwrap();
         runner.needs_catch_up(&report.backup)
     };
     let caught_up = async || runner.catch_up(&installation, &shop, &stop.token).await.unwrap();

@@ -309,7 +309,7 @@ fn jitter_may_take_a_start_beyond_its_window_and_nothing_closed_waits_for_a_plac
 fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_afterwards() {
     let mut scheduler = scheduler(&[("shop", HOURLY), ("wiki", HOURLY)], "2026-03-01T00:30:00Z");
     let shop: Name = "shop".parse().unwrap();
-    scheduler.pause([shop.clone()].into());
+    scheduler.pause(&[shop.clone()].into());
     assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["wiki"]);
     scheduler.finished(&"wiki".parse().unwrap());
     let now = time("2026-03-01T01:30:00Z");
@@ -319,11 +319,11 @@ fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_after
     scheduler.retry(&shop, Some(time("2026-03-01T01:20:00Z")));
     scheduler.reload(&config(&[("shop", HOURLY), ("wiki", "")], 1), |_| time("2026-03-01T00:30:00Z"));
     assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), None);
-    scheduler.pause(BTreeSet::new());
+    scheduler.pause(&BTreeSet::new());
     assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), Some((shop.clone(), Cause::CatchUp)));
     scheduler.finished(&shop);
     assert_eq!(scheduler.next_start(&shop), Some(time("2026-03-01T04:00:00Z")));
-    scheduler.pause([shop.clone()].into());
+    scheduler.pause(&[shop.clone()].into());
     scheduler.request(&shop);
     assert_eq!(scheduler.start(time("2026-03-01T03:40:00Z")), Some((shop, Cause::Trigger)));
 }
@@ -336,9 +336,73 @@ fn a_start_that_looked_for_a_lock_does_not_begin_outside_its_window_when_a_pause
     assert_eq!(started(&mut scheduler, "2026-03-01T03:50:00Z"), ["shop"]);
     scheduler.finished(&shop);
     scheduler.again(&shop, time("2026-03-01T03:50:05Z"));
-    scheduler.pause([shop].into());
+    scheduler.pause(&[shop].into());
     assert_eq!(scheduler.start(time("2026-03-01T11:00:00Z")), None);
-    scheduler.pause(BTreeSet::new());
+    scheduler.pause(&BTreeSet::new());
     assert_eq!(scheduler.start(time("2026-03-01T11:50:00Z")), None);
     assert_eq!(started(&mut scheduler, "2026-03-01T22:00:00Z"), ["shop"]);
+}
+
+/// A configuration with the group `web` of `a` and `b`, and these datasets beside it.
+fn grouped(others: &[(&str, &str)], schedule: &str, runs: usize) -> Config {
+    let datasets: Vec<_> = [("a", ""), ("b", "")].into_iter().chain(others.iter().copied()).collect();
+    let text = sample::text(std::path::Path::new("/nonexistent"), sample::KEY, &datasets);
+    let text = format!("{text}[[group]]\nname = \"web\"\nmembers = [\"a\", \"b\"]\n{schedule}\n");
+    let surroundings = lifeboat_engine::config::Surroundings::default();
+    let mut config = Config::parse(&text, std::path::Path::new("lifeboat.toml"), &surroundings).unwrap();
+    config.limits.runs = runs;
+    config
+}
+
+#[test]
+fn the_members_of_a_group_start_together_whoever_is_asked_for() {
+    let name = |name: &str| name.parse::<Name>().unwrap();
+    let [a, b, web] = ["a", "b", "web"].map(name);
+    let mut scheduler = Scheduler::new(&grouped(&[], HOURLY, 2), |_| time("2026-03-01T00:30:00Z"));
+    assert_eq!(scheduler.start(time("2026-03-01T00:59:59Z")), None);
+    assert_eq!(scheduler.start(time("2026-03-01T01:00:00Z")), Some((web.clone(), Cause::Schedule)));
+    assert_eq!(scheduler.members(&web), [a.clone(), b.clone()]);
+    assert!(scheduler.runs(&a) && scheduler.runs(&b));
+    // One request for a member and one for the group are one.
+    scheduler.request(&b);
+    scheduler.request(&web);
+    scheduler.finished(&a);
+    assert_eq!(scheduler.start(time("2026-03-01T01:10:00Z")), None, "the other one still runs");
+    scheduler.finished(&b);
+    assert_eq!(scheduler.start(time("2026-03-01T01:10:00Z")), Some((web.clone(), Cause::Trigger)));
+    [&a, &b].into_iter().for_each(|member| scheduler.finished(member));
+    assert_eq!(scheduler.start(time("2026-03-01T01:20:00Z")), None);
+    // What fails is tried again as a whole, and a pause of one is a pause of both.
+    scheduler.retry(&b, Some(time("2026-03-01T01:30:00Z")));
+    scheduler.pause(&std::collections::BTreeSet::from([a.clone()]));
+    assert_eq!(scheduler.start(time("2026-03-01T01:31:00Z")), None);
+    scheduler.pause(&std::collections::BTreeSet::new());
+    assert_eq!(scheduler.start(time("2026-03-01T01:31:00Z")), Some((web, Cause::Retry)));
+}
+
+#[test]
+fn a_group_waits_for_places_for_all_and_nothing_takes_them_meanwhile() {
+    let others = [("c", "schedule = \"0 * * * *\""), ("d", "schedule = \"2 * * * *\"")];
+    let mut scheduler =
+        Scheduler::new(&grouped(&others, "schedule = \"1 * * * *\"", 2), |_| time("2026-03-01T00:30:00Z"));
+    let names = |queue: Vec<Queued>| queue.iter().map(|queued| queued.dataset.to_string()).collect::<Vec<_>>();
+    let started = |scheduler: &mut Scheduler, at: &str| scheduler.start(time(at)).map(|(name, _)| name.to_string());
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z").as_deref(), Some("c"));
+    for at in ["2026-03-01T01:01:00Z", "2026-03-01T01:02:00Z"] {
+        assert_eq!(started(&mut scheduler, at), None, "one place is free, and the group needs two");
+        assert_eq!(scheduler.wake_at(time(at)), None, "only the end of a run helps");
+    }
+    assert_eq!(names(scheduler.queue(time("2026-03-01T01:02:00Z"))), ["a", "b", "d"]);
+    scheduler.finished(&"c".parse().unwrap());
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:03:00Z").as_deref(), Some("web"));
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:03:00Z"), None);
+    // Its places are free one by one, once its members have backed up.
+    scheduler.released(&"a".parse().unwrap());
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:04:00Z").as_deref(), Some("d"));
+    // A long one needs every place, and still gets them.
+    ["a", "b", "d"].into_iter().for_each(|name| scheduler.finished(&name.parse().unwrap()));
+    scheduler.lasts(&"a".parse().unwrap(), TimeDelta::hours(1));
+    assert_eq!(started(&mut scheduler, "2026-03-01T02:00:30Z").as_deref(), Some("c"));
+    scheduler.finished(&"c".parse().unwrap());
+    assert_eq!(started(&mut scheduler, "2026-03-01T02:01:00Z").as_deref(), Some("web"));
 }

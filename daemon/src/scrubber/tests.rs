@@ -56,7 +56,7 @@ impl Place {
             prunes: one_prune(),
         };
         let lock = (Start::Asked, state.lock_dataset(&shop).await.unwrap());
-        runner.run(&installation, &shop, lock, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
+        runner.run(&installation, &shop, lock, None, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
         let failing = Arc::new(FailingReplica::new(installation.replicas[0].clone()));
         let shared: SharedReplica = failing.clone();
         installation.replicas[0] = shared;

@@ -45,7 +45,10 @@ impl Place {
         let runner = Runner { state, ledger: ledger.clone(), clock: clock.clone(), tools, budget, prunes };
         for name in &names {
             let lock = (Start::Asked, runner.state.lock_dataset(name).await.unwrap());
-            runner.run(&installation, name, lock, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
+            runner
+                .run(&installation, name, lock, None, &Arc::default(), &CancellationToken::new().into())
+                .await
+                .unwrap();
         }
         std::fs::remove_dir_all(folder.path().join("ireland/datasets")).unwrap();
         let gate = Arc::<Gate>::default();

@@ -12,15 +12,17 @@ use async_trait::async_trait;
 use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::{Class, Context, Error, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use tokio::sync::mpsc;
 
 use super::compare::{ComparedTrees, OwnTree, compare};
 use super::decode::ArchiveReader;
-use super::entry::{as_path, last_name, parent, problem_of_path};
+use super::entry::{EntryKind, as_path, last_name, parent, problem_of_path};
 use super::owners::OwnerNames;
 use super::pieces::{read_joined, streams_of};
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
 use crate::database::{ThrowAway, WorkContext};
+use crate::listing::{ItemBatches, ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked};
 use crate::removal::remove_tree;
 use crate::streams::StoredStreams;
@@ -92,6 +94,28 @@ impl ThrowAway for FilesThrowAway {
         let comparing =
             read_joined(streams, names, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
         Ok(proof(comparing.await?))
+    }
+
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        if *listing != Listing::Paths {
+            return Err(Error::usage("a tree of files answers no query"));
+        }
+        let (directory, mut items) = (self.directory.clone(), ItemBatches::new(to));
+        let listing = tokio::task::spawn_blocking(move || {
+            let failed = || "cannot read the restored tree";
+            let root = open(&directory)?;
+            let mut walk = Walk::new(root, &OwnTree, OwnerNames::default()).context(Class::Source, failed)?;
+            while let Some(step) = walk.next().context(Class::Source, failed)? {
+                match step {
+                    WalkStep::Entry(found) if found.entry.kind != EntryKind::Folder => {
+                        items.push_blocking(&found.entry.path)?;
+                    }
+                    _ => {}
+                }
+            }
+            items.pass_on_blocking()
+        });
+        listing.await.context(Class::Failed, || "a worker thread failed")?
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {

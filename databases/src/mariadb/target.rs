@@ -92,12 +92,8 @@ impl ServerTarget for MariaTarget {
         }
         // All are looked at before the first is touched.
         for part in &parts {
-            if !wanted.overwrite && holds_something(&server, &part.into).await? {
-                return Err(Error::usage(format!(
-                    "the server has a database {} that is not empty",
-                    part.into.escape_debug()
-                ))
-                .hint("restore one database under another name with --rename, or replace it with --overwrite"));
+            if !wanted.overwrite {
+                refuse_filled(&server, &part.into).await?;
             }
         }
         let with_users = wanted.globals || (empty && wanted.databases.is_empty());
@@ -107,7 +103,7 @@ impl ServerTarget for MariaTarget {
         make_accounts(&server, &globals, makes).await?;
         let mut views = Vec::new();
         for part in &parts {
-            let loaded = part.load(&server, streams).await;
+            let loaded = part.load(&server, streams, wanted.overwrite).await;
             views.push((loaded.map_err(|error| told_before(error, &outcome.written))?, &part.into));
             outcome.written.push(part.into.clone());
         }
@@ -143,27 +139,32 @@ impl ServerTarget for MariaTarget {
 impl RestoredPart {
     /// Loads the tables of the database in place of what is there. Returns its views. If that
     /// fails, no part of a database is left that an application could take for the whole.
-    async fn load(&self, server: &MariaServer<'_>, streams: &dyn StoredStreams) -> Result<DumpedViews> {
+    async fn load(
+        &self,
+        server: &MariaServer<'_>,
+        streams: &dyn StoredStreams,
+        overwrite: bool,
+    ) -> Result<DumpedViews> {
+        // Somebody may have filled it while those before it were loaded.
+        if !overwrite {
+            refuse_filled(server, &self.into).await?;
+        }
         let drop = format!("DROP DATABASE IF EXISTS {}", name(&self.into));
         server.run(&drop).await?;
         let cx = server.cx.to_the_end();
-        let loaded = async {
-            server.under(&cx).run(&self.described.create(&self.into)).await?;
-            load_database(server, streams, &self.stream, &self.into, "").await
-        };
-        match loaded.await {
-            Ok(views) => Ok(views),
-            Err(error) => {
-                let failed = format!("cannot restore database {}", self.into.escape_debug());
-                Err(match server.under(&cx).run(&drop).await {
-                    Ok(()) => error.within(failed),
-                    Err(left) => error.within(format!(
-                        "{failed}, and what was loaded of it is still there: drop it by hand: {}",
-                        left.chain()
-                    )),
-                })
-            }
-        }
+        let failed = || format!("cannot restore database {}", self.into.escape_debug());
+        // What somebody else made meanwhile is not ours to drop.
+        server.under(&cx).run(&self.described.create(&self.into)).await.map_err(|error| error.within(failed()))?;
+        let loaded = load_database(server, streams, &self.stream, &self.into, "").await;
+        let Err(error) = loaded else { return loaded };
+        Err(match server.under(&cx).run(&drop).await {
+            Ok(()) => error.within(failed()),
+            Err(left) => error.within(format!(
+                "{}, and what was loaded of it is still there: drop it by hand: {}",
+                failed(),
+                left.chain()
+            )),
+        })
     }
 }
 
@@ -230,6 +231,15 @@ async fn databases(server: &MariaServer<'_>) -> Result<Vec<String>> {
     let mut there = server.column("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA").await?;
     there.retain(|name| !SYSTEM_DATABASES.contains(&name.to_ascii_lowercase().as_str()));
     Ok(there)
+}
+
+/// Refuses a database that is not empty.
+async fn refuse_filled(server: &MariaServer<'_>, database: &str) -> Result<()> {
+    match holds_something(server, database).await? {
+        true => Err(Error::usage(format!("the server has a database {} that is not empty", database.escape_debug()))
+            .hint("restore one database under another name with --rename, or replace it with --overwrite")),
+        false => Ok(()),
+    }
 }
 
 /// Whether a database has a table, routine or event.

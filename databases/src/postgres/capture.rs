@@ -1,42 +1,28 @@
 //! Captures a server: first the globals, then each database.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
 use super::connect::SETTLED_TEXT;
+use super::dump::{dump, dump_under, large_tables};
 use super::export::ExportedSnapshot;
 use super::globals::{END_MARKER, GLOBALS};
-use super::parts::{DumpPart, Table};
+use super::moment::{self, LockedDatabase, MomentRoom, capture_at_one_moment};
+use super::parts::DumpPart;
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
 use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
-use super::{POSTGRES_KIND, Postgres, check, losses, tables};
+use super::{POSTGRES_KIND, Postgres, check, losses};
 use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::StreamSink;
-use crate::tool::causes::{self, Cause};
 
-const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
-/// How long a dump under an exported snapshot waits for a lock on a large table. The session that
-/// exported the snapshot already holds one, so whoever is before us in the queue waits for that
-/// session, and so for us.
-const LOCK_WAIT_MILLIS: u32 = 10_000;
-/// The same for tables that the exporting session has not locked.
-const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
-/// A capture uses no more connections unless it is told to, as the server has other work.
-const MAX_DEFAULT_JOBS: usize = 4;
 /// The detail of a snapshot that was captured from a server in recovery.
 pub(super) const OF_STANDBY: &str = "standby";
-/// A server may say it in its own language.
-const CANCELLED_BY_RECOVERY: [Cause; 1] = [(
-    &["conflict with recovery"],
-    "the standby cancelled the dump, to replay what its primary did meanwhile: set hot_standby_feedback = on there, or max_standby_streaming_delay above the time of a dump; the daemon tries again after `retry`",
-)];
 const CLOSED_DATABASES: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
 /// Every database: whether it is a template, accepts connections, and is whole.
 const ALL_DATABASES: &str =
@@ -54,6 +40,10 @@ impl Source for PostgresSource {
 
     fn client_directories(&self) -> &[PathBuf] {
         &self.0.client_directories
+    }
+
+    fn knows_moments(&self) -> bool {
+        true
     }
 
     async fn check(&self, cx: &WorkContext) -> SourceCheck {
@@ -87,6 +77,11 @@ impl Source for PostgresSource {
         }
         capture_globals(&server, &facts, sink, &mut warnings).await?;
         let mut skipped = Vec::new();
+        let mut locked = Vec::new();
+        let mut room = match sink.moment().is_shared() {
+            true => Some(MomentRoom::of(&server, databases.len()).await?),
+            false => None,
+        };
         for database in &databases {
             let name = database.escape_debug();
             match server.query_in(database, "SELECT 1").await {
@@ -104,8 +99,14 @@ impl Source for PostgresSource {
                 Err(error) => warnings
                     .push(format!("database {name}: what a dump leaves out of it cannot be told: {}", error.chain())),
             }
-            warnings.extend(capture_database(&server, database, &self.0, sink).await?);
+            if let Some(room) = &mut room {
+                locked.push(LockedDatabase::lock(&server, database, &self.0, room).await?);
+            } else {
+                warnings.extend(capture_database(&server, database, &self.0, sink).await?);
+            }
         }
+        warnings.extend(room.filter(MomentRoom::is_full).map(|_| moment::UNLOCKED.to_owned()));
+        warnings.extend(capture_at_one_moment(&server, locked, &self.0, sink).await?);
         let standby = facts.in_recovery.then(|| (OF_STANDBY, "yes".to_owned()));
         let details = [
             ("superuser", facts.superuser),
@@ -221,61 +222,10 @@ async fn capture_database(
 ) -> Result<Vec<String>> {
     // Whatever `client_encoding` somebody has set.
     let encoding = &server.encoding_of(database).await?;
-    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
-    let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
+    let tables = large_tables(server, database, config).await?;
     if tables.is_empty() {
         return dump(server, (database, encoding), &DumpPart::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
-    // The first two parts lock the tables that have no part of their own, so they begin first.
-    let mut parts = vec![DumpPart::Data, DumpPart::Schema];
-    parts.extend(tables.iter().map(|table| DumpPart::Table(table.name.clone())));
-    let dumps: Vec<_> = parts
-        .iter()
-        .map(|part| dump(server, (database, encoding), part, &tables, Some(&snapshot), sink).boxed())
-        .collect();
-    let warned: Vec<Vec<String>> = stream::iter(dumps).buffer_unordered(jobs).try_collect().await?;
-    snapshot.end().await?;
-    // Each part warns of the whole database.
-    let unique: BTreeSet<String> = warned.into_iter().flatten().collect();
-    Ok(unique.into_iter().collect())
-}
-
-async fn dump(
-    server: &Server<'_>,
-    (database, encoding): (&str, &str),
-    part: &DumpPart,
-    tables: &[Table],
-    snapshot: Option<&ExportedSnapshot>,
-    sink: &dyn StreamSink,
-) -> Result<Vec<String>> {
-    let stream =
-        part.stream(database).ok_or_else(|| Error::failed("a large table has a name too long for a stream"))?;
-    let mut arguments = part.dump_arguments(tables);
-    let mut hint = "see what pg_dump said, then run it by hand as the same user";
-    if let Some(snapshot) = snapshot {
-        let wait = if matches!(part, DumpPart::Table(_)) { LOCK_WAIT_MILLIS } else { OTHER_LOCK_WAIT_MILLIS };
-        arguments.extend([format!("--snapshot={}", snapshot.id()), format!("--lock-wait-timeout={wait}")]);
-        hint = "see what pg_dump said; if it waited for a lock, somebody is altering, truncating or dropping a table: run the backup again after that, or set jobs = 1";
-    }
-    let mut tool = server.dump_tool(database, encoding, arguments).start(false)?;
-    let mut writer = sink.open(&stream)?;
-    let mut begun = false;
-    tool.pump(writer.as_mut(), |piece| {
-        if !begun && !piece.starts_with(ARCHIVE_MAGIC) {
-            return Err(Error::source_failed(format!("pg_dump of {stream} did not write an archive")));
-        }
-        begun = true;
-        Ok(())
-    })
-    .await?;
-    let exit = tool.finish(0).await.map_err(|error| {
-        let hint = causes::what_to_do(&error.chain(), &CANCELLED_BY_RECOVERY).unwrap_or(hint);
-        error.within(format!("cannot dump {stream}")).hint(hint)
-    })?;
-    if !begun {
-        return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
-    }
-    writer.finish(exit).await?;
-    Ok(tool.warnings().into_iter().map(|warning| format!("database {database}: {warning}")).collect())
+    dump_under(server, (database, encoding), &tables, snapshot, config, sink).await
 }

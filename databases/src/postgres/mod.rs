@@ -15,6 +15,7 @@ mod connect;
 mod contents;
 mod copy_text;
 mod creation;
+mod dump;
 mod encodings;
 mod export;
 mod extensions;
@@ -35,6 +36,7 @@ mod load;
 mod loader;
 mod loading;
 mod losses;
+mod moment;
 mod names;
 mod needs;
 mod orphans;
@@ -101,6 +103,10 @@ impl Database for Postgres {
 
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
         settings::parse(section, reader).map(|config| Box::new(PostgresSource(config)) as Box<dyn Source>)
+    }
+
+    fn lists_values(&self) -> bool {
+        true
     }
 
     fn highest_level(&self) -> ProofLevel {

@@ -8,6 +8,8 @@ use super::sql::literal;
 
 /// No more tables of one database have streams of their own: the largest are chosen.
 const MAX_TABLES: usize = 64;
+/// No more tables of one database are locked before the moment of a group: the largest are chosen.
+const MAX_LOCKED_TABLES: usize = 1000;
 
 /// Lists the ordinary tables of users. Tables that belong to an extension are not listed, but
 /// dumped with everything else, as the extension wants.
@@ -23,8 +25,18 @@ const TABLES: &str = "SELECT json_build_array(n.nspname, c.relname, \
 /// The tables of at least `size` bytes on disk, the largest first. The size includes out-of-line
 /// values, but not indexes.
 pub(crate) async fn large(server: &Server<'_>, database: &str, size: u64) -> Result<Vec<Table>> {
+    largest(server, database, size, MAX_TABLES).await
+}
+
+/// The tables that a group's capture locks before its moment, so that none changes its shape before
+/// its dump begins: at most `most`.
+pub(crate) async fn to_lock(server: &Server<'_>, database: &str, most: usize) -> Result<Vec<Table>> {
+    largest(server, database, 0, most.min(MAX_LOCKED_TABLES)).await
+}
+
+async fn largest(server: &Server<'_>, database: &str, size: u64, most: usize) -> Result<Vec<Table>> {
     let sql = format!(
-        "{TABLES} AND pg_table_size(c.oid) >= {size} ORDER BY pg_table_size(c.oid) DESC, n.nspname, c.relname LIMIT {MAX_TABLES}"
+        "{TABLES} AND pg_table_size(c.oid) >= {size} ORDER BY pg_table_size(c.oid) DESC, n.nspname, c.relname LIMIT {most}"
     );
     let found = parse(&server.query_in(database, &sql).await?)?;
     // `pg_dump` reads names in the encoding of the database. A table that cannot be named this way,

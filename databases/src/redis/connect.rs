@@ -22,6 +22,9 @@ const NOT_LET_IN: &str = "AUTH failed";
 /// What the client says when there is no such database.
 const NO_DATABASE: &str = "DB index is out of range";
 
+/// What newer clients say when they cannot choose a database.
+const SELECT_FAILED: &str = "SELECT ";
+
 /// How to reach one server.
 #[derive(Debug, Clone)]
 pub(super) struct RedisConnection {
@@ -105,8 +108,8 @@ impl RedisConnection {
             }
         }
         self.finish(&mut tool).await?;
-        // The client goes on in database 0 then.
-        match tool.said().contains(NO_DATABASE) {
+        // The client goes on in database 0 then, and does so whatever the reason is.
+        match tool.said().contains(NO_DATABASE) || tool.said().contains(SELECT_FAILED) {
             true => Ok(RedisReply::Refused(format!("the server has no database {database}"))),
             false => reply(&answer),
         }

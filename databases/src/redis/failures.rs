@@ -16,7 +16,10 @@ const REDIS_CAUSES: [Cause; 10] = [
         "check sslrootcert, sslcert and sslkey in the url, and that the port is the one with TLS",
     ),
     (&["AUTH failed", "WRONGPASS", "NOAUTH"], "check user and password"),
-    (&["NOPERM"], "let the user do what it names: see the rights of its account in OPERATIONS.md, under Redis"),
+    (
+        &["NOPERM", "user executing the script can"],
+        "let the user do what it names: see the rights of its account in OPERATIONS.md, under Redis",
+    ),
     (
         &["Could not connect", "Connection refused", "Name or service not known"],
         "check host, port or socket, and that the server runs and listens there",

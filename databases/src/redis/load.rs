@@ -1,32 +1,44 @@
-//! Loads a dump into a server that runs, by its own commands: `RESTORE` for each key, `FUNCTION
-//! RESTORE` for each library, `ACL SETUSER` for each user.
+//! Loads a dump into a server that runs, by its own commands: `RESTORE` for each key, then
+//! `FUNCTION RESTORE` for each library, then `ACL SETUSER` for each user.
 //!
 //! One client passes all of them on, from its standard input: so no value and no hash of a password
-//! is in a command line. The dump is read on a thread of its own, and only some pieces of it wait
-//! in memory. Before the first command for a database, the server is asked what is in it: a command
-//! that selects a database fails where there is none, and all that follow would go into another.
+//! is in a command line. The dump is read on a thread of its own; in memory are at most four values
+//! at a time, and all libraries. Before the first key of a database is sent, the server is asked
+//! what is in it (see `chosen.rs`). The first error of the server ends the load.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use tokio::sync::mpsc;
 
+use super::chosen::ChosenDatabase;
 use super::connect::RedisConnection;
 use super::failures::explained;
-use super::rdb::{RdbEntry, entries};
-use super::replies::RedisReply;
+use super::rdb::{RdbEntry, RdbPayload, entries};
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
 use crate::streams::StreamReader;
 use crate::tool::process::feed;
 
-/// Commands are passed on in pieces of about this size, …
+/// Commands are passed on in pieces of about this size.
 const COMMANDS_BYTES: usize = 256 << 10;
-/// … of which so many wait.
-const WAITING_PIECES: usize = 4;
+/// Libraries wait until all keys are there.
+const MAX_FUNCTIONS_BYTES: usize = 64 << 20;
+/// While keys are passed over, the server hears of us so often: else it, or the client, gives up.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// What the client says before the numbers of errors and of answers.
 const ERRORS: &str = "errors: ";
 /// The client says a few lines.
 const MAX_CLIENT_OUTPUT_BYTES: usize = 64 << 10;
+/// Behind this, a server repeats what it was sent.
+const REPEATED: &str = ", with args beginning with:";
+/// No more of an error is told.
+const MAX_ERROR_CHARS: usize = 200;
+
+/// The words of a command.
+pub(super) type RedisCommand = Vec<Vec<u8>>;
 
 /// What of a dump is wanted.
 #[derive(Debug, Clone)]
@@ -41,11 +53,18 @@ pub(super) struct WantedKeys {
     pub(super) now: i64,
 }
 
+impl WantedKeys {
+    /// Whether keys of this database (`None`: functions) are wanted.
+    fn wants(&self, database: Option<u64>) -> bool {
+        self.databases.is_empty() || database.is_some_and(|database| self.databases.contains(&database))
+    }
+}
+
 /// What was loaded.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct LoadedKeys {
-    /// The databases of the server, in the order of the dump.
-    pub(super) databases: Vec<u64>,
+    /// The databases of the dump whose keys were loaded, in its order.
+    databases: Vec<u64>,
     /// How many keys were sent that had expired: the server drops them.
     pub(super) expired: u64,
     /// How many keys have no element. No server takes such.
@@ -54,10 +73,23 @@ pub(super) struct LoadedKeys {
     pub(super) functions_left_out: bool,
 }
 
-/// A load that failed, and the databases that hold a part of the dump now.
+/// How far a load came.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct LoadProgress {
+    /// The databases of the server that were begun.
+    pub(super) begun: Vec<u64>,
+    /// Those of them that held keys, which were removed.
+    pub(super) emptied: Vec<u64>,
+    /// Whether functions and users were begun.
+    pub(super) beyond_keys: bool,
+    /// Whether somebody else writes into a database that was begun.
+    pub(super) others_write: bool,
+}
+
+/// A load that failed, and what it did before.
 pub(super) struct LoadFailed {
     pub(super) error: Error,
-    pub(super) begun: Vec<u64>,
+    pub(super) progress: LoadProgress,
 }
 
 /// What the thread that reads the dump hands over.
@@ -68,17 +100,37 @@ enum Piece {
         bytes: Vec<u8>,
         count: u64,
     },
-    End(LoadedKeys),
+    /// The dump was read to its checked end. The libraries are commands, too.
+    End {
+        loaded: LoadedKeys,
+        functions: Vec<u8>,
+        count: u64,
+    },
 }
 
 /// Puts a command into `out`, as servers read it.
 fn write_command(words: &[&[u8]], out: &mut Vec<u8>) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
+        write_word(&[word], out);
     }
+}
+
+/// Puts a word, which may be in parts, into `out`.
+fn write_word(parts: &[&[u8]], out: &mut Vec<u8>) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    out.reserve(length + 32);
+    out.extend_from_slice(format!("${length}\r\n").as_bytes());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Puts a command with a payload between other words into `out`.
+fn write_payload(before: &[&[u8]], payload: &RdbPayload<'_>, after: &[&[u8]], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("*{}\r\n", before.len() + 1 + after.len()).as_bytes());
+    before.iter().for_each(|word| write_word(&[word], out));
+    write_word(&[payload.raw, &payload.wrap], out);
+    after.iter().for_each(|word| write_word(&[word], out));
 }
 
 /// Makes commands of what a dump holds.
@@ -87,45 +139,64 @@ struct Writer<'s> {
     sender: &'s mpsc::Sender<Result<Piece>>,
     bytes: Vec<u8>,
     count: u64,
+    functions: Vec<u8>,
+    libraries: u64,
     database: Option<u64>,
+    sent: Instant,
     loaded: LoadedKeys,
 }
 
 impl Writer<'_> {
     fn take(&mut self, entry: &RdbEntry<'_>) -> Result<()> {
-        match *entry {
-            RdbEntry::Function { .. } if !self.wanted.databases.is_empty() => self.loaded.functions_left_out = true,
+        match entry {
+            RdbEntry::Function { .. } if !self.wanted.wants(None) => self.loaded.functions_left_out = true,
             RdbEntry::Function { payload } => {
                 let policy: &[u8] = if self.wanted.overwrite { b"REPLACE" } else { b"APPEND" };
-                self.command(&[b"FUNCTION", b"RESTORE", payload, policy]);
+                write_payload(&[b"FUNCTION", b"RESTORE"], payload, &[policy], &mut self.functions);
+                self.libraries += 1;
+                if self.functions.len() > MAX_FUNCTIONS_BYTES {
+                    return Err(Error::source_failed("the functions of the Redis dump take more than 64 MiB")
+                        .hint("restore the files with --to-directory, and start the server with them"));
+                }
             }
-            RdbEntry::Key { database, .. }
-                if !self.wanted.databases.is_empty() && !self.wanted.databases.contains(&database) => {}
+            RdbEntry::Key { database, .. } if !self.wanted.wants(Some(*database)) => {
+                if self.sent.elapsed() > PING_INTERVAL {
+                    self.ping()?;
+                }
+            }
             RdbEntry::Key { database, name, payload, expires } => {
-                if self.database != Some(database) {
-                    self.flush()?;
-                    self.database = Some(database);
-                    let into = self.wanted.into.unwrap_or(database);
-                    self.loaded.databases.push(into);
-                    self.send(Piece::Database(into))?;
-                }
+                self.enter(*database)?;
                 self.loaded.expired += u64::from(expires.is_some_and(|expires| expires <= self.wanted.now));
-                match expires {
-                    // 0 would mean that it never expires.
-                    Some(expires) => {
-                        let time = expires.max(1).to_string();
-                        self.command(&[b"RESTORE", name, time.as_bytes(), payload, b"ABSTTL"]);
-                    }
-                    None => self.command(&[b"RESTORE", name, b"0", payload]),
-                }
+                // 0 would mean that it never expires.
+                let time = expires.map_or(0, |expires| expires.max(1)).to_string();
+                let after: &[&[u8]] = if expires.is_some() { &[b"ABSTTL"] } else { &[] };
+                write_payload(&[b"RESTORE", name, time.as_bytes()], payload, after, &mut self.bytes);
+                self.count += 1;
             }
         }
         if self.bytes.len() >= COMMANDS_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn command(&mut self, words: &[&[u8]]) {
-        write_command(words, &mut self.bytes);
+    /// What follows is for this database of the dump.
+    fn enter(&mut self, database: u64) -> Result<()> {
+        if self.database == Some(database) {
+            return Ok(());
+        }
+        self.flush()?;
+        // Entered twice, it would be emptied twice.
+        if self.loaded.databases.contains(&database) {
+            return Err(Error::integrity(format!("the Redis dump holds database {database} twice"))
+                .hint("restore an older snapshot; run redis-check-rdb on a new dump of the server"));
+        }
+        self.database = Some(database);
+        self.loaded.databases.push(database);
+        self.send(Piece::Database(self.wanted.into.unwrap_or(database)))
+    }
+
+    fn ping(&mut self) -> Result<()> {
+        write_command(&[b"PING"], &mut self.bytes);
         self.count += 1;
+        self.flush()
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -133,6 +204,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let piece = Piece::Commands { bytes: std::mem::take(&mut self.bytes), count: std::mem::take(&mut self.count) };
+        self.sent = Instant::now();
         self.send(piece)
     }
 
@@ -140,7 +212,58 @@ impl Writer<'_> {
         let gone = || Error::failed("nobody takes what the dump holds any more");
         self.sender.blocking_send(Ok(piece)).map_err(|_| gone())
     }
+
+    /// What is to be known once the dump was read to its end.
+    fn end(&mut self, empty: u64) -> Result<Piece> {
+        let lacks = |wanted: &&u64| !self.loaded.databases.contains(wanted);
+        if let Some(missing) = self.wanted.databases.iter().find(lacks) {
+            return Err(Error::usage(format!("the snapshot holds no key in database {missing}"))
+                .hint("choose another one with --database"));
+        }
+        self.ping()?;
+        self.loaded.empty = empty;
+        let functions = std::mem::take(&mut self.functions);
+        Ok(Piece::End { loaded: std::mem::take(&mut self.loaded), functions, count: self.libraries })
+    }
 }
+
+/// What the client says about errors: the beginning of it.
+#[derive(Debug, Clone, Default)]
+struct ServerErrors(Arc<Mutex<Vec<u8>>>);
+
+impl ServerErrors {
+    fn hear(&self, piece: &[u8]) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = 4096_usize.saturating_sub(heard.len());
+        heard.extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+
+    /// The first one, without what the server repeats of a command.
+    fn first(&self) -> Option<Error> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&heard);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        let line = line.split_once(REPEATED).map_or(line, |(line, _)| line);
+        let told: String = line.escape_debug().take(MAX_ERROR_CHARS).collect();
+        let error = Error::source_failed(format!("the Redis server did not take all of it: {told}"));
+        Some(match CAUSES_OF_LOADS.iter().find(|(mark, _)| line.contains(mark)) {
+            Some((_, hint)) => error.hint(*hint),
+            None => explained(error),
+        })
+    }
+
+    fn tells_of_others(&self) -> bool {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&heard).contains("BUSYKEY")
+    }
+}
+
+const CAUSES_OF_LOADS: [(&str, &str); 4] = [
+    ("OOM", "raise maxmemory of the server: what the snapshot holds needs more"),
+    ("payload version or checksum", "restore into a server of the same series as the snapshot's, or a newer one"),
+    ("BUSYKEY", "somebody else writes into the server: stop that until the restore has ended"),
+    ("already exists", "the server has a library of functions of that name: pass --overwrite to replace it"),
+];
 
 /// All commands, as a stream for the client.
 struct Commands<'a> {
@@ -148,11 +271,13 @@ struct Commands<'a> {
     cx: &'a WorkContext,
     overwrite: bool,
     pieces: mpsc::Receiver<Result<Piece>>,
+    errors: ServerErrors,
     first: Option<Vec<u8>>,
-    last: Option<Vec<u8>>,
+    /// The users.
+    last: Vec<u8>,
     /// How many commands were passed on.
     count: u64,
-    begun: Vec<u64>,
+    progress: LoadProgress,
     loaded: Option<LoadedKeys>,
 }
 
@@ -163,48 +288,47 @@ impl StreamReader for Commands<'_> {
             return Ok(Some(Bytes::from(first)));
         }
         if self.loaded.is_some() {
-            return Ok(self.last.take().map(Bytes::from));
+            return Ok(None);
         }
-        match self.pieces.recv().await.transpose()? {
-            Some(Piece::Commands { bytes, count }) => {
+        let piece = self.pieces.recv().await.unwrap_or_else(|| Err(Error::failed("a worker thread failed")));
+        if let Some(error) = self.errors.first() {
+            return Err(error);
+        }
+        match piece? {
+            Piece::Commands { bytes, count } => {
                 self.count += count;
                 Ok(Some(Bytes::from(bytes)))
             }
-            Some(Piece::Database(number)) => self.begin(number).await.map(Some),
-            Some(Piece::End(loaded)) => {
+            Piece::Database(number) => self.begin(number).await.map(Some),
+            Piece::End { loaded, functions: mut bytes, count } => {
                 self.loaded = Some(loaded);
-                Ok(self.last.take().map(Bytes::from))
+                self.count += count;
+                bytes.append(&mut self.last);
+                self.progress.beyond_keys = !bytes.is_empty();
+                Ok(Some(Bytes::from(bytes)).filter(|bytes| !bytes.is_empty()))
             }
-            None => Err(Error::failed("a worker thread failed")),
         }
     }
 }
 
 impl Commands<'_> {
-    /// The commands that choose a database, once it is known to be there and what is in it.
+    /// The command that chooses a database, once it is known to be there and is empty.
     async fn begin(&mut self, number: u64) -> Result<Bytes> {
-        let keys = match self.connection.ask_in(number, &["DBSIZE"], self.cx).await? {
-            RedisReply::Refused(why) => {
-                return Err(explained(
-                    Error::usage(format!("cannot restore into database {number}: {}", why.escape_debug()))
-                        .hint("raise `databases` in the server's configuration, or choose with --database"),
-                ));
-            }
-            RedisReply::Values(values) => String::from_utf8_lossy(&values.concat()).into_owned(),
-        };
-        if keys != "0" && !self.overwrite {
+        let database = ChosenDatabase { connection: self.connection, number };
+        let keys = database.keys(self.cx).await?;
+        if keys > 0 && !self.overwrite {
             return Err(Error::usage(format!("database {number} of the server holds {keys} keys")).hint(
                 "pass --overwrite to empty it first, or restore one database into another with --database and --rename",
             ));
         }
-        self.begun.push(number);
+        self.progress.begun.push(number);
+        if keys > 0 {
+            self.progress.emptied.push(number);
+            database.empty(&self.cx.to_the_end()).await?;
+        }
         let mut bytes = Vec::new();
         write_command(&[b"SELECT", number.to_string().as_bytes()], &mut bytes);
         self.count += 1;
-        if keys != "0" {
-            write_command(&[b"FLUSHDB"], &mut bytes);
-            self.count += 1;
-        }
         Ok(Bytes::from(bytes))
     }
 }
@@ -218,10 +342,10 @@ pub(super) async fn load_keys(
     connection: &RedisConnection,
     dump: Box<dyn StreamReader>,
     wanted: WantedKeys,
-    after: &[Vec<Vec<u8>>],
+    after: &[RedisCommand],
     cx: &WorkContext,
-) -> Result<LoadedKeys, LoadFailed> {
-    let (sender, pieces) = mpsc::channel(WAITING_PIECES);
+) -> Result<(LoadedKeys, LoadProgress), LoadFailed> {
+    let (sender, pieces) = mpsc::channel(1);
     let (mut first, mut last) = (Vec::new(), Vec::new());
     let sign_in = connection.sign_in();
     if let Some(words) = &sign_in {
@@ -230,68 +354,60 @@ pub(super) async fn load_keys(
     for words in after {
         write_command(&words.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut last);
     }
-    let known = u64::from(sign_in.is_some()) + after.len() as u64;
-    let some = |bytes: Vec<u8>| Some(bytes).filter(|bytes| !bytes.is_empty());
+    let errors = ServerErrors::default();
     let mut commands = Commands {
         connection,
         cx,
         overwrite: wanted.overwrite,
         pieces,
-        first: some(first),
-        last: some(last),
-        count: known,
-        begun: Vec::new(),
+        errors: errors.clone(),
+        first: Some(first).filter(|first| !first.is_empty()),
+        last,
+        count: u64::from(sign_in.is_some()) + after.len() as u64,
+        progress: LoadProgress::default(),
         loaded: None,
     };
     let reading = read_apart(StreamBytes::of(dump), "the restore", cx, move |from| {
-        let (bytes, loaded) = (Vec::new(), LoadedKeys::default());
-        let mut writer = Writer { wanted, sender: &sender, bytes, count: 0, database: None, loaded };
-        let read = entries(from, &mut |entry| writer.take(&entry)).and_then(|empty| {
-            writer.flush()?;
-            writer.loaded.empty = empty;
-            Ok(Piece::End(writer.loaded.clone()))
-        });
+        let mut writer = Writer {
+            wanted: wanted.clone(),
+            sender: &sender,
+            bytes: Vec::new(),
+            count: 0,
+            functions: Vec::new(),
+            libraries: 0,
+            database: None,
+            sent: Instant::now(),
+            loaded: LoadedKeys::default(),
+        };
+        let read = entries(from, &|database| wanted.wants(database), &mut |entry| writer.take(&entry));
+        let end = read.and_then(|empty| writer.end(empty));
         // Who would take it may be gone.
-        let _ = sender.blocking_send(read);
+        let _ = sender.blocking_send(end);
         Ok(())
     });
     let feeding = async {
         let mut said = Vec::new();
-        let fed = feed(connection.passing_on(cx), &mut commands, |piece| {
+        let heard = errors.clone();
+        let client = connection.passing_on(cx).watched(move |piece| {
+            heard.hear(piece);
+            Vec::new()
+        });
+        let fed = feed(client, &mut commands, |piece| {
             said.extend_from_slice(&piece[..piece.len().min(MAX_CLIENT_OUTPUT_BYTES - said.len())]);
             Ok(())
         });
-        let fed = fed.await.map_err(refused_by_server);
+        let fed = fed.await.map_err(|error| errors.first().unwrap_or(error));
         // The thread ends when nobody takes its pieces.
         commands.pieces.close();
         fed.and_then(|()| all_answered(&String::from_utf8_lossy(&said), commands.count))
     };
     let (fed, read) = tokio::join!(feeding, reading);
-    let failed = |error| LoadFailed { error, begun: commands.begun.clone() };
-    fed.and(read).map_err(failed)?;
-    commands.loaded.take().ok_or_else(|| failed(Error::failed("the dump was not read to its end")))
-}
-
-/// The client counts errors, and repeats each.
-fn refused_by_server(error: Error) -> Error {
-    if error.class() != Class::Source {
-        return error;
-    }
-    let chain = error.chain();
-    let hint = if chain.contains("OOM") {
-        Some("raise maxmemory of the server: what the snapshot holds needs more")
-    } else if chain.contains("payload version or checksum") {
-        Some("restore into a server of the same series as the snapshot's, or a newer one")
-    } else if chain.contains("BUSYKEY") {
-        Some("keep applications from the server until the restore has ended, then run it again with --overwrite")
-    } else if chain.contains("already exists") {
-        Some("the server has a library of functions of that name: pass --overwrite to replace it")
-    } else {
-        None
-    };
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => explained(error),
+    commands.progress.others_write = errors.tells_of_others();
+    let progress = commands.progress.clone();
+    match (fed.and(read), commands.loaded.take()) {
+        (Ok(()), Some(loaded)) => Ok((loaded, progress)),
+        (Ok(()), None) => Err(LoadFailed { error: Error::failed("the dump was not read to its end"), progress }),
+        (Err(error), _) => Err(LoadFailed { error, progress }),
     }
 }
 
@@ -309,6 +425,7 @@ fn all_answered(said: &str, sent: u64) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -317,6 +434,10 @@ mod tests {
         let mut out = Vec::new();
         write_command(&[b"RESTORE", b"a\r\n", b""], &mut out);
         assert_eq!(out, b"*3\r\n$7\r\nRESTORE\r\n$3\r\na\r\n\r\n$0\r\n\r\n");
+        out.clear();
+        let payload = RdbPayload { raw: b"raw", wrap: *b"0123456789" };
+        write_payload(&[b"A"], &payload, &[b"B"], &mut out);
+        assert_eq!(out, b"*3\r\n$1\r\nA\r\n$13\r\nraw0123456789\r\n$1\r\nB\r\n");
     }
 
     #[test]
@@ -327,5 +448,16 @@ mod tests {
         for said in ["errors: 0, replies: 6\n", "errors: 1, replies: 7\n", "", "errors: none, replies: 7"] {
             assert!(all_answered(said, 7).is_err(), "{said}");
         }
+    }
+
+    #[test]
+    fn the_first_error_is_told_without_what_the_server_repeats() {
+        let errors = ServerErrors::default();
+        assert!(errors.first().is_none());
+        errors.hear(b"ERR unknown command 'RESTORE', with args beginning with: 'customer' 'secret'\n");
+        errors.hear(b"BUSYKEY Target key name already exists.\n");
+        let told = errors.first().unwrap().chain_and_hint();
+        assert!(told.contains("unknown command 'RESTORE'") && !told.contains("secret"), "{told}");
+        assert!(errors.tells_of_others());
     }
 }

@@ -6,6 +6,7 @@
 
 mod address;
 mod capture;
+mod chosen;
 mod clients;
 mod connect;
 mod failures;
@@ -36,6 +37,7 @@ use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
 use crate::proof::ProofLevel;
+use crate::wanted::Wanted;
 
 const REDIS_KIND: &str = "redis";
 const USERS_STREAM: &str = "users";
@@ -89,6 +91,10 @@ impl Database for RedisDb {
     ) -> Result<Box<dyn ServerTarget>> {
         let (address, client_directories) = (address::parse(address)?, client_directories.to_vec());
         Ok(Box::new(RedisTarget { address, password, client_directories }))
+    }
+
+    fn reads(&self, stream: &str, _: &Wanted) -> bool {
+        stream == DUMP_STREAM
     }
 
     async fn throw_away(

@@ -18,7 +18,10 @@ pub(super) enum RedisReply {
 pub(super) fn reply(printed: &[u8]) -> Result<RedisReply> {
     let printed = printed.strip_suffix(b"\n").unwrap_or(printed);
     if let Some(why) = printed.strip_prefix(b"(error) ") {
-        return Ok(RedisReply::Refused(String::from_utf8_lossy(why).trim().to_owned()));
+        let why = String::from_utf8_lossy(why);
+        // What follows may be a password or a value.
+        let why = why.split_once(", with args beginning with:").map_or(&*why, |(why, _)| why);
+        return Ok(RedisReply::Refused(why.trim().to_owned()));
     }
     let mut values = Vec::new();
     for line in printed.split(|byte| *byte == b'\n') {

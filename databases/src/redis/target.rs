@@ -11,9 +11,11 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 
 use super::address::RedisAddress;
+use super::chosen::ChosenDatabase;
 use super::clients;
 use super::connect::{RedisConnection, refused};
-use super::load::{LoadFailed, LoadedKeys, WantedKeys, load_keys};
+use super::load::{LoadFailed, LoadedKeys, RedisCommand, WantedKeys, load_keys};
+use super::rdb::MAX_REDIS_DATABASES;
 use super::replies::RedisReply;
 use super::server::{RedisInfo, milliseconds};
 use super::users::RedisUsers;
@@ -69,18 +71,18 @@ impl ServerTarget for RedisTarget {
         let now = milliseconds(&connection, cx).await?;
         let evicted = info.value("evicted_keys").to_owned();
         let dump = streams.open(DUMP_STREAM).await?;
-        let loaded = match load_keys(&connection, dump, WantedKeys { now, ..keys }, &users, cx).await {
-            Ok(loaded) => loaded,
-            Err(failed) => return Err(emptied(&connection, failed, cx).await),
+        let (loaded, progress) = match load_keys(&connection, dump, WantedKeys { now, ..keys }, &users, cx).await {
+            Ok(done) => done,
+            Err(failed) => return Err(undone(&connection, failed, cx).await),
         };
         let after = RedisInfo::ask(&connection, cx).await?;
         if after.value("evicted_keys") != evicted {
             let error = Error::source_failed("the server evicted keys while they were loaded, as its memory is full")
                 .hint("raise maxmemory of the server: what the snapshot holds needs more");
-            return Err(emptied(&connection, LoadFailed { error, begun: loaded.databases }, cx).await);
+            return Err(undone(&connection, LoadFailed { error, progress }, cx).await);
         }
         warnings.extend(told(&loaded));
-        let written = loaded.databases.iter().map(|database| format!("database {database}")).collect();
+        let written = progress.begun.iter().map(|database| format!("database {database}")).collect();
         Ok(RestoreOutcome { written, warnings, ..RestoreOutcome::default() })
     }
 }
@@ -95,7 +97,8 @@ fn wanted_keys(wanted: &Wanted) -> Result<WantedKeys> {
     }
     let number = |name: &String| {
         let odd = || Error::usage(format!("`{}` is no database of Redis", name.escape_debug()));
-        name.parse::<u64>().map_err(|_| odd().hint("databases of Redis have numbers, such as --database 0"))
+        let number = name.parse::<u64>().ok().filter(|number| *number < MAX_REDIS_DATABASES);
+        number.ok_or_else(|| odd().hint("databases of Redis have numbers, such as --database 0"))
     };
     let databases: Vec<u64> = wanted.databases.iter().map(number).collect::<Result<_>>()?;
     let into = wanted.rename.as_ref().map(number).transpose()?;
@@ -137,7 +140,7 @@ async fn users(
     info: &RedisInfo,
     warnings: &mut Vec<String>,
     cx: &WorkContext,
-) -> Result<Vec<Vec<Vec<u8>>>> {
+) -> Result<Vec<RedisCommand>> {
     if !streams.names().iter().any(|name| name == USERS_STREAM) {
         return Ok(Vec::new());
     }
@@ -164,10 +167,15 @@ async fn users(
     let is_missing = |name: &str| !there.iter().any(|known| known == name.as_bytes());
     let missing: Vec<_> = stored.iter().filter(|(name, _)| is_missing(name)).collect();
     if !missing.is_empty() {
+        // Whoever made them may have done so to get in: they are named.
+        let named = missing.iter().map(|(name, rules)| {
+            let open = rules.split(' ').any(|rule| rule == "nopass");
+            format!("{}{}", name.escape_debug(), if open { " (needs no password)" } else { "" })
+        });
         warnings.push(format!(
-            "{} users were made: run ACL SAVE if the server has an aclfile, else CONFIG REWRITE, or they are gone after \
-            its next start",
-            missing.len()
+            "these users were made: {}; run ACL SAVE if the server has an aclfile, else CONFIG REWRITE, or they are \
+            gone after its next start",
+            named.collect::<Vec<_>>().join(", ")
         ));
     }
     if stored.iter().any(|(name, _)| !is_missing(name)) {
@@ -180,19 +188,28 @@ async fn users(
     Ok(missing.iter().map(command).collect())
 }
 
-/// Empties the databases that hold a part of the dump. Returns the error, with what is left.
-async fn emptied(connection: &RedisConnection, failed: LoadFailed, cx: &WorkContext) -> Error {
-    let LoadFailed { mut error, begun } = failed;
+/// Empties the databases that hold a part of the dump. Returns the error, with what else was done.
+async fn undone(connection: &RedisConnection, failed: LoadFailed, cx: &WorkContext) -> Error {
+    let LoadFailed { mut error, progress } = failed;
     let cx = cx.to_the_end();
-    for database in begun {
-        let why = match connection.ask_in(database, &["FLUSHDB"], &cx).await {
-            Ok(RedisReply::Values(_)) => continue,
-            Ok(RedisReply::Refused(why)) => why.escape_debug().to_string(),
-            Err(error) => error.chain(),
+    for number in progress.begun {
+        let emptied = match progress.others_write {
+            // What others wrote is not ours to remove.
+            true => Err(Error::source_failed("somebody else writes into it")),
+            false => ChosenDatabase { connection, number }.empty_for_good(&cx).await,
         };
-        error = error.within(format!(
-            "database {database} of the server holds a part of what was restored: empty it by hand: {why}"
-        ));
+        if let Err(why) = emptied {
+            error = error.within(format!(
+                "database {number} of the server holds a part of what was restored: empty it by hand: {}",
+                why.chain()
+            ));
+        }
+        if progress.emptied.contains(&number) {
+            error = error.within(format!("what database {number} held before is gone, as it was to be overwritten"));
+        }
+    }
+    if progress.beyond_keys {
+        error = error.within("functions and users that were made by then are still there");
     }
     error
 }

@@ -38,8 +38,8 @@ const MAX_WARNINGS: usize = 20;
 const MIN_ROOM_BYTES: usize = 256 << 10;
 /// No more is kept of stderr.
 const MAX_STDERR_BYTES: usize = 8 << 10;
-/// After these marks PostgreSQL's tools repeat statements and rows.
-const STATEMENT_MARKS: [&str; 2] = ["Command was:", "CONTEXT:"];
+/// After these marks tools repeat statements and rows, or what a server did not understand.
+const STATEMENT_MARKS: [&str; 3] = ["Command was:", "CONTEXT:", ", with args beginning with:"];
 /// [`output`] collects no more.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::SharedMoment;
 use lifeboat_databases::streams::{StreamFingerprint, StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
 use lifeboat_format::stream_name::StreamNames;
@@ -125,32 +126,43 @@ fn compress_all(queue: &Mutex<jobs::Receiver<Job>>, shared: &Shared) {
 }
 
 /// Opens streams into the pipeline.
-pub(crate) struct Sink(pub(crate) Arc<Intake>);
+pub(crate) struct Sink {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) moment: SharedMoment,
+}
 
 #[async_trait]
 impl StreamSink for Sink {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        self.0.name(name)?;
+        self.intake.name(name)?;
         Ok(self.begin(name.to_owned()))
     }
 
     async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
-        let Some(end) = self.0.outbox.shared.unread.find(name, fingerprint) else { return Ok(None) };
-        let (intake, name, fingerprint) = (self.0.clone(), name.to_owned(), *fingerprint);
+        let Some(end) = self.intake.outbox.shared.unread.find(name, fingerprint) else { return Ok(None) };
+        let (intake, name, fingerprint) = (self.intake.clone(), name.to_owned(), *fingerprint);
         let taking = tokio::task::spawn_blocking(move || intake.take_over(name, &fingerprint, end));
         taking.await.context(Class::Failed, || "a worker thread failed")?
     }
 
     fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
-        self.0.outbox.shared.unread.keep(name, &fingerprint);
+        self.intake.outbox.shared.unread.keep(name, &fingerprint);
+    }
+
+    fn moment(&self) -> &SharedMoment {
+        &self.moment
     }
 }
 
 impl Sink {
+    /// Opens the stream that holds the map of `stream`.
+    fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
+        self.begin(format!("{MAP_OF}{stream}"))
+    }
+
     /// Stores the maps that this run has made.
-    pub(crate) async fn store_maps(&self) -> Result<()> {
-        let rows = self.0.outbox.shared.rows.as_ref();
-        for (name, map) in rows.map(|rows| rows.maps()).unwrap_or_default() {
+    pub(crate) async fn store_maps(&self, shared: &Shared) -> Result<()> {
+        for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
             if let Some(bytes) = map.made() {
                 let mut writer = self.open_map(&name);
                 writer.write(bytes.clone()).await?;
@@ -160,20 +172,15 @@ impl Sink {
         Ok(())
     }
 
-    /// Opens the stream that holds the map of `stream`.
-    fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
-        self.begin(format!("{MAP_OF}{stream}"))
-    }
-
     fn begin(&self, name: String) -> Box<dyn StreamWriter> {
-        let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
+        let stream = self.intake.streams.fetch_add(1, Ordering::Relaxed);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
         let (chunks, cut) = mpsc::channel(BLOCKS_CUT);
-        let (cutting, looking) = (self.0.clone(), self.0.clone());
+        let (cutting, looking) = (self.intake.clone(), self.intake.clone());
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
         // The cutting thread fails only if this one has ended, so only this one is awaited.
         let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
-        let (shared, cancel) = (self.0.outbox.shared.clone(), self.0.outbox.shared.cancel.clone());
+        let (shared, cancel) = (self.intake.outbox.shared.clone(), self.intake.outbox.shared.cancel.clone());
         Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
     }
 }

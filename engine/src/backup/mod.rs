@@ -24,6 +24,7 @@ mod figures;
 mod fleet;
 mod follow;
 mod fragments;
+mod group;
 mod intake;
 mod kept_segments;
 mod logged;
@@ -67,6 +68,7 @@ use self::entries::entries;
 use self::figures::{figures_before, figures_of_captured};
 use self::fleet::Fleet;
 use self::follow::InView;
+pub use self::group::MemberMoment;
 use self::kept_segments::KeptSegments;
 use self::messages::Captured;
 use self::pipeline::Pipeline;
@@ -125,6 +127,8 @@ pub struct Backup<'a> {
     pub state: &'a StateDirectory,
     /// The clock.
     pub clock: SharedClock,
+    /// The moment that it shares with others of its group; `None`: it is no member of one.
+    pub group: Option<&'a MemberMoment>,
     /// What it shares with the other runs of this program.
     pub budget: Arc<RunBudget>,
     /// Is updated while the backup runs.
@@ -283,6 +287,7 @@ impl Backup<'_> {
             host: self.config.host.clone(),
             started,
             finished,
+            group: self.group.and_then(MemberMoment::told),
             source: facts,
             packs: captured.packs.clone(),
             accounting: Accounting {
@@ -450,9 +455,9 @@ impl Backup<'_> {
             cancel: shared.cancel.clone(),
         };
         let pipeline = Pipeline::start(shared.clone());
-        let sink = pipeline.sink();
-        let facts = match self.source.capture(&sink, &cx).await {
-            Ok(facts) => sink.store_maps().await.map(|()| facts),
+        let sink = pipeline.sink(self.group.map(|group| group.moment.clone()).unwrap_or_default());
+        let facts = match group::capture(self.source, &sink, &cx).await {
+            Ok(facts) => sink.store_maps(shared).await.map(|()| facts),
             Err(error) => Err(error),
         };
         drop(sink);

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 
 use lifeboat_base::{Class, Context, Result};
+use lifeboat_databases::SharedMoment;
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
@@ -44,8 +45,8 @@ impl Pipeline {
         Self { intake: Arc::new(Intake::start(shared, items)), packer, stop }
     }
 
-    pub(crate) fn sink(&self) -> Sink {
-        Sink(self.intake.clone())
+    pub(crate) fn sink(&self, moment: SharedMoment) -> Sink {
+        Sink { intake: self.intake.clone(), moment }
     }
 
     /// Waits until everything is packed and durable.

@@ -12,7 +12,7 @@ use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
 
 use super::fields::{hours, name, time_zone};
-use super::raw::{RawCompression, RawDataset};
+use super::raw::{RawCompression, RawDataset, RawWindow};
 use super::{Dataset, DrillConfig, Objectives, Retention, defaults, drill, recovery};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
@@ -61,7 +61,7 @@ pub(crate) fn validate(
         rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),
         rto: v.unit(raw.objectives.rto.as_ref(), units::duration),
     };
-    let schedule = schedule(v, &raw);
+    let schedule = schedule(v, (&raw.schedule, &raw.time_zone, &raw.jitter), &raw.windows);
     let replaces = raw.replaces.as_ref().and_then(|text| replaces(v, text));
     let chunk_size = chunk_size(v, raw.chunk_size.as_ref());
     let compression = compression(v, raw.compression.as_ref());
@@ -128,13 +128,17 @@ fn compression(v: &mut SettingsReader<'_>, raw: Option<&Spanned<RawCompression>>
     defaults::COMPRESSION
 }
 
-fn schedule(v: &mut SettingsReader<'_>, raw: &RawDataset) -> Option<Schedule> {
-    let jitter = v.unit(raw.jitter.as_ref(), units::duration).unwrap_or_default();
-    let time_zone = time_zone(v, raw.time_zone.as_ref());
-    let windows: Vec<Hours> =
-        raw.windows.iter().filter_map(|raw| hours(v, raw.days.as_ref(), &raw.from, &raw.to)).collect();
-    let Some(text) = &raw.schedule else {
-        if let Some(window) = raw.windows.first() {
+/// The schedule, in its time zone and with its jitter, within `windows`.
+pub(super) fn schedule(
+    v: &mut SettingsReader<'_>,
+    (text, zone, jitter): (&Option<Text>, &Option<Text>, &Option<Text>),
+    raw: &[RawWindow],
+) -> Option<Schedule> {
+    let jitter = v.unit(jitter.as_ref(), units::duration).unwrap_or_default();
+    let time_zone = time_zone(v, zone.as_ref());
+    let windows: Vec<Hours> = raw.iter().filter_map(|raw| hours(v, raw.days.as_ref(), &raw.from, &raw.to)).collect();
+    let Some(text) = text else {
+        if let Some(window) = raw.first() {
             v.findings.add(window.from.span(), "windows without a schedule", "add `schedule`, or leave them out");
         }
         return None;

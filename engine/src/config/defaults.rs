@@ -19,6 +19,8 @@ pub(crate) const DRILL_SIGNER: &str = "credential:drill-signer";
 pub(crate) const WARDEN_SIGNER: &str = "credential:warden-signer";
 pub(crate) const MEMORY_BYTES: u64 = 192 << 20;
 pub(crate) const RUNS: usize = 2;
+/// Each run needs buffers whatever its share of the memory is.
+pub(super) const MIN_RUN_MEMORY: u64 = 64 << 20;
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10 * 60);
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -33,6 +35,8 @@ pub(crate) const DEDUP: Dedup = Dedup::Rows;
 pub(crate) const COMPRESSION: Compression = Compression::Auto;
 pub(crate) const TAKEOVER_AFTER: Duration = Duration::from_secs(15 * 60);
 pub(crate) const RETRY: Duration = Duration::from_secs(15 * 60);
+pub(crate) const MEMBER_WAIT: Duration = Duration::from_secs(5 * 60);
+pub(crate) const MIN_REFERENCES: u64 = 1;
 pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 
 /// A snapshot must reach two replicas, if there are two.

@@ -26,6 +26,7 @@ pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 use lifeboat_store::SharedReplica;
 
 pub use self::drill::{DrillConfig, ReplicaChoice, SnapshotChoice};
+pub use self::group::{GroupConfig, GroupReference};
 pub use self::recovery::{MAX_RESTORES_AT_ONCE, PlaceInRecovery};
 use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
@@ -35,6 +36,7 @@ mod dataset;
 mod defaults;
 mod drill;
 mod fields;
+mod group;
 mod raw;
 mod recovery;
 mod replica;
@@ -76,6 +78,8 @@ pub struct Config {
     pub records: Vec<ReplicaConfig>,
     /// The datasets that this host backs up. Empty on a host that only restores or drills.
     pub datasets: Vec<Dataset>,
+    /// Datasets that are captured at one moment.
+    pub groups: Vec<GroupConfig>,
     /// What an operator should know, although the configuration can be used.
     pub warnings: Vec<String>,
 }
@@ -118,6 +122,24 @@ impl Config {
     #[must_use]
     pub fn dataset(&self, name: &Name) -> Option<&Dataset> {
         self.datasets.iter().find(|dataset| dataset.name == *name)
+    }
+
+    /// The group of that name.
+    #[must_use]
+    pub fn group(&self, name: &Name) -> Option<&GroupConfig> {
+        self.groups.iter().find(|group| group.name == *name)
+    }
+
+    /// Whether there is a dataset or a group of that name.
+    #[must_use]
+    pub fn has(&self, name: &Name) -> bool {
+        self.dataset(name).is_some() || self.group(name).is_some()
+    }
+
+    /// The group that this dataset is a member of.
+    #[must_use]
+    pub fn group_of(&self, dataset: &Name) -> Option<&GroupConfig> {
+        self.groups.iter().find(|group| group.members.contains(dataset))
     }
 
     /// How the dataset of that name is drilled.

@@ -36,6 +36,8 @@ pub(crate) struct RawConfig {
     pub replica: Vec<Spanned<RawReplica>>,
     #[serde(default)]
     pub dataset: Vec<Spanned<RawDataset>>,
+    #[serde(default)]
+    pub group: Vec<Spanned<RawGroup>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -158,6 +160,44 @@ pub(crate) struct RawDataset {
     pub drill: RawDrill,
     #[serde(default)]
     pub recovery: RawPlaceInRecovery,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawGroup {
+    pub name: Text,
+    pub members: Vec<Text>,
+    pub schedule: Option<Text>,
+    pub time_zone: Option<Text>,
+    pub jitter: Option<Text>,
+    #[serde(default)]
+    pub windows: Vec<RawWindow>,
+    pub wait: Option<Text>,
+    #[serde(default)]
+    pub reference: Vec<RawReference>,
+    #[serde(default)]
+    pub drill: RawGroupDrill,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawReference {
+    pub name: Text,
+    pub from: Text,
+    pub database: Option<String>,
+    pub sql: Text,
+    pub to: Text,
+    pub prefix: Option<Text>,
+    #[serde(default)]
+    pub at_most: u64,
+    pub at_least: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawGroupDrill {
+    pub schedule: Option<Text>,
+    pub time_zone: Option<Text>,
 }
 
 /// `"auto"`, or a zstd level.

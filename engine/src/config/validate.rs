@@ -11,13 +11,12 @@ use toml::Spanned;
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::replica::PlaceRole;
-use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, drill, recovery, replica};
+use super::{
+    Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, drill, group, recovery, replica,
+};
 use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
-
-/// Each run needs buffers whatever its share of the memory is.
-const MIN_RUN_MEMORY: u64 = 64 << 20;
 
 /// Returns `None` if a value without a default cannot be used. There may be findings in any case.
 pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Option<Section<'_>>>) -> Option<Config> {
@@ -52,6 +51,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         .collect();
     recovery::order(v, &datasets);
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
+    let groups = group::groups(v, &raw.group, &mut datasets, &limits, keys.may_back_up());
     let min_replicas = match raw.min_replicas {
         Some(count) if *count.get_ref() == 0 || *count.get_ref() > replicas.len() => {
             let problem =
@@ -62,7 +62,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         Some(count) => count.into_inner(),
         None => defaults::min_replicas(replicas.len()),
     };
-    let mut warnings = Vec::new();
+    let mut warnings = group::warnings(&groups, &datasets);
     for dataset in &mut datasets {
         warnings.extend(raise_grace(dataset, limits.longest_run()));
     }
@@ -86,6 +86,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         replicas,
         records,
         datasets,
+        groups,
         warnings,
     })
 }
@@ -189,7 +190,7 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
     if !(1..=MAX_RUNS).contains(&runs) {
         let span = raw.runs.as_ref().map_or(0..0, Spanned::span);
         v.findings.add(span, format!("runs = {runs}"), format!("use 1 to {MAX_RUNS}"));
-    } else if memory < runs as u64 * MIN_RUN_MEMORY {
+    } else if memory < runs as u64 * defaults::MIN_RUN_MEMORY {
         let span = raw.runs.as_ref().map_or(0..0, Spanned::span);
         let problem = format!("{runs} runs at once need more memory than `memory` allows");
         v.findings.add(span, problem, format!("set memory = \"{}MiB\" or more, or lower `runs`", runs * 64));

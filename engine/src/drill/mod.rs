@@ -9,13 +9,16 @@
 //!   drill is cancelled.
 
 mod bisect;
+mod buckets;
 mod choice;
 mod evidence;
 mod forecast;
+mod group;
 mod history;
 mod past;
 mod publish;
 mod recovery;
+mod references;
 mod report;
 
 use std::path::PathBuf;
@@ -34,10 +37,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::bisect::{Asking, Bisect};
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
+pub use self::group::{AcrossMembers, CommonMembers, FoundMoments, MemberSnapshot, is_one_moment};
 pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
 pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};
 pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
+pub use self::references::{GroupPart, ReferenceResult};
 pub use self::report::{DrillChoice, DrillReport, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
 use crate::catalog::future::is_future;
@@ -65,6 +70,8 @@ pub struct Drill<'a> {
     /// newest snapshot, and for the newest of that moment: of any other one it says nothing about
     /// how much a loss would cost.
     pub rehearses_loss: bool,
+    /// What the drill of a group looks for here; `None`: the dataset is drilled by itself.
+    pub across: Option<&'a AcrossMembers>,
     /// How many connections load, check and compare the throw-away database at once.
     pub jobs: usize,
     /// What tools inherit of the program's environment.
@@ -276,6 +283,11 @@ impl Drill<'_> {
             }
             report.reached = Some(ProofLevel::Proved);
         }
+        if let (Some(across), Some(part)) = (self.across, &mut report.group) {
+            let phase = Stopwatch::start(self, "across");
+            across.look(server, part).await;
+            phase.stop(report);
+        }
         Ok(())
     }
 
@@ -349,6 +361,7 @@ impl Drill<'_> {
                 .map(|schedule| schedule.expected_interval(started).as_secs_f64()),
             checks: Vec::new(),
             proof: None,
+            group: self.across.map(|across| across.part.clone()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! drills/<dataset>/<drill>.json   a report that could not be written to the vault
 //! drills/<dataset>/attempts       when the newest drills began, and what they chose
+//! groups/<group>/attempts         when the newest drills of a group began
 //! ```
 //!
 //! An attempt is recorded before its drill begins, so one that is killed counts, and a drill that
@@ -18,7 +19,7 @@ use lifeboat_format::id::{Name, SnapshotId};
 
 use super::choice::DrillTrace;
 use super::report::DrillReport;
-use crate::state::{DRILLS, create_private, replace_file};
+use crate::state::{DRILLS, GROUPS, create_private, replace_file};
 
 const ATTEMPTS: &str = "attempts";
 /// So many attempts are remembered. Older ones are in reports.
@@ -36,6 +37,12 @@ impl DrillMemory {
     #[must_use]
     pub fn of(state_directory: &Path, dataset: &Name) -> Self {
         Self(state_directory.join(DRILLS).join(dataset.as_str()))
+    }
+
+    /// That of a group: when its drills began. Its members' are their own.
+    #[must_use]
+    pub fn of_group(state_directory: &Path, group: &Name) -> Self {
+        Self(state_directory.join(GROUPS).join(group.as_str()))
     }
 
     /// Where the report of a drill is kept.

@@ -8,10 +8,12 @@ use lifeboat_databases::proof::{CheckResult, ProofLevel, ProofResult};
 use lifeboat_format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
 
+use super::references::GroupPart;
+
 /// One measured phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// `select`, `start`, `fetch`, `load`, `check`, `prove`, `stop`.
+    /// `select`, `start`, `fetch`, `load`, `check`, `prove`, `across`, `stop`.
     pub phase: String,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -109,6 +111,10 @@ pub struct DrillReport {
     pub checks: Vec<CheckResult>,
     /// What the comparison with the snapshot found. `None` if it did not run.
     pub proof: Option<ProofResult>,
+    /// The group whose drill this was a part of, and what that found from here to other members.
+    /// `None`: the dataset was drilled by itself. It has no part in `passed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupPart>,
 }
 
 impl DrillReport {
@@ -144,6 +150,9 @@ impl DrillReport {
             for text in proof.differences.iter_mut().chain(&mut proof.notes) {
                 *text = digest(text);
             }
+        }
+        for found in published.group.iter_mut().flat_map(|group| &mut group.references) {
+            found.first.iter_mut().chain(&mut found.error).for_each(|text| *text = digest(text));
         }
         published
     }

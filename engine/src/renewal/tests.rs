@@ -38,6 +38,7 @@ pub(super) fn snapshot(raw: u64, needs: &[(u8, u64)]) -> Result<Manifest> {
         host: "db1".parse()?,
         started: DateTime::UNIX_EPOCH,
         finished: DateTime::UNIX_EPOCH,
+        group: None,
         source: SourceFacts::default(),
         packs,
         streams: Vec::new(),

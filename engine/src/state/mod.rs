@@ -20,12 +20,14 @@
 //! datasets/<dataset>/pause.json   until when an operator wants no backup by schedule (plain)
 //! datasets/<dataset>/runs         how the last runs ended (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
+//! groups/<group>.json             the newest common moment of a group, and why the last run had none (plain)
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
 //! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
 //! drills/.lock                    held by the one process that runs the drills that are due
 //! drills/<dataset>/<n>.json       on a drill host: a report that could not be uploaded to the vault
 //! drills/<dataset>/attempts       when drills began, and what they chose (plain: times, ids, names)
+//! groups/<group>/attempts         on a drill host: when drills of a group began (plain: times)
 //! ```
 //!
 //! Locks are advisory file locks. The system releases them however their holder ends.
@@ -59,6 +61,8 @@ const TRIES_AT_LOCK: u32 = 4;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// The folder of logs.
 const LOG: &str = "log";
+/// The folder of what is remembered of groups.
+pub(crate) const GROUPS: &str = "groups";
 /// The folder of what a drill host remembers.
 pub(crate) const DRILLS: &str = "drills";
 /// How the name of a file begins that is not whole yet.
@@ -242,6 +246,35 @@ impl StateDirectory {
         }
         create_private(&path)?;
         Ok(path)
+    }
+
+    /// Where the status of a group is kept.
+    #[must_use]
+    pub fn group(&self, group: &Name) -> PathBuf {
+        self.root.join(GROUPS).join(format!("{group}.json"))
+    }
+
+    /// Replaces the status of a group.
+    ///
+    /// # Errors
+    /// As [`replace_file`].
+    pub fn write_group(&self, group: &Name, content: &[u8]) -> Result<()> {
+        create_private(&self.root.join(GROUPS))?;
+        replace_file(&self.group(group), content)
+    }
+
+    /// Keeps other programs from changing the status of groups until it is dropped. It waits for
+    /// them: none holds it for long.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn lock_groups(&self) -> Result<File> {
+        let folder = self.root.join(GROUPS);
+        let failed = || format!("cannot lock {}", folder.display());
+        create_private(&folder)?;
+        let lock = File::open(&folder).context(Class::Storage, failed)?;
+        lock.lock().context(Class::Storage, failed)?;
+        Ok(lock)
     }
 
     /// Where [`Self::scratch`] is.

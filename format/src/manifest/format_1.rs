@@ -109,6 +109,7 @@ pub(super) fn read(plaintext: &[u8], what: &str) -> Result<Manifest> {
         host: old.host,
         started: old.started,
         finished: old.finished,
+        group: None,
         source,
         packs: old.packs.into_iter().map(|(id, size, content)| PackRef { id, size, content, generation }).collect(),
         streams,

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::long_json::{self, LONG_JSON_BYTES};
 use super::{
-    Accounting, MAX_FACTS, MAX_MANIFEST_PACKS, MAX_STREAMS, Manifest, ManifestHead, MapEntry, MapPlace, PackRef,
-    Previous, StreamEntry,
+    Accounting, GroupMoment, MAX_FACTS, MAX_MANIFEST_PACKS, MAX_STREAMS, Manifest, ManifestHead, MapEntry, MapPlace,
+    PackRef, Previous, StreamEntry,
 };
 use crate::frames::{self, DOCUMENT_LEVEL, SKIPPABLE_MAGIC};
 use crate::id::{Digest, Name, SnapshotId};
@@ -116,6 +116,8 @@ struct ReadManifest {
     started: DateTime<Utc>,
     #[serde(with = "utc")]
     finished: DateTime<Utc>,
+    #[serde(default, deserialize_with = "strict::some_object")]
+    group: Option<GroupMoment>,
     #[serde(deserialize_with = "strict::object")]
     source: ReadFacts,
     #[serde(deserialize_with = "strict::list::<MAX_MANIFEST_PACKS, _, _>")]
@@ -242,6 +244,7 @@ pub(super) fn read(plaintext: Bytes, what: &str) -> Result<Manifest> {
         host: read.host,
         started: read.started,
         finished: read.finished,
+        group: read.group,
         source: read.source.into(),
         packs: read.packs,
         streams,

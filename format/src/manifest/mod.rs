@@ -1,6 +1,7 @@
 //! The manifest of a snapshot: what it holds and where. See "Manifests" in `FORMAT.md`.
 
 mod format_1;
+mod group;
 mod json;
 mod long_json;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use lifeboat_base::{Error, Result};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use self::group::{GroupMoment, MAX_GROUP_MEMBERS};
 pub use self::json::{MAX_MANIFEST_BYTES, MAX_MANIFEST_OBJECT_BYTES, json_bytes};
 use crate::extents::{Bounds, Extent, Extents, max_packs};
 use crate::id::{Digest, Name, PackId, SEQUENCE_END, SnapshotId};
@@ -58,6 +60,9 @@ pub struct Manifest {
     /// When the capture ended.
     #[serde(with = "utc")]
     pub finished: DateTime<Utc>,
+    /// The moment that it shares with snapshots of other datasets; `None`: it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupMoment>,
     /// What the source told.
     pub source: SourceFacts,
     /// Every pack that its extents and maps refer to.
@@ -281,6 +286,7 @@ impl Manifest {
             (self.streams.len() <= MAX_STREAMS, "it has too many streams"),
             (streams.all(|stream| names.insert(&stream.name)), "a stream has a name that it cannot have"),
             (maps().all(|map| self.has_place(map)), "a map lies where there is none"),
+            (self.group.as_ref().is_none_or(|group| group.is_right(&self.dataset)), "its group cannot be"),
         ];
         rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| *rule)
     }

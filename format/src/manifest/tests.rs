@@ -23,6 +23,7 @@ fn manifest(extents: &[Extent], length: u64) -> Result<Manifest> {
         host: "db1".parse()?,
         started: DateTime::UNIX_EPOCH,
         finished: DateTime::UNIX_EPOCH,
+        group: None,
         source: SourceFacts::default(),
         packs: vec![pack(b"a", 1000), pack(b"b", 50)],
         streams: vec![stream("globals")],
@@ -174,5 +175,29 @@ fn what_is_not_known_is_overlooked_and_what_is_required_is_named() -> Result<()>
     let head = Manifest::parse_head(newer.to_plaintext()?, "v", &dataset, &snapshot)?;
     assert_eq!((head.sequence, head.requires.unknown()), (1, Some("holograms")));
     assert!(Manifest::parse_head(newer.to_plaintext()?, "w", &dataset, &snapshot).is_err());
+    Ok(())
+}
+
+#[test]
+fn tells_the_moment_of_its_group_which_may_be_missing_and_must_be_possible() -> Result<()> {
+    let group = |members: &[&str]| -> Result<GroupMoment> {
+        Ok(GroupMoment {
+            name: "web".parse()?,
+            members: members.iter().map(|member| member.parse()).collect::<Result<_>>()?,
+            moment: "20261123T183244000Z-00000001".parse()?,
+            at: DateTime::UNIX_EPOCH,
+        })
+    };
+    let grouped = Manifest { group: Some(group(&["shop", "files"])?), ..manifest(&[], 0)? };
+    assert_eq!(parse(&grouped, "v")?, grouped);
+    assert!(!serde_json::to_string(&manifest(&[], 0)?).unwrap_or_default().contains("group"));
+    for members in [&["shop"][..], &["shop", "shop"], &["db", "files"]] {
+        let group = group(members)?;
+        let said = broken(|manifest| manifest.group = Some(group))?;
+        assert!(said.as_ref().is_some_and(|said| said.contains("its group cannot be")), "{members:?}: {said:?}");
+    }
+    let many: Vec<String> = (0..=MAX_GROUP_MEMBERS).map(|number| format!("m{number}")).collect();
+    let many = group(&many.iter().map(String::as_str).chain(["shop"]).collect::<Vec<_>>())?;
+    assert!(broken(|manifest| manifest.group = Some(many))?.is_some());
     Ok(())
 }

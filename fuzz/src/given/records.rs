@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use lifeboat_engine::drill::DrillReport;
+use lifeboat_engine::drill::{DrillReport, GroupPart};
 use lifeboat_format::id::Name;
 use lifeboat_format::info::{HostInfo, VaultInfo};
 use lifeboat_format::record::{self, MarkRecord, PruneRecord, RecordBody};
@@ -88,6 +88,7 @@ fn without_fractions(report: DrillReport) -> DrillReport {
         rto_objective_seconds: None,
         rpo_objective_seconds: None,
         interval_seconds: None,
+        group: report.group.map(|group| GroupPart { spread_seconds: 0.0, ..group }),
         ..report
     }
 }

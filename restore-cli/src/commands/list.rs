@@ -14,6 +14,7 @@ use lifeboat_engine::restore::{HostMemory, Listed, Summary, VaultReader};
 use lifeboat_engine::{Class, Error, FalseClaim, Result, SnapshotTime, is_future};
 use serde::Serialize;
 
+use super::list_group;
 use crate::access::{self, Need};
 use crate::deletion::{self, DatasetDeletion};
 use crate::flags::Moment;
@@ -29,6 +30,9 @@ const MAX_LISTED_DRILLS: usize = 64;
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
+    /// The newest moments of which every member of this group has a snapshot, with these snapshots
+    #[arg(long, value_name = "GROUP", conflicts_with = "dataset")]
+    group: Option<Name>,
     #[command(flatten)]
     moment: Moment,
 }
@@ -102,6 +106,9 @@ impl fmt::Display for Proof {
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let reader = session.reader(&place, Need::Manifests).await?;
+    if let Some(group) = &args.group {
+        return list_group::run(group, &session.configuration()?, &reader, session).await;
+    }
     let host = place.host().and_then(|config| Some((config.state_directory.clone(), access::host_keys(config)?)));
     let mut snapshots = Vec::new();
     let mut locked = None;

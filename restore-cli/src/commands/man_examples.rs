@@ -19,6 +19,7 @@ pub(super) fn of(command: &str) -> &'static [Example] {
         ],
         "list" => &[
             ("The snapshots of one dataset", "lifeboat list shop"),
+            ("The moments of which every member of a group has a snapshot", "lifeboat list --group shop"),
             ("As the bucket was before somebody deleted", "lifeboat list --as-of 2h\\ ago"),
         ],
         "show" => &[("What a snapshot holds", "lifeboat show shop 20261123T1832")],
@@ -70,6 +71,7 @@ pub(super) fn of(command: &str) -> &'static [Example] {
             ("Restore into a throw-away server and prove it equal", "lifeboat drill shop"),
             ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
             ("All that the schedules of the configuration make due", "lifeboat drill --due"),
+            ("A whole application: are the files there that its rows name?", "lifeboat drill --group shop"),
             (
                 "What if a region is lost? Restore everything without it, and write a page",
                 "lifeboat drill --region-loss eu-central-1 --html loss.html",

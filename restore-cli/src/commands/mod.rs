@@ -15,6 +15,7 @@ pub(crate) mod init;
 pub(crate) mod kit;
 mod kit_view;
 pub(crate) mod list;
+mod list_group;
 pub(crate) mod man;
 mod man_examples;
 mod opened;

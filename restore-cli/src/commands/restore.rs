@@ -402,7 +402,14 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
                 .filter_map(|stream| server.database().database_of(&stream.name))
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
-            let names: Vec<String> = names.into_iter().collect();
+            let mut names: Vec<String> = names.into_iter().collect();
+            // Engines whose streams are not of one database.
+            if names.is_empty() {
+                names = args.databases.clone();
+            }
+            if names.is_empty() {
+                names.push("that the snapshot holds".to_owned());
+            }
             format!("Those of the databases {} that exist at {} are replaced.", names.join(", "), describe(target))
         }
         Target::Directory { .. } | Target::Tree { .. } => {

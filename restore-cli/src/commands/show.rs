@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
-use lifeboat_engine::format::manifest::{Accounting, Manifest};
+use lifeboat_engine::format::manifest::{Accounting, GroupMoment, Manifest};
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::{FalseClaim, Result, is_future};
 use serde::Serialize;
@@ -49,6 +49,9 @@ struct Description {
     /// When it was first seen, if that contradicts it.
     first_seen: Option<DateTime<Utc>>,
     finished: DateTime<Utc>,
+    /// The moment that it shares with other members of its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupMoment>,
     source: SourceFacts,
     streams: Vec<Stream>,
     totals: Totals,
@@ -120,6 +123,7 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         false_claim: None,
         first_seen: None,
         finished: manifest.finished,
+        group: manifest.group,
         source: manifest.source,
         streams: manifest.streams.into_iter().map(stream).collect(),
         totals: Totals { raw_bytes, deduplicated_bytes, row_bytes, stored_bytes, new_packs },
@@ -144,6 +148,12 @@ impl fmt::Display for Description {
             ("snapshot", self.snapshot.to_string()),
             ("predecessor", self.predecessor.as_ref().map_or("none, the first".to_owned(), ToString::to_string)),
             ("taken", format!("{taken}{future}, in {}, by host {}", human::seconds(took), self.host)),
+            (
+                "group",
+                self.group.as_ref().map_or(String::new(), |group| {
+                    format!("{}, moment {}, viewed from {}", group.name, group.moment, human::time(group.at))
+                }),
+            ),
             ("source", format!("{} {version}", self.source.engine).trim_end().to_owned()),
             ("tools", tools.join(", ")),
             ("size", human::bytes(totals.raw_bytes)),
@@ -207,6 +217,7 @@ mod tests {
             host: "db1".parse().unwrap(),
             started: time,
             finished: time + chrono::TimeDelta::seconds(75),
+            group: None,
             source: SourceFacts { engine: "sqlite".to_owned(), ..SourceFacts::default() },
             packs: Vec::new(),
             streams: vec![StreamEntry {

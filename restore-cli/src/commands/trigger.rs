@@ -14,10 +14,12 @@ use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// Ask the daemon to back up a dataset now, and wait for the result
+/// Ask the daemon to back up a dataset or a group now, and wait for the result
+///
+/// A member of a group is backed up with its group: all members at one moment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Name of the dataset
+    /// Name of the dataset or of the group
     dataset: Name,
 }
 
@@ -28,9 +30,10 @@ struct Report(Value);
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
-    if config.dataset(&args.dataset).is_none() {
-        let names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-        return Err(Error::usage(format!("the configuration has no dataset {}", args.dataset))
+    if !config.has(&args.dataset) {
+        let datasets = config.datasets.iter().map(|dataset| dataset.name.as_str());
+        let names: Vec<&str> = datasets.chain(config.groups.iter().map(|group| group.name.as_str())).collect();
+        return Err(Error::usage(format!("the configuration has no dataset or group {}", args.dataset))
             .hint(format!("it has: {}", names.join(", "))));
     }
     ask_and_show(&config.control_socket, "trigger", &args.dataset, session).await
@@ -81,7 +84,13 @@ impl fmt::Display for Report {
             ("size", bytes("raw_bytes")),
             ("known before", bytes("deduplicated_bytes")),
             ("stored", bytes("stored_bytes")),
+            ("group", text("group")),
+            ("moment", text("moment")),
+            ("views within", report["spread_seconds"].as_f64().map(human::seconds).unwrap_or_default()),
         ];
+        for (member, snapshot) in report["snapshots"].as_object().into_iter().flatten() {
+            facts.push(("snapshot", format!("{member} {}", snapshot.as_str().unwrap_or_default())));
+        }
         for replica in report["replicas"].as_array().into_iter().flatten() {
             let name = replica["replica"].as_str().unwrap_or_default();
             let state = match replica["complete"].as_bool() {

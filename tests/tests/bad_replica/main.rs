@@ -206,6 +206,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             past: &[],
             objectives: Objectives::default(),
             rehearses_loss: false,
+            across: None,
             jobs: 1,
             environment: &tools::environment(),
             worker: &programs::worker(),

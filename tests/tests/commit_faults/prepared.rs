@@ -155,6 +155,7 @@ impl VaultCopy<'_> {
             records: self.records_of(replicas),
             state: &state,
             clock: self.clock.clone(),
+            group: None,
             budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),

@@ -91,6 +91,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         past: &[],
         objectives: Objectives::default(),
         rehearses_loss: false,
+        across: None,
         jobs: 1,
         environment: &tools::environment(),
         worker: &programs::worker(),

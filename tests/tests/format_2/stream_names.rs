@@ -149,6 +149,7 @@ async fn a_drill_proves_them_equal() {
         past: &[],
         objectives: Objectives::default(),
         rehearses_loss: false,
+        across: None,
         jobs: 2,
         environment: &tools::environment(),
         worker: &programs::worker(),

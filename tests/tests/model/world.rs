@@ -237,6 +237,7 @@ impl<'a> World<'a> {
             records: &records,
             state: &state,
             clock,
+            group: None,
             budget: RunBudget::new(&config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),

@@ -63,11 +63,28 @@ impl Readers {
     }
 }
 
+/// Ends the listing that runs, if the broker wants no more of it.
+#[derive(Clone, Default)]
+pub(super) struct EndOfListing(Arc<Mutex<CancellationToken>>);
+
+impl EndOfListing {
+    /// Of the listing that was asked for last.
+    pub(super) fn token(&self) -> CancellationToken {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For a listing that is asked for. What ended an earlier one does not end it.
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
+    }
+}
+
 /// Listens to the broker.
 pub(super) struct Inbox {
     receiver: Receiver,
     readers: Readers,
     requests: mpsc::Sender<Request>,
+    listing: EndOfListing,
     cancel: CancellationToken,
 }
 
@@ -75,11 +92,15 @@ impl Inbox {
     /// An inbox, and the requests that come out of it.
     pub(super) fn new(receiver: Receiver, cancel: CancellationToken) -> (Self, mpsc::Receiver<Request>) {
         let (requests, coming) = mpsc::channel(MAX_WAITING_REQUESTS);
-        (Self { receiver, readers: Readers::new(), requests, cancel }, coming)
+        (Self { receiver, readers: Readers::new(), requests, listing: EndOfListing::default(), cancel }, coming)
     }
 
     pub(super) fn readers(&self) -> Readers {
         self.readers.clone()
+    }
+
+    pub(super) fn end_of_listing(&self) -> EndOfListing {
+        self.listing.clone()
     }
 
     /// Listens until the broker is gone, or is not understood; then the work is cancelled.
@@ -92,7 +113,11 @@ impl Inbox {
                 },
                 Ok(Some(Request::Ended { reader, result })) => self.readers.tell(reader, News::Ended(result)),
                 Ok(Some(Request::Cancel)) => self.cancel.cancel(),
+                Ok(Some(Request::Enough)) => self.listing.token().cancel(),
                 Ok(Some(request)) => {
+                    if matches!(request, Request::List(_)) {
+                        self.listing.begin();
+                    }
                     if self.requests.try_send(request).is_err() {
                         break;
                     }

@@ -16,10 +16,11 @@ use std::sync::Arc;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_databases::streams::StoredStreams;
-use lifeboat_databases::{ServerTarget, ThrowAway, Wanted, WorkContext, registry};
+use lifeboat_databases::{ListedItem, Listing, ServerTarget, ThrowAway, Wanted, WorkContext, registry};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::inbox::{Inbox, Outbox};
+use self::inbox::{EndOfListing, Inbox, Outbox};
 use self::streams::StreamsOfBroker;
 use crate::channel;
 use crate::protocol::{
@@ -70,8 +71,9 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
     };
     let (inbox, requests) = Inbox::new(receiver, cx.cancel.clone());
     let streams = StreamsOfBroker::new(facts, streams, Arc::clone(&outbox), inbox.readers());
+    let end_of_listing = inbox.end_of_listing();
     let listening = tokio::spawn(inbox.listen());
-    let served = Service { streams, outbox: Arc::clone(&outbox), cx }.run(work, requests).await;
+    let served = Service { streams, outbox: Arc::clone(&outbox), end_of_listing, cx }.run(work, requests).await;
     listening.abort();
     match served {
         Ok(()) => Ok(()),
@@ -82,6 +84,7 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
 struct Service {
     streams: StreamsOfBroker,
     outbox: Arc<Outbox>,
+    end_of_listing: EndOfListing,
     cx: WorkContext,
 }
 
@@ -126,6 +129,28 @@ impl Service {
         self.outbox.send(&Reply::Restored(outcome)).await
     }
 
+    /// Sends all items of a listing, unless the broker wants no more of them.
+    async fn list(&self, throw_away: &mut dyn ThrowAway, listing: &Listing) -> Result<()> {
+        let (items, mut listed) = mpsc::channel::<Vec<ListedItem>>(1);
+        // What it takes ends with it, so that nobody waits for whoever has gone.
+        let send = async move {
+            while let Some(batch) = listed.recv().await {
+                let items = batch.iter().map(|item| item.as_deref().map(item_text)).collect();
+                self.outbox.send(&Reply::Items(items)).await?;
+            }
+            Ok(())
+        };
+        let end = self.end_of_listing.token();
+        let list = async {
+            tokio::select! {
+                result = self.unless_cancelled(throw_away.list(listing, items)) => result,
+                () = end.cancelled() => Err(Error::cancelled("the listing")),
+            }
+        };
+        let (told, sent) = tokio::join!(list, send);
+        told.and(sent)
+    }
+
     async fn drill(&self, mut throw_away: Box<dyn ThrowAway>, mut requests: Requests) -> Result<()> {
         let started = Started { server_version: throw_away.server_version().to_owned(), address: throw_away.address() };
         self.outbox.send(&Reply::Started(started)).await?;
@@ -141,6 +166,7 @@ impl Service {
                     self.unless_cancelled(throw_away.ask(&queries)).await.map(Reply::Checked)
                 }
                 Some(Request::Prove) => self.unless_cancelled(throw_away.prove(&self.streams)).await.map(Reply::Proved),
+                Some(Request::List(listing)) => self.list(throw_away.as_mut(), &listing).await.map(|()| Reply::Listed),
                 Some(Request::Stop) => {
                     throw_away.stop().await?;
                     return self.outbox.send(&Reply::Stopped).await;
@@ -151,6 +177,11 @@ impl Service {
             self.outbox.send(&reply.unwrap_or_else(|error| Reply::Failed(WireError::from(&error)))).await?;
         }
     }
+}
+
+/// An item, as [`Reply::Items`] has it.
+pub(crate) fn item_text(item: &[u8]) -> String {
+    item.iter().copied().map(char::from).collect()
 }
 
 fn unknown_engine() -> Error {

@@ -3,6 +3,7 @@
 mod column_names;
 mod digest;
 mod lexer;
+mod listing;
 mod nested;
 mod normal;
 mod prove;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Error, Result};
+use tokio::sync::mpsc;
 
 use self::server::ThrowAwayServer;
 use super::clients::major_of;
@@ -25,6 +27,7 @@ use super::parts::by_database;
 use super::query::query;
 use super::sql::{conninfo, rows};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
+use crate::listing::{ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
@@ -106,6 +109,14 @@ impl ThrowAway for PostgresThrowAway {
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
         prove::prove(&self.server, &self.databases, streams, &self.cx).await
+    }
+
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let Listing::Values { database, sql } = listing else {
+            return Err(Error::usage("a PostgreSQL server holds no tree of files"));
+        };
+        let query = DrillQuery { database: database.clone(), sql: sql.clone(), ..DrillQuery::default() };
+        self.list_values(&query, to).await
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {

@@ -11,12 +11,12 @@ use lifeboat_base::{Class, Error, Result};
 const RDB_BUFFER_BYTES: usize = 64 << 10;
 
 /// No more is kept: servers take no longer argument of a command, unless they are told to.
-const MAX_KEPT_BYTES: usize = 512 << 20;
+pub(super) const MAX_KEPT_BYTES: usize = 512 << 20;
 
 /// The file may be sound, but this version cannot read it.
 pub(super) fn unsupported(what: &str) -> Error {
-    Error::source_failed(format!("the Redis dump cannot be compared: {what}"))
-        .hint("set level = \"fetched\" for drills of this dataset")
+    Error::source_failed(format!("the Redis dump cannot be read: {what}"))
+        .hint("restore it with --to-directory; set level = \"fetched\" for drills of this dataset")
 }
 
 /// The file is not as a server writes it.
@@ -56,7 +56,7 @@ pub(super) struct RdbInput<R> {
     digest: Digest,
     /// How many bytes are before the buffer.
     before: u64,
-    /// The bytes since [`Self::mark`], if they are kept.
+    /// The bytes since [`Self::mark`], if that came after the last [`Self::release`].
     kept: Option<Vec<u8>>,
 }
 
@@ -66,17 +66,14 @@ impl<R: Read> RdbInput<R> {
         Self { from, buffer: vec![0; RDB_BUFFER_BYTES], begin: 0, end: 0, digest, before: 0, kept: None }
     }
 
-    /// Keeps what is given out, for whoever [marks](Self::mark) its beginning.
-    pub(super) fn keeping(self) -> Self {
-        Self { kept: Some(Vec::new()), ..self }
+    /// From here on, `first` and what is given out are kept.
+    pub(super) fn mark(&mut self, first: u8) {
+        self.kept = Some(vec![first]);
     }
 
-    /// From here on, `first` and what is given out are kept, if anything is.
-    pub(super) fn mark(&mut self, first: u8) {
-        if let Some(kept) = &mut self.kept {
-            kept.clear();
-            kept.push(first);
-        }
+    /// From here on, nothing is kept.
+    pub(super) fn release(&mut self) {
+        self.kept = None;
     }
 
     /// The bytes since the mark; none if nothing is kept.
@@ -130,7 +127,12 @@ impl<R: Read> RdbInput<R> {
         self.begin += length;
         if let Some(kept) = &mut self.kept {
             if kept.len() + chunk.len() > MAX_KEPT_BYTES {
-                return Err(unsupported("a value has more than 512 MiB, and servers take no longer one by a command"));
+                return Err(Error::source_failed(
+                    "a value of the Redis dump has more than 512 MiB, and servers take no longer one by a command",
+                )
+                .hint(
+                    "restore the files with --to-directory, and start the server with them: see Redis in OPERATIONS.md",
+                ));
             }
             kept.extend_from_slice(chunk);
         }

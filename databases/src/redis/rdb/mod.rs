@@ -21,7 +21,7 @@ use std::io::Read;
 use lifeboat_base::{Error, Result};
 
 pub(super) use self::digest::{RdbDigest, digest};
-pub(super) use self::entries::{RdbEntry, entries};
+pub(super) use self::entries::{RdbEntry, RdbPayload, entries};
 use self::input::{RdbInput, damaged, unsupported};
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
@@ -81,6 +81,12 @@ trait RdbContent {
 
     /// The code of a library of functions; and what stands in the file of it, if that is kept.
     fn function(&mut self, code: &blake3::Hasher, raw: &[u8]) -> Result<()>;
+
+    /// Whether what stands in the file of the keys of this database (`None`: of functions) is kept.
+    fn keeps(&self, database: Option<u64>) -> bool {
+        let _ = database;
+        false
+    }
 
     /// A database begins, which may be empty.
     fn database(&mut self, number: u64) {
@@ -148,9 +154,12 @@ fn read<R: Read>(
             }
             opcode::FUNCTION => {
                 let mut hasher = blake3::Hasher::new_keyed(key);
-                input.mark(code);
+                if content.keeps(None) {
+                    input.mark(code);
+                }
                 input.hash_string(&mut hasher)?;
                 content.function(&hasher, input.marked())?;
+                input.release();
             }
             opcode::FUNCTION_PRE_RELEASE => {
                 return Err(unsupported("it holds functions of a release candidate of Redis 7.0"));
@@ -166,7 +175,9 @@ fn read<R: Read>(
                     let module = module_name(input.length()?);
                     return Err(of_module(&format!("a key has a value of the module type `{module}`")));
                 }
-                input.mark(form);
+                if content.keeps(Some(database)) {
+                    input.mark(form);
+                }
                 let form = ValueForm::of(form)?;
                 let mut hasher = blake3::Hasher::new_keyed(key);
                 let elements = hash_value(input, form, detail, key, &mut hasher)?;
@@ -178,6 +189,7 @@ fn read<R: Read>(
                         content.key(&RdbKey { database, name: &name, redis_type, value, expires, raw })?;
                     }
                 }
+                input.release();
                 expires = None;
             }
         }

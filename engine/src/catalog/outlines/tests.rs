@@ -33,6 +33,7 @@ fn manifest(hour: i64, packs: &BTreeMap<u64, u64>) -> Result<Manifest> {
         host: "db1".parse()?,
         started: time + TimeDelta::nanoseconds(hour * 3),
         finished: time,
+        group: None,
         source: SourceFacts::default(),
         packs: packs.keys().rev().map(|number| pack(*number)).collect(),
         streams: Vec::new(),

@@ -8,45 +8,34 @@
 //!   also those of the vault that this drill host is granted, and that have no section. Of these, a
 //!   name without any snapshot that somebody signed is left aside: whoever writes into a bucket
 //!   makes no work.
+//! - **Groups** come first, by their own schedules. Each member's drill counts as one by schedule,
+//!   so what is due after them is looked for once more.
 //! - **Once**: a lock keeps two of these programs from drilling the same. The system releases it
 //!   however its holder ends.
 //! - **Failure**: what fails, before the drills or in one, does not stop the next drill, and the
 //!   metrics tell that it is due before anything can fail. The exit code is that of the worst.
 
 mod find;
+mod groups;
 
 use std::fmt;
-use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
 use self::find::{Problems, Scheduled, WhatIsDue, find};
 use super::Args;
+use super::group::GroupDrilled;
 use super::one::OneDrill;
 use super::view::Drilled;
+use super::worst::worse;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
-use crate::textfile::Textfile;
-
-/// Classes of errors, the worst first: what was proved to be wrong comes before what could not be
-/// tried, and both before what merely took too long.
-const WORST_FIRST: [Class; 10] = [
-    Class::Integrity,
-    Class::Keys,
-    Class::Source,
-    Class::Storage,
-    Class::Configuration,
-    Class::Failed,
-    Class::Usage,
-    Class::Unknown,
-    Class::Partial,
-    Class::ObjectiveMissed,
-];
+use crate::textfile::{Textfile, file_of};
 
 #[derive(Serialize)]
 struct DueDrills {
@@ -54,6 +43,20 @@ struct DueDrills {
     drills: Vec<DueDrill>,
     /// Scheduled, and not due yet.
     waiting: Vec<Waiting>,
+    /// Groups, which are drilled first: a member that they have proved is due no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<DueGroup>,
+}
+
+#[derive(Serialize)]
+struct DueGroup {
+    group: Name,
+    /// When the schedule fired.
+    due: DateTime<Utc>,
+    /// What was found. `None`: the drill failed before there was anything.
+    drill: Option<GroupDrilled>,
+    error: Option<String>,
+    exit_code: u8,
 }
 
 #[derive(Serialize)]
@@ -77,7 +80,9 @@ struct Waiting {
 
 pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
-    if config.drill.schedule.is_none() && config.datasets.iter().all(|dataset| dataset.drill.schedule.is_none()) {
+    let no_dataset =
+        config.drill.schedule.is_none() && config.datasets.iter().all(|dataset| dataset.drill.schedule.is_none());
+    if no_dataset && config.groups.iter().all(|group| group.drill_schedule.is_none()) {
         return Err(Error::configuration("nothing has a `schedule`, so no drill is ever due")
             .hint("add [drill] with a `schedule`, such as \"0 4 * * sun\""));
     }
@@ -87,8 +92,24 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::failed("another `lifeboat drill --due` or a rehearsal is running").hint("wait until it ends")
         );
     };
-    let WhatIsDue { due, waiting, problems: Problems(mut worst) } = Box::pin(find(args, &config, session)).await;
-    let mut told = DueDrills { drills: Vec::new(), waiting };
+    let (due_groups, problems) = groups::find(args, &config, session);
+    let (mut found, mut worst) = (Box::pin(find(args, &config, session, problems)).await, None);
+    let mut told = DueDrills { drills: Vec::new(), waiting: Vec::new(), groups: Vec::new() };
+    for (group, since) in due_groups.iter().filter(|_| !session.cancel.is_cancelled()) {
+        let (due, error) = groups::drill(args, &config, group, *since, session).await?;
+        told.groups.push(due);
+        worst = worse(worst, error);
+    }
+    if !told.groups.is_empty() && !session.cancel.is_cancelled() {
+        // What their drills have proved is not drilled again.
+        found = Box::pin(find(args, &config, session, found.problems)).await;
+    }
+    let WhatIsDue { due, waiting, problems: Problems(problem) } = found;
+    told.waiting = waiting;
+    let mut worst = worse(problem, worst);
+    if session.cancel.is_cancelled() {
+        worst = worse(worst, Some(Error::failed("drilling what is due was cancelled")));
+    }
     for (Scheduled { dataset, schedule, .. }, since) in &due {
         if session.cancel.is_cancelled() {
             worst = worse(worst, Some(Error::failed("drilling what is due was cancelled")));
@@ -99,12 +120,27 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         let (drilled, error) = match &textfile {
             Ok(textfile) => {
                 let textfile = textfile.as_ref();
-                Box::pin(OneDrill { args, session, dataset, textfile, is_scheduled: true, without: None }.run()).await
+                Box::pin(
+                    OneDrill { args, session, dataset, textfile, is_scheduled: true, without: None, of_group: None }
+                        .run(),
+                )
+                .await
             }
             // What cannot be told is drilled all the same.
             Err(_) => {
-                Box::pin(OneDrill { args, session, dataset, textfile: None, is_scheduled: true, without: None }.run())
-                    .await
+                Box::pin(
+                    OneDrill {
+                        args,
+                        session,
+                        dataset,
+                        textfile: None,
+                        is_scheduled: true,
+                        without: None,
+                        of_group: None,
+                    }
+                    .run(),
+                )
+                .await
             }
         };
         let textfile = textfile.and_then(|textfile| match textfile {
@@ -136,31 +172,18 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
 }
 
-/// Where the metrics of a dataset are.
-fn file_of(folder: &Path, dataset: &Name) -> std::path::PathBuf {
-    folder.join(format!("lifeboat-drill-{dataset}.prom"))
-}
-
-/// The worse of two errors; of two of a class, the first.
-pub(super) fn worse(one: Option<Error>, other: Option<Error>) -> Option<Error> {
-    let rank = |error: &Error| WORST_FIRST.iter().position(|class| *class == error.class());
-    match (one, other) {
-        (Some(one), Some(other)) if rank(&other) < rank(&one) => Some(other),
-        (one, other) => one.or(other),
-    }
-}
-
 impl DueDrills {
     fn sum_up(&self, worst: &Error) -> Error {
-        let failed: Vec<&str> =
-            self.drills.iter().filter(|due| due.error.is_some()).map(|due| due.dataset.as_str()).collect();
+        let of_groups = self.groups.iter().filter(|due| due.error.is_some()).map(|due| due.group.as_str());
+        let of_datasets = self.drills.iter().filter(|due| due.error.is_some()).map(|due| due.dataset.as_str());
+        let failed: Vec<&str> = of_groups.chain(of_datasets).collect();
         if failed.is_empty() {
             return Error::new(worst.class(), worst.chain());
         }
         let what = format!(
             "{} of {} due drills failed or missed an objective: {}",
             failed.len(),
-            self.drills.len(),
+            self.drills.len() + self.groups.len(),
             failed.join(", ")
         );
         Error::new(worst.class(), what).because(worst.chain()).hint("what each of them found is told above")
@@ -169,10 +192,15 @@ impl DueDrills {
 
 impl fmt::Display for DueDrills {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.drills.is_empty() && self.waiting.is_empty() {
+        if self.drills.is_empty() && self.waiting.is_empty() && self.groups.is_empty() {
             return write!(f, "No dataset that this host may drill has a `schedule`.");
         }
         let mut table = Plain::new(&["DATASET", "DUE", "RESULT"]);
+        for due in &self.groups {
+            let result =
+                if due.exit_code == 0 { "passed".to_owned() } else { format!("FAILED, exit code {}", due.exit_code) };
+            table.row([format!("group {}", due.group), human::time(due.due), result]);
+        }
         for due in &self.drills {
             let result = match (&due.drill, due.exit_code) {
                 (_, 0) => "passed".to_owned(),
@@ -186,24 +214,5 @@ impl fmt::Display for DueDrills {
             table.row([waiting.dataset.to_string(), next, "not due yet".to_owned()]);
         }
         write!(f, "{table}")
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_worst_code_is_what_was_proved_to_be_wrong() {
-        let of = |classes: &[Class]| {
-            let errors = classes.iter().map(|class| Some(Error::new(*class, class.as_str())));
-            errors.fold(None, worse).map(|error| error.class())
-        };
-        assert_eq!(of(&[]), None);
-        assert_eq!(of(&[Class::ObjectiveMissed, Class::Failed]), Some(Class::Failed));
-        assert_eq!(of(&[Class::Integrity, Class::Keys, Class::ObjectiveMissed]), Some(Class::Integrity));
-        assert_eq!(of(&[Class::Storage, Class::Source]), Some(Class::Source));
-        assert_eq!(worse(Some(Error::failed("x")), None).unwrap().class(), Class::Failed);
     }
 }

@@ -39,6 +39,9 @@ pub(super) struct RegionLoss {
     pub(super) datasets: Vec<RecoveredDataset>,
     /// Datasets that were left out: nobody asked for them, or this host may not drill them.
     pub(super) not_rehearsed: Vec<Name>,
+    /// Groups whose members would not be restored as of one moment, as far as is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) apart: Vec<Name>,
     /// Why there may be more datasets than are known here.
     pub(super) gaps: Vec<String>,
     /// Age of the oldest data at the loss. `None` if not all could be restored.
@@ -97,7 +100,7 @@ impl Tried {
 pub(super) fn told(
     lost: &LostRegion,
     (config, order): (&Config, &RecoveryOrder),
-    (not_rehearsed, gaps): (Vec<Name>, Vec<String>),
+    (not_rehearsed, gaps, apart): (Vec<Name>, Vec<String>, Vec<Name>),
     tried: &BTreeMap<Name, Tried>,
     finished: DateTime<Utc>,
 ) -> RegionLoss {
@@ -127,6 +130,7 @@ pub(super) fn told(
         critical_path: path.into_iter().map(|step| step.dataset.clone()).collect(),
         shorter: Vec::new(),
         not_rehearsed,
+        apart,
         gaps,
         datasets,
     };
@@ -258,6 +262,10 @@ impl RegionLoss {
         also("PARTIAL, as the snapshot lacks databases", &self.names(|dataset| dataset.skipped > 0));
         also("The capture warned of", &self.names(|dataset| dataset.skipped == 0 && dataset.warnings > 0));
         also("Objectives would be MISSED by", &self.names(|dataset| !dataset.objectives_missed.is_empty()));
+        also(
+            "Restored as of DIFFERENT moments, so that what one refers to may not be in the other, would be the members of",
+            &self.apart.iter().map(Name::as_str).collect::<Vec<_>>(),
+        );
         also("NOT rehearsed", &self.not_rehearsed.iter().map(Name::as_str).collect::<Vec<_>>());
         also("There may be more datasets", &self.gaps.iter().map(String::as_str).collect::<Vec<_>>());
         if failed.is_empty() && self.datasets.iter().any(RecoveredDataset::has_objective) && !self.is_missed() {

@@ -6,12 +6,14 @@
 
 mod due;
 mod grants;
+mod group;
 mod loss;
 mod loss_page;
 mod lost_region;
 mod one;
 mod region_loss;
 mod view;
+mod worst;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,7 @@ use lifeboat_engine::config::{Config, ProofLevel};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::worker::{self, Swept, WorkerPlace};
 
+pub(super) use self::group::{group_of, no_moment};
 use self::one::OneDrill;
 use crate::as_unit::{self, UnitUser};
 use crate::flags::Selection;
@@ -37,7 +40,7 @@ const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofL
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the dataset
-    #[arg(required_unless_present_any = ["due", "region_loss"])]
+    #[arg(required_unless_present_any = ["due", "region_loss", "group"])]
     dataset: Option<Name>,
     /// Drill what the `schedule` of `[drill]` and `[dataset.drill]` makes due, one after the other;
     /// a failure does not stop the next
@@ -47,6 +50,10 @@ pub(crate) struct Args {
     /// of `[recovery]` and `[dataset.recovery]`, and tell what that would have meant
     #[arg(long, value_name = "REGION", conflicts_with_all = ["dataset", "due", "snapshot", "at", "level", "textfile"])]
     region_loss: Option<String>,
+    /// Drill all members of a group as they were at its newest common moment, and look whether what
+    /// one refers to is in the other, as `[[group.reference]]` says
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["dataset", "due", "region_loss", "snapshot", "at", "level", "report"])]
+    group: Option<Name>,
     /// With --region-loss: only these datasets, and those that they come after
     #[arg(long, value_name = "DATASET", value_delimiter = ',', requires = "region_loss")]
     datasets: Vec<Name>,
@@ -104,11 +111,22 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if let Some(region) = &args.region_loss {
         return region_loss::run(args, region, session).await;
     }
+    if let Some(group) = &args.group {
+        return group::run(args, group, session).await;
+    }
     let Some(dataset) = &args.dataset else {
         return due::run(args, session).await;
     };
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
-    let drill = OneDrill { args, session, dataset, textfile: textfile.as_ref(), is_scheduled: false, without: None };
+    let drill = OneDrill {
+        args,
+        session,
+        dataset,
+        textfile: textfile.as_ref(),
+        is_scheduled: false,
+        without: None,
+        of_group: None,
+    };
     let (drilled, error) = drill.run().await;
     let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
     error.map_or(Ok(()), Err).and(shown)

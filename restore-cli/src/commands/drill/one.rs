@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ReplicaChoice, SnapshotChoice};
 use lifeboat_engine::drill::{
-    self as flow, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, history, replicas_to_read,
+    self as flow, AcrossMembers, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, history, replicas_to_read,
     snapshots_in_order,
 };
 use lifeboat_engine::format::id::{Name, SnapshotId};
@@ -45,6 +45,20 @@ pub(super) struct OneDrill<'a> {
     /// A region that counts as gone: then its newest snapshot elsewhere is drilled, whatever the
     /// plan would take.
     pub(super) without: Option<&'a LostRegion>,
+    /// The drill of the group that this is a part of: then the snapshot of its moment is drilled.
+    pub(super) of_group: Option<OfGroup<'a>>,
+}
+
+/// What the drill of a group asks of the drill of a member.
+#[derive(Clone, Copy)]
+pub(super) struct OfGroup<'a> {
+    pub(super) snapshot: &'a SnapshotId,
+    pub(super) across: &'a AcrossMembers,
+}
+
+impl OfGroup<'_> {
+    /// In the place of a choice: the snapshot is that of the group's moment.
+    const CHOSEN: &'static str = "group";
 }
 
 impl OneDrill<'_> {
@@ -157,6 +171,7 @@ impl Plan {
             past: &past,
             objectives: self.objectives,
             rehearses_loss: drill.without.is_some(),
+            across: drill.of_group.map(|of| of.across),
             jobs: self.place.limits.cpu,
             scratch: scratch.work().to_owned(),
             clock: session.clock.clone(),
@@ -260,7 +275,9 @@ impl Plan {
         };
         let choice = self.settings.snapshot;
         let mut newest = None;
-        let selector = if let Some(lost) = drill.without {
+        let selector = if let Some(of) = drill.of_group {
+            Selector::Id(of.snapshot.clone())
+        } else if let Some(lost) = drill.without {
             // What came later would not be there.
             Selector::At(lost.at)
         } else if is_asked || choice == SnapshotChoice::Newest {
@@ -280,7 +297,12 @@ impl Plan {
         let newest = snapshot.is_some() && snapshot == newest;
         self.remember(drill, &DrillTrace { snapshot, newest, ..self.attempt(drill, only.as_ref()) })?;
         let chosen = DrillChoice {
-            snapshot: if is_asked { DrillChoice::ASKED } else { choice.as_str() }.to_owned(),
+            snapshot: match (drill.of_group, is_asked) {
+                (Some(_), _) => OfGroup::CHOSEN,
+                (None, true) => DrillChoice::ASKED,
+                (None, false) => choice.as_str(),
+            }
+            .to_owned(),
             replica: match (drill.without, &named) {
                 (Some(lost), _) => format!("without region {}", lost.region),
                 (None, Some(_)) => DrillChoice::ASKED.to_owned(),

@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, PlaceInRecovery};
-use lifeboat_engine::drill::RecoveryOrder;
+use lifeboat_engine::drill::{RecoveryOrder, is_one_moment};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{StateDirectory, replace_file};
 use lifeboat_engine::{Class, Error, Result};
 
-use super::due::worse;
 use super::grants::Grants;
 use super::loss::{RegionLoss, Tried, told};
 use super::lost_region::LostRegion;
 use super::one::{OneDrill, write_signed};
+use super::worst::worse;
 use super::{Args, loss_page};
 use crate::access::{self, Need};
 use crate::human;
@@ -52,7 +52,8 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
     if session.cancel.is_cancelled() {
         return Err(Error::failed("the rehearsal was cancelled: what it did not come to is not known"));
     }
-    let told = told(&lost, (&config, &order), (left_out, gaps), &tried, session.clock.now());
+    let apart = apart(&config, &lost, &tried, session).await;
+    let told = told(&lost, (&config, &order), (left_out, gaps, apart), &tried, session.clock.now());
     let shown = session.out.result(&told);
     let written = report
         .map_or(Ok(()), |file| keep(&file, &told, &config))
@@ -143,6 +144,36 @@ async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Sessio
     Ok(Rehearsed { order: RecoveryOrder::new(steps, config.recovery_at_once), left_out, gaps })
 }
 
+/// Groups whose members were all restored, and not as of one moment: each by itself is restored as
+/// its newest snapshot.
+async fn apart(config: &Config, lost: &LostRegion, tried: &BTreeMap<Name, Tried>, session: &Session) -> Vec<Name> {
+    let snapshot = |member: &Name| {
+        let report = &tried.get(member).filter(|tried| tried.is_restored())?.drilled.as_ref()?.report;
+        Some((member.clone(), report.snapshot.clone()?))
+    };
+    let mut apart = Vec::new();
+    for group in &config.groups {
+        let Some(snapshots) = group.members.iter().map(snapshot).collect::<Option<BTreeMap<_, _>>>() else { continue };
+        let looked = async {
+            let reader = session.reader(&session.place()?.narrowed(&lost.left), Need::Manifests).await?;
+            is_one_moment(&reader, group, &snapshots).await
+        };
+        match session.cancellable("comparing the moments of a group", looked).await {
+            Ok(true) => {}
+            Ok(false) => apart.push(group.name.clone()),
+            Err(error) => {
+                session.out.warning(format!(
+                    "the moments of group {} cannot be compared: {}",
+                    group.name,
+                    error.chain()
+                ));
+                apart.push(group.name.clone());
+            }
+        }
+    }
+    apart
+}
+
 async fn restore_all(
     args: &Args,
     session: &Session,
@@ -170,6 +201,7 @@ async fn restore_all(
                     textfile: None,
                     is_scheduled: false,
                     without: Some(lost),
+                    of_group: None,
                 };
                 let (drilled, error) = Box::pin(drill.run()).await;
                 (next, Tried { drilled, error })

@@ -190,6 +190,7 @@ mod tests {
             rpo_objective_seconds: None,
             interval_seconds: None,
             checks: vec![CheckResult { check: "pg_amcheck".to_owned(), passed: true, detail: "no finding".to_owned() }],
+            group: None,
             proof: Some(ProofResult {
                 definitions: 214,
                 tables: 31,

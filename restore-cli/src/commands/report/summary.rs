@@ -218,6 +218,7 @@ mod tests {
             interval_seconds: None,
             checks: Vec::new(),
             proof: None,
+            group: None,
         };
         PastDrill { host: None, report }
     }

@@ -141,6 +141,7 @@ impl Chain {
             host: seed.host.clone(),
             started,
             finished: started,
+            group: None,
             source: SourceFacts { engine: "file".to_owned(), ..SourceFacts::default() },
             accounting: Accounting {
                 unused,

@@ -14,10 +14,11 @@ use lifeboat_engine::{Class, Error, Result};
 use super::super::Args;
 use super::super::grants::Grants;
 use super::super::one::remembered;
-use super::{Waiting, file_of, worse};
+use super::super::worst::worse;
+use super::Waiting;
 use crate::access::Need;
 use crate::session::Session;
-use crate::textfile::{Outcome, Textfile};
+use crate::textfile::{Outcome, Textfile, file_of};
 
 /// So many of the newest reports in the vault are looked at: another host may have failed since.
 const MAX_LOOKED_AT: usize = 16;
@@ -47,7 +48,7 @@ pub(super) struct WhatIsDue {
 
 impl Problems {
     /// What a step gave; `None` if it failed.
-    fn unless<T>(&mut self, session: &Session, result: Result<T>) -> Option<T> {
+    pub(super) fn unless<T>(&mut self, session: &Session, result: Result<T>) -> Option<T> {
         let error = match result {
             Ok(value) => return Some(value),
             Err(error) => error,
@@ -58,10 +59,10 @@ impl Problems {
     }
 }
 
-/// What is due, and what is not.
-pub(super) async fn find(args: &Args, config: &Config, session: &Session) -> WhatIsDue {
+/// What is due, and what is not. `problems` are known already.
+pub(super) async fn find(args: &Args, config: &Config, session: &Session, problems: Problems) -> WhatIsDue {
     let finder = Finder { args, config, session, now: session.clock.now() };
-    let mut found = WhatIsDue::default();
+    let mut found = WhatIsDue { problems, ..WhatIsDue::default() };
     let sections = config.datasets.iter().filter_map(|dataset| {
         let (schedule, level) = (dataset.drill.schedule.clone()?, dataset.drill.level);
         Some(Scheduled { dataset: dataset.name.clone(), schedule, level, has_section: true })
