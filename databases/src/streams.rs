@@ -31,6 +31,11 @@ pub trait StreamSink: Send + Sync {
     /// The name is taken, or not allowed.
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>>;
 
+    /// Whether fingerprints are of any use: the run after this one may take streams over.
+    fn keeps_fingerprints(&self) -> bool {
+        false
+    }
+
     /// Takes a stream over from the snapshot before, if it had the same
     /// [fingerprint](Self::fingerprint) there and all of it is still there. It comes in the place
     /// of a stream that is opened now. Gives its length; `None`: it must be read.

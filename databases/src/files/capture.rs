@@ -76,7 +76,8 @@ impl Source for FilesSource {
         let (asks, mut asked) = mpsc::channel(1);
         let (config, out) = (self.0.clone(), Archive::new(asks, stop));
         let progress = out.progress.clone();
-        let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run());
+        let keeps = sink.keeps_fingerprints();
+        let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run(keeps));
         let mut seen = None;
         let captured = loop {
             tokio::select! {
@@ -150,11 +151,11 @@ impl Capture {
         Self { config, out, troubles: Troubles::default(), has_content: false, complete: 0, differs: false }
     }
 
-    fn run(mut self) -> Result<Troubles> {
+    fn run(mut self, keeps_fingerprints: bool) -> Result<Troubles> {
         let config = self.config.clone();
         let failed = || format!("cannot read {}", config.path.display());
         let root = open(&config)?;
-        let unread = Unread::of(&config, &root);
+        let unread = Unread::of(&config, &root, keeps_fingerprints);
         let mut walk = Walk::looking(root, &config, OwnerNames::here()).context(Class::Source, failed)?;
         let (mut entries, mut shard) = (0u64, Shard::default());
         loop {
@@ -187,7 +188,14 @@ impl Capture {
         let name = shard.name(is_last && self.complete == 0);
         self.complete += 1;
         let fingerprint = unread.fingerprint(&shard, is_last);
+        // Another name of what was not captured must become a file.
+        let is_captured = |found: &Found| match &found.entry.kind {
+            EntryKind::SameAs { path } => walk.links.has(path),
+            _ => true,
+        };
         if let Some(fingerprint) = fingerprint
+            && unread.takes_over
+            && shard.entries.iter().all(is_captured)
             && self.out.take_over(&name, fingerprint)?.is_some()
         {
             let has_content = |found: &Found| !matches!(found.entry.kind, EntryKind::Folder | EntryKind::SameAs { .. });
@@ -200,9 +208,11 @@ impl Capture {
         for seen in shard.entries {
             self.out.progress.fetch_add(1, Ordering::Relaxed);
             let (path, looked_at) = (seen.entry.path.clone(), seen.stat);
+            let is_other_name = matches!(seen.entry.kind, EntryKind::SameAs { .. });
             match walk.reached(seen) {
                 Ok(Some(found)) => {
-                    self.differs |= !is_same(&looked_at, &found.stat);
+                    let is_file = is_other_name && !matches!(found.entry.kind, EntryKind::SameAs { .. });
+                    self.differs |= is_file || !is_same(&looked_at, &found.stat);
                     self.entry(found, walk)?;
                 }
                 Ok(None) => self.differs = true,

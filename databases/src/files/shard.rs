@@ -35,6 +35,8 @@ const MAX_DOUBLINGS: usize = 7;
 const PIECE_PREFIX: char = '+';
 /// A name of more characters is cut to so many, and a hash follows.
 const MAX_NAME_CHARACTERS: usize = 180;
+/// So many digits that nobody finds two paths of one name.
+const CUT_HASH_DIGITS: usize = 32;
 /// Stands before that hash. In a name that is not cut, hexadecimal digits follow a `~`.
 const CUT_SIGN: &str = "~~";
 
@@ -167,7 +169,7 @@ pub(super) fn name_of(path: &[u8]) -> String {
         true => written,
         false => {
             let hash = blake3::hash(path).to_hex();
-            format!("{}{CUT_SIGN}{}", &written[..MAX_NAME_CHARACTERS], &hash[..16])
+            format!("{}{CUT_SIGN}{}", &written[..MAX_NAME_CHARACTERS], &hash[..CUT_HASH_DIGITS])
         }
     };
     format!("{PIECES_FOLDER}{PIECE_PREFIX}{name}")

@@ -12,10 +12,12 @@
 //! - near the moment at which the capture before began: whoever takes a fingerprint knows when that
 //!   was ([`StreamFingerprint::settled`](crate::streams::StreamFingerprint)).
 //!
-//! It trusts none at all if the configuration says so.
+//! It trusts none at all if the configuration says so. What it reads then has fingerprints all the
+//! same, for the next capture that trusts them.
 
 use std::os::fd::OwnedFd;
 
+use super::encode::ENCODING_VERSION;
 use super::settings::FilesConfig;
 use super::shard::Shard;
 use crate::streams::StreamFingerprint;
@@ -40,24 +42,29 @@ const FINGERPRINT_FORM: &[u8] = b"lifeboat files 1";
 pub(super) struct Unread {
     /// The file system whose times are trusted.
     device: Option<u64>,
+    /// Whether a stream may be taken over by them.
+    pub(super) takes_over: bool,
     /// What all fingerprints depend on.
-    context: Vec<u8>,
+    pub(super) context: Vec<u8>,
 }
 
 impl Unread {
-    /// Writes out what is dirty, where times are trusted. Must be called before anything is looked
-    /// at.
-    pub(super) fn of(config: &FilesConfig, root: &OwnedFd) -> Self {
+    /// Writes out what is dirty, where times are trusted and fingerprints `are_kept`. Must be
+    /// called before anything is looked at, by the thread that looks.
+    pub(super) fn of(config: &FilesConfig, root: &OwnedFd, are_kept: bool) -> Self {
         let is_trusted = |found: rustix::fs::StatFs| TRUSTED_FILE_SYSTEMS.contains(&(found.f_type as u64));
-        let trusted = config.trust_times && rustix::fs::fstatfs(root).is_ok_and(is_trusted);
-        let device = rustix::fs::fstat(root).ok().map(|stat| stat.st_dev);
-        let device = device.filter(|_| trusted && rustix::fs::syncfs(root).is_ok());
-        let users = [rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()];
+        let trusted = are_kept && rustix::fs::fstatfs(root).is_ok_and(is_trusted);
         let mut context = FINGERPRINT_FORM.to_vec();
-        users.into_iter().for_each(|user| context.extend(user.to_le_bytes()));
+        let users = [rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()];
+        [ENCODING_VERSION].into_iter().chain(users).for_each(|number| context.extend(number.to_le_bytes()));
+        // Some attributes are shown only to who has a capability.
+        let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective.bits());
+        context.extend(capabilities.unwrap_or_default().to_le_bytes());
         context.extend_from_slice(config.path.as_os_str().as_encoded_bytes());
         context.push(0);
-        Self { device, context }
+        let device = rustix::fs::fstat(root).ok().map(|stat| stat.st_dev);
+        let device = device.filter(|_| trusted && capabilities.is_ok() && rustix::fs::syncfs(root).is_ok());
+        Self { device, takes_over: config.trust_times, context }
     }
 
     /// What tells whether these entries are as they were; `None` if nothing does.

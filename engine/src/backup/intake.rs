@@ -138,6 +138,11 @@ impl StreamSink for Sink {
         Ok(self.begin(name.to_owned()))
     }
 
+    fn keeps_fingerprints(&self) -> bool {
+        // Without a row index, nothing tells where a stream lies.
+        self.intake.outbox.shared.rows.is_some()
+    }
+
     async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
         let Some(end) = self.intake.outbox.shared.unread.find(name, fingerprint) else { return Ok(None) };
         let (intake, name, fingerprint) = (self.intake.clone(), name.to_owned(), *fingerprint);

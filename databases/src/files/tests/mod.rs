@@ -97,6 +97,10 @@ impl StreamSink for Kept {
         Ok(Box::new(KeptWriter { kept: self.clone(), stream: streams.len() - 1, space: vec![0; 10_000], writes: 0 }))
     }
 
+    fn keeps_fingerprints(&self) -> bool {
+        true
+    }
+
     async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
         let Some(before) = &self.before else { return Ok(None) };
         if before.fingerprints.lock().unwrap().get(name) != Some(fingerprint) {

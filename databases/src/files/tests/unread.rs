@@ -10,6 +10,7 @@ use super::super::entry::{Entry, EntryKind};
 use super::super::load::load;
 use super::super::shard::name_of;
 use super::super::unpack::unpack;
+use super::super::unread::Unread;
 use super::*;
 
 /// A tree of about 4,000 entries: names that are not UTF-8, many in one folder, and names of files
@@ -39,9 +40,16 @@ fn long_tree() -> TempDir {
 
 /// Captures after `before`.
 async fn captured_after(config: FilesConfig, before: &Kept) -> Kept {
+    captured_while(config, before, || {}).await
+}
+
+/// Captures after `before`, and does this while the first stream that is read is written.
+async fn captured_while(config: FilesConfig, before: &Kept, act: impl Fn() + Send + Sync + 'static) -> Kept {
     // Times of files are coarse.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let kept = Kept { before: Some(Arc::new(before.clone())), ..Kept::empty() };
+    let once = std::sync::Once::new();
+    let hook: Hook = Arc::new(move |_| once.call_once(&act));
+    let kept = Kept { before: Some(Arc::new(before.clone())), hook, ..Kept::empty() };
     let facts = FilesSource(config).capture(&kept, &context(Path::new("/nonexistent"))).await.unwrap();
     Kept { facts, ..kept }
 }
@@ -219,12 +227,11 @@ async fn what_changed_is_read_and_nothing_else() {
 async fn where_times_are_not_trusted_everything_is_read() {
     let place = long_tree();
     let config = FilesConfig { trust_times: false, ..FilesConfig::of(place.path()) };
-    let kept = try_captured(config.clone(), Arc::new(|_| {})).await.unwrap();
-    assert!(kept.fingerprints.lock().unwrap().is_empty());
-    // Nor is a fingerprint taken that is there.
     let kept = captured(place.path()).await;
-    assert!(!kept.fingerprints.lock().unwrap().is_empty());
-    assert!(captured_after(config, &kept).await.taken_over.lock().unwrap().is_empty());
+    let kept = captured_after(config, &kept).await;
+    assert!(kept.taken_over.lock().unwrap().is_empty());
+    // What was read then is not read once more where they are trusted again.
+    assert_eq!(read_anew(place.path(), &kept).await.1, 0);
     // A file system where a change may leave no trace.
     let memory = TempDir::new_in("/dev/shm").unwrap();
     fs::write(memory.path().join("a"), "a").unwrap();
@@ -282,6 +289,100 @@ async fn what_stood_in_another_place_for_a_while_is_read_again() {
     let after = captured_after(config.clone(), &kept).await;
     let all = try_captured(config, Arc::new(|_| {})).await.unwrap();
     assert!(after.bytes() == all.bytes(), "what was read elsewhere was taken over");
+}
+
+/// All of it can be restored, and this file is what it was when it had several names.
+async fn is_whole(kept: &Kept, name: impl AsRef<Path>) {
+    let out = TempDir::new().unwrap();
+    load(kept, out.path(), &everything(), &context(out.path())).await.unwrap();
+    assert_eq!(fs::read(out.path().join(name)).unwrap(), b"of several names");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_of_a_file_that_was_away_for_a_while_is_read_again() {
+    let place = long_tree();
+    let (a, away) = (place.path().join("a"), place.path().join("away"));
+    let (from, to) = (a.clone(), away.clone());
+    let act = move || fs::rename(&from, &to).unwrap();
+    let kept = captured_while(FilesConfig::of(place.path()), &Kept::empty(), act).await;
+    is_whole(&kept, "z/last").await;
+    fs::rename(&away, &a).unwrap();
+    // It was stored as a file of its own, and is another name again.
+    read_anew(place.path(), &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_of_a_file_that_is_not_captured_is_read() {
+    let place = long_tree();
+    let kept = captured(place.path()).await;
+    let first_stream = place.path().join("flat/00001");
+    chmod(&first_stream, 0o600);
+    let (a, away) = (place.path().join("a"), place.path().join("away"));
+    let (from, to) = (a.clone(), away.clone());
+    let gone = captured_while(FilesConfig::of(place.path()), &kept, move || fs::rename(&from, &to).unwrap()).await;
+    is_whole(&gone, "z/last").await;
+    assert!(!gone.taken_over.lock().unwrap().is_empty(), "everything was read");
+    fs::rename(&away, &a).unwrap();
+
+    // The same, where it is there and cannot be captured.
+    let kept = captured(place.path()).await;
+    chmod(&first_stream, 0o640);
+    let config = FilesConfig { allow_unreadable: true, ..FilesConfig::of(place.path()) };
+    let (from, to) = (a.clone(), away.clone());
+    let unreadable = captured_while(config, &kept, move || {
+        fs::rename(&from, &to).unwrap();
+        fs::create_dir_all(from.join("first")).unwrap();
+    });
+    let unreadable = unreadable.await;
+    assert!(unreadable.facts.warnings.iter().any(|told| told.contains("a/first")), "{:?}", unreadable.facts.warnings);
+    is_whole(&unreadable, "z/last").await;
+    assert!(!unreadable.taken_over.lock().unwrap().is_empty(), "everything was read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_of_a_stream_is_no_name_of_what_was_replaced_before_it() {
+    let place = long_tree();
+    let at = |name: &str| place.path().join(name);
+    fs::remove_file(at("flat/01500")).unwrap();
+    // The first of a stream is looked at before the stream before it is read.
+    let kept = captured(place.path()).await;
+    let second = kept.names()[1].clone();
+    let path = entries(&kept.bytes()).into_iter().map(|entry| entry.path).find(|path| name_of(path) == second).unwrap();
+    let path = PathBuf::from(OsStr::from_bytes(&path));
+    fs::remove_file(place.path().join(&path)).unwrap();
+    fs::hard_link(at("a/first"), place.path().join(&path)).unwrap();
+    let kept = captured(place.path()).await;
+    assert_eq!(kept.names()[1], second);
+    chmod(&at("flat/00001"), 0o600);
+    let root = place.path().to_owned();
+    let replaced = captured_while(FilesConfig::of(place.path()), &kept, move || {
+        fs::write(root.join("new"), "another file").unwrap();
+        fs::rename(root.join("new"), root.join("a/first")).unwrap();
+    });
+    let replaced = replaced.await;
+    let bytes = replaced.bytes();
+    assert!(String::from_utf8_lossy(&bytes).contains("another file"), "nothing was replaced");
+    is_whole(&replaced, &path).await;
+}
+
+#[test]
+fn what_a_fingerprint_tells_depends_on_what_may_be_seen() {
+    if !everything().special {
+        return;
+    }
+    let place = TempDir::new().unwrap();
+    let context = || Unread::of(&FilesConfig::of(place.path()), &folder(place.path()), true).context;
+    let (with, without) = std::thread::scope(|scope| {
+        let told = scope.spawn(|| {
+            let with = context();
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            sets.effective.remove(rustix::thread::CapabilitySet::SYS_ADMIN);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            (with, context())
+        });
+        told.join().unwrap()
+    });
+    assert_ne!(with, without);
 }
 
 #[tokio::test(flavor = "multi_thread")]
