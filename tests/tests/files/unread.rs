@@ -187,6 +187,7 @@ async fn in_doubt_everything_is_read() {
     // Another folder, user of the program, or setting.
     let config = FilesConfig { trust_times: false, ..FilesConfig::of(kept.tree.path()) };
     assert_eq!(kept.vault.backup(&FilesSource(config)).await.unwrap().unread_bytes, 0);
+    assert_eq!(kept.backup().await.unread_bytes, older.raw_bytes, "one backup that reads everything costs two");
     let away = scratch();
     let moved = away.path().join("moved");
     fs::rename(kept.tree.path(), &moved).unwrap();
@@ -228,6 +229,22 @@ async fn what_replicas_lost_is_read_and_stored_again() {
     assert_eq!((fourth.unread_bytes, fourth.replicas[0].complete), (0, true), "{fourth:#?}");
     fs::rename(kept.vault.replica_path(1), kept.vault.place.path().join("away")).unwrap();
     kept.restores(&fourth.snapshot, "from the replica that had lost everything").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_row_index_is_one_warning_however_many_streams_there_are() {
+    let kept = Kept::new(1, 1).await;
+    kept.backup().await;
+    for file in files_below(&kept.vault.config.state_directory) {
+        if file.to_string_lossy().contains("/rows/") {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    let after = kept.backup().await;
+    assert_eq!((after.unread_bytes, after.stored_bytes), (0, 0));
+    assert!(after.warnings.len() == 1 && after.warnings[0].contains(" more is missing"), "{:?}", after.warnings);
+    kept.restores(&after.snapshot, "the row index was lost").await;
+    assert_eq!(kept.backup().await.unread_bytes, after.raw_bytes);
 }
 
 /// A tree as older versions captured it: one stream, however long.
