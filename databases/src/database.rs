@@ -84,6 +84,12 @@ pub trait Database: fmt::Debug + Send + Sync {
         stream.to_owned()
     }
 
+    /// What an operator calls a stream together with others that go on with it, in the order of
+    /// capture; the stream's own name if it stands alone.
+    fn whole_of<'a>(&self, stream: &'a str) -> &'a str {
+        stream
+    }
+
     /// Whether its snapshots are trees of files, which [`Self::load_tree`] restores.
     fn is_tree(&self) -> bool {
         false

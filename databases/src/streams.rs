@@ -10,7 +10,18 @@ use crate::moment::{ALONE, SharedMoment};
 /// No stream has a longer name.
 pub(crate) const MAX_STREAM_NAME_BYTES: usize = 1024;
 
+/// What a stream was made of, as far as that can be told without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamFingerprint {
+    /// It differs wherever the stream would.
+    pub digest: [u8; 32],
+    /// When the last of it was surely complete, in seconds since 1970. Until some time later, the
+    /// digest does not tell every change.
+    pub settled: i64,
+}
+
 /// Takes the streams of one snapshot.
+#[async_trait]
 pub trait StreamSink: Send + Sync {
     /// Begins a stream. A name is a path below a folder, such as `globals` or `database/shop`:
     /// 1–1024 bytes of UTF-8 without control characters, and no part of it is empty, `.` or `..`.
@@ -19,6 +30,28 @@ pub trait StreamSink: Send + Sync {
     /// # Errors
     /// The name is taken, or not allowed.
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>>;
+
+    /// Whether fingerprints are of any use: the run after this one may take streams over.
+    fn keeps_fingerprints(&self) -> bool {
+        false
+    }
+
+    /// Takes a stream over from the snapshot before, if it had the same
+    /// [fingerprint](Self::fingerprint) there and all of it is still there. It comes in the place
+    /// of a stream that is opened now. Gives its length; `None`: it must be read.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
+        let _ = (name, fingerprint);
+        Ok(None)
+    }
+
+    /// Says what a stream was made of, after it was finished. A stream that lacks anything, or that
+    /// changed while it was read, gets no fingerprint.
+    fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
+        let _ = (name, fingerprint);
+    }
 
     /// The moment that the source shares with others of its group.
     fn moment(&self) -> &SharedMoment {

@@ -21,6 +21,7 @@ import cases
 import chart
 import distance
 import engines
+import files
 import many
 import measure
 import postgres
@@ -36,6 +37,7 @@ GROUPS = [
     (engines.CASES, engines.run),
     (many.CASES, many.run),
     (distance.CASES, distance.run),
+    (files.CASES, files.run),
 ]
 CASES = [name for names, _ in GROUPS for name in names]
 
@@ -52,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tib", type=int, default=10, help="size of each of a hundred large snapshots in TiB (default 10)")
     parser.add_argument("--millions", type=int, default=10, help="millions of chunks in the index (default 10)")
     parser.add_argument("--far-mib", type=int, default=64, help="size of the data that goes far, in MiB (default 64)")
+    parser.add_argument("--kilofiles", type=int, default=100, help="thousands of small files (default 100)")
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="CASE", help=f"only these: {' '.join(CASES)}")
     parser.add_argument("--file", type=pathlib.Path, help="first, unchanged and restore-fresh with these bytes instead of made ones")
     parser.add_argument(
@@ -60,7 +63,7 @@ def parse() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     arguments.case = arguments.case or CASES
-    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.tib, arguments.millions, arguments.far_mib) < 1:
+    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.tib, arguments.millions, arguments.far_mib, arguments.kilofiles) < 1:
         parser.error("sizes and rounds begin at 1")
     return arguments
 
@@ -77,6 +80,7 @@ def check(arguments: argparse.Namespace) -> None:
     wanted = set(arguments.case)
     needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
     needed += [(postgres.CASES, 8 * arguments.pg_mib), (engines.MARIADB, 8 * arguments.mib), (engines.REDIS, 3 * arguments.mib)]
+    needed += [(files.CASES, 16 * arguments.kilofiles)]
     needed += [(["vault-100k"], 180 * arguments.thousands), (["run-kept"], 1800), (["vault-10tib-100"], 900 * arguments.tib)]
     mib = max((size for names, size in needed if wanted & set(names)), default=0)
     free = shutil.disk_usage(arguments.directory).free >> 20
@@ -109,7 +113,7 @@ def main() -> None:
         for names, run in GROUPS:
             if set(names) & set(arguments.case):
                 results += [case for case in run(place, arguments) if case["name"] in arguments.case]
-    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "tib", "millions", "far_mib")}
+    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "tib", "millions", "far_mib", "kilofiles")}
     if arguments.file:
         setup["file"] = str(arguments.file)
     target = tools.ROOT / "target/bench"

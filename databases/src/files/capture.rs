@@ -1,4 +1,8 @@
-//! Captures a tree, as one archive.
+//! Captures a tree, as one archive, which is cut into streams where it is long (`shard.rs`).
+//!
+//! What belongs to one stream is looked at first. If all of it is as it was in the snapshot before,
+//! the stream is taken over from there, and no file of it is opened (`unread.rs` says when that is
+//! believed). Else each file is opened and read.
 //!
 //! A file that changes while it is read is read again, up to [`MAX_READINGS`] times; after that the
 //! snapshot holds the last reading, with a warning. What cannot be read fails the capture, once all
@@ -10,27 +14,29 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
 use rustix::fs::Stat;
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
+use super::archive::Archive;
 use super::encode::{ARCHIVE_END_BYTES, member, padding};
 use super::entry::{Entry, EntryKind, shown};
+use super::links::{is_same, stamp};
 use super::owners::{OwnerNames, are_told_apart};
 use super::settings::FilesConfig;
+use super::shard::Shard;
 use super::sparse::{DataMap, MIN_SPARSE_BYTES};
 use super::troubles::Troubles;
-use super::walk::{Found, Walk, WalkStep, stamp};
-use super::{BLOCK_BYTES, FILES_KIND, Files, TREE_STREAM, mount};
+use super::unread::Unread;
+use super::walk::{Found, Walk, WalkStep};
+use super::{BLOCK_BYTES, FILES_KIND, Files, mount};
 use crate::database::{Database, Source, SourceCheck, WorkContext};
-use crate::streams::{StreamSink, StreamWriter};
+use crate::streams::StreamSink;
 
 /// A file that goes on changing is read so often.
 const MAX_READINGS: usize = 3;
@@ -64,17 +70,19 @@ impl Source for FilesSource {
     }
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
-        let stream = sink.open(TREE_STREAM)?;
         // It also fires when this future is dropped, so that no thread goes on reading.
         let stop = cx.cancel.child_token();
         let _stops_when_dropped = stop.clone().drop_guard();
-        let (config, out) = (self.0.clone(), Archive::of(stream, stop));
+        let (asks, mut asked) = mpsc::channel(1);
+        let (config, out) = (self.0.clone(), Archive::new(asks, stop));
         let progress = out.progress.clone();
-        let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run());
+        let keeps = sink.keeps_fingerprints();
+        let mut writing = tokio::task::spawn_blocking(move || Capture::new(config, out).run(keeps));
         let mut seen = None;
-        let (stream, captured) = loop {
+        let captured = loop {
             tokio::select! {
                 done = &mut writing => break done.context(Class::Failed, || "a worker thread failed")??,
+                Some(ask) = asked.recv() => ask.answer(sink).await,
                 () = cx.cancel.cancelled() => return Err(Error::cancelled("the capture")),
                 () = tokio::time::sleep(cx.stall) => {
                     let now = Some(progress.load(Ordering::Relaxed));
@@ -87,7 +95,6 @@ impl Source for FilesSource {
                 }
             }
         };
-        stream.finish(0).await?;
         let warnings = captured.warnings();
         Ok(SourceFacts { engine: FILES_KIND.to_owned(), warnings, ..SourceFacts::default() })
     }
@@ -126,45 +133,6 @@ fn open(config: &FilesConfig) -> Result<OwnedFd> {
     }
 }
 
-/// The stream of an archive, for a thread that waits for it.
-pub(super) struct Archive {
-    stream: Box<dyn StreamWriter>,
-    runtime: Handle,
-    progress: Arc<AtomicU64>,
-    stop: CancellationToken,
-}
-
-impl Archive {
-    /// It waits on the runtime that it is made on.
-    pub(super) fn of(stream: Box<dyn StreamWriter>, stop: CancellationToken) -> Self {
-        Self { stream, runtime: Handle::current(), progress: Arc::default(), stop }
-    }
-
-    fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let part = self.fill(bytes.len() as u64, |space| {
-                space.copy_from_slice(&bytes[..space.len()]);
-                Ok(())
-            })?;
-            bytes = &bytes[part..];
-        }
-        Ok(())
-    }
-
-    /// Lets `fill` write the next bytes, at most so many, and tells how many there were.
-    fn fill(&mut self, most: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(Error::cancelled("the capture"));
-        }
-        let space = self.runtime.block_on(self.stream.space())?;
-        let part = usize::try_from(most).unwrap_or(usize::MAX).min(space.len());
-        fill(&mut space[..part])?;
-        self.runtime.block_on(self.stream.filled(part))?;
-        self.progress.fetch_add(part as u64, Ordering::Relaxed);
-        Ok(part)
-    }
-}
-
 /// A capture in progress.
 pub(super) struct Capture {
     config: FilesConfig,
@@ -172,26 +140,34 @@ pub(super) struct Capture {
     pub(super) troubles: Troubles,
     /// Whether anything but folders was captured, as a whole.
     has_content: bool,
+    /// How many streams are complete.
+    complete: usize,
+    /// Whether something in the stream is not what was looked at before.
+    differs: bool,
 }
 
 impl Capture {
     pub(super) fn new(config: FilesConfig, out: Archive) -> Self {
-        Self { config, out, troubles: Troubles::default(), has_content: false }
+        Self { config, out, troubles: Troubles::default(), has_content: false, complete: 0, differs: false }
     }
 
-    fn run(mut self) -> Result<(Box<dyn StreamWriter>, Troubles)> {
+    fn run(mut self, keeps_fingerprints: bool) -> Result<Troubles> {
         let config = self.config.clone();
         let failed = || format!("cannot read {}", config.path.display());
-        let walk = Walk::new(open(&config)?, &config, OwnerNames::here());
-        let mut walk = walk.context(Class::Source, failed)?;
-        let mut entries = 0u64;
+        let root = open(&config)?;
+        let unread = Unread::of(&config, &root, keeps_fingerprints);
+        let mut walk = Walk::looking(root, &config, OwnerNames::here()).context(Class::Source, failed)?;
+        let (mut entries, mut shard) = (0u64, Shard::default());
         loop {
             let step = walk.next().context(Class::Source, failed).map_err(|error| error.hint(READ_HINT))?;
             self.out.progress.fetch_add(1, Ordering::Relaxed);
             match step {
                 None => break,
                 Some(WalkStep::Entry(found)) => {
-                    self.entry(*found, &walk)?;
+                    if shard.ends_before(&found, self.complete) {
+                        self.stream(std::mem::take(&mut shard), false, &unread, &mut walk)?;
+                    }
+                    shard.push(*found, self.complete);
                     entries += 1;
                 }
                 Some(WalkStep::Unreadable { path, why }) => {
@@ -201,10 +177,54 @@ impl Capture {
                 Some(WalkStep::Socket { path }) => self.troubles.sockets.add(|| shown(&path)),
             }
         }
+        self.stream(shard, true, &unread, &mut walk)?;
         self.judge(entries)?;
-        self.troubles.forgot_links = walk.forgot_links;
-        self.out.put(&[0; ARCHIVE_END_BYTES])?;
-        Ok((self.out.stream, self.troubles))
+        self.troubles.forgot_links = walk.links.forgot;
+        Ok(self.troubles)
+    }
+
+    /// Writes a stream, or takes it over.
+    fn stream(&mut self, shard: Shard, is_last: bool, unread: &Unread, walk: &mut Walk<'_, FilesConfig>) -> Result<()> {
+        let name = shard.name(is_last && self.complete == 0);
+        self.complete += 1;
+        let fingerprint = unread.fingerprint(&shard, is_last);
+        // Another name of what was not captured must become a file.
+        let is_captured = |found: &Found| match &found.entry.kind {
+            EntryKind::SameAs { path } => walk.links.has(path),
+            _ => true,
+        };
+        if let Some(fingerprint) = fingerprint
+            && unread.takes_over
+            && shard.entries.iter().all(is_captured)
+            && self.out.take_over(&name, fingerprint)?.is_some()
+        {
+            let has_content = |found: &Found| !matches!(found.entry.kind, EntryKind::Folder | EntryKind::SameAs { .. });
+            self.has_content |= shard.entries.iter().any(has_content);
+            return Ok(());
+        }
+        let troubles = self.troubles.count();
+        self.differs = false;
+        self.out.begin(name)?;
+        for seen in shard.entries {
+            self.out.progress.fetch_add(1, Ordering::Relaxed);
+            let (path, looked_at) = (seen.entry.path.clone(), seen.stat);
+            let is_other_name = matches!(seen.entry.kind, EntryKind::SameAs { .. });
+            match walk.reached(seen) {
+                Ok(Some(found)) => {
+                    let is_file = is_other_name && !matches!(found.entry.kind, EntryKind::SameAs { .. });
+                    self.differs |= is_file || !is_same(&looked_at, &found.stat);
+                    self.entry(found, walk)?;
+                }
+                Ok(None) => self.differs = true,
+                Err(why) => self.troubles.unreadable.add(|| format!("{} ({why})", shown(&path))),
+            }
+        }
+        if is_last {
+            self.out.put(&[0; ARCHIVE_END_BYTES])?;
+        }
+        // The fingerprint tells what was looked at. What lacks something is told again, too.
+        let holds_it = !self.differs && self.troubles.count() == troubles;
+        self.out.end(fingerprint.filter(|_| holds_it))
     }
 
     /// Refuses what is no snapshot of the tree.
@@ -231,7 +251,7 @@ impl Capture {
 
     /// Writes an entry, and a file again while it changes.
     pub(super) fn entry(&mut self, found: Found, walk: &Walk<'_, FilesConfig>) -> Result<()> {
-        let Found { mut entry, file, stat: mut before } = found;
+        let Found { mut entry, file, stat: mut before, .. } = found;
         let Some(file) = file else {
             // What is in another name is in the first one, which may not have been read.
             self.has_content |= !matches!(entry.kind, EntryKind::Folder | EntryKind::SameAs { .. });
@@ -255,7 +275,10 @@ impl Capture {
                 Err(why) => Err(why.into()),
             };
             match changed {
-                Ok(Some(changed)) => (entry, before) = changed,
+                Ok(Some(changed)) => {
+                    (entry, before) = changed;
+                    self.differs = true;
+                }
                 Ok(None) => {
                     self.has_content = true;
                     return Ok(());

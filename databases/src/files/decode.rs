@@ -7,6 +7,9 @@
 //! file alone may come again right after itself: then it changed while it was read, and the last
 //! one counts.
 //!
+//! Of a part of an archive, as it is read for some paths, members may lack the folder that holds
+//! them. A restore makes nothing of these, as it makes nothing outside of folders that it made.
+//!
 //! Memory is bounded whatever the archive says: by [`MAX_RECORDS_BYTES`], [`MAX_MAP_BYTES`], the
 //! depth of paths, and the bytes of attributes of the folders that a member lies in.
 
@@ -21,8 +24,8 @@ use super::encode::{
     unescaped,
 };
 use super::entry::{
-    ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, FileOwner, MODE_BITS, Modified, held_attributes, is_kept, order, parent,
-    problem_of_path, problem_of_target, shown,
+    ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, FileOwner, MODE_BITS, Modified, held_attributes, is_kept, is_within,
+    order, parent, problem_of_path, problem_of_target, shown,
 };
 use super::sparse::{DataMap, MAX_MAP_BYTES, MapReader};
 use super::{BLOCK_BYTES, acl};
@@ -60,6 +63,8 @@ pub(super) struct ArchiveReader<R> {
     padding: usize,
     /// Whether the end was read.
     has_ended: bool,
+    /// Whether members between those that are there may be missing, and the end, too.
+    is_part: bool,
     buffer: Vec<u8>,
 }
 
@@ -73,8 +78,15 @@ impl<R: Read> ArchiveReader<R> {
             left: Vec::new(),
             padding: 0,
             has_ended: false,
+            is_part: false,
             buffer: vec![0; MAX_CONTENT_PIECE_BYTES],
         }
+    }
+
+    /// Reads parts of an archive, each of whole members, in order. Members are given whose folder
+    /// is in none of them, too: it is for the caller to make nothing of these.
+    pub(super) fn of_part(from: R) -> Self {
+        Self { is_part: true, ..Self::new(from) }
     }
 
     /// The next entry; `None` after the last, once the stream was read to its checked end. What is
@@ -84,7 +96,11 @@ impl<R: Read> ArchiveReader<R> {
             return Ok(None);
         }
         while self.piece()?.is_some() {}
-        let mut raw = self.block()?.to_vec();
+        let Some(first) = self.first_block()? else {
+            self.has_ended = true;
+            return Ok(None);
+        };
+        let mut raw = first.to_vec();
         if raw.iter().all(|byte| *byte == 0) {
             return self.end().map(|()| None);
         }
@@ -140,6 +156,19 @@ impl<R: Read> ArchiveReader<R> {
         Ok(Some((offset, into)))
     }
 
+    /// The first block of a member; `None` if a part ends before it.
+    fn first_block(&mut self) -> Result<Option<&[u8; BLOCK_BYTES]>> {
+        if self.is_part {
+            let (first, rest) = self.buffer[..BLOCK_BYTES].split_at_mut(1);
+            if self.from.read(first).map_err(unreadable)? == 0 {
+                return Ok(None);
+            }
+            read_exact(&mut self.from, rest)?;
+            return Ok(self.buffer.first_chunk());
+        }
+        self.block().map(Some)
+    }
+
     fn block(&mut self) -> Result<&[u8; BLOCK_BYTES]> {
         read_exact(&mut self.from, &mut self.buffer[..BLOCK_BYTES])?;
         self.buffer.first_chunk().ok_or_else(|| damaged("a block is missing"))
@@ -173,10 +202,11 @@ impl<R: Read> ArchiveReader<R> {
             Ordering::Equal if self.repeats && is_file => {}
             _ => return refused("it comes after one that it should come before"),
         }
-        while self.folders.last().is_some_and(|folder| folder.path != holder) {
+        while self.folders.last().is_some_and(|folder| !is_within(holder, &folder.path)) {
             self.folders.pop();
         }
-        if self.folders.is_empty() {
+        let has_holder = self.folders.last().is_some_and(|folder| folder.path == holder);
+        if !has_holder && !self.is_part {
             return refused("no folder came before that it could be in");
         }
         if let EntryKind::SameAs { path } = &entry.kind
@@ -184,7 +214,7 @@ impl<R: Read> ArchiveReader<R> {
         {
             return refused("it is another name of what did not come before");
         }
-        if entry.kind == EntryKind::Folder {
+        if entry.kind == EntryKind::Folder && has_holder {
             self.enter(entry)?;
         }
         self.path.clone_from(&entry.path);

@@ -12,6 +12,10 @@ use super::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, EntryKind, Modified, last_nam
 use super::sparse::DataMap;
 use super::{BLOCK_BYTES, acl};
 
+/// To be raised when the same entry gives other bytes, or another part of it is captured. Else what
+/// did not change is taken over as it was written before.
+pub(super) const ENCODING_VERSION: u32 = 1;
+
 /// No records of one entry are longer: attributes, most of all.
 pub(super) const MAX_RECORDS_BYTES: usize = 1 << 20;
 /// The end of an archive.

@@ -8,9 +8,10 @@ use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
 
 use super::TREE_STREAM;
+use super::decode::ArchiveReader;
 use super::entry::problem_of_path;
+use super::pieces::{read_joined, streams_of};
 use super::unpack::{Unpacked, unpack};
-use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
 use crate::occupied::is_occupied;
 use crate::streams::StoredStreams;
@@ -30,13 +31,15 @@ pub(super) async fn load(
         return Err(Error::usage(format!("{} is not empty", path.display()))
             .hint("name an empty directory, or a new one, and move the files from there"));
     }
-    let from = StreamBytes::of(streams.open(TREE_STREAM).await?);
+    let paths: Vec<&[u8]> = wanted.paths.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect();
+    let (names, is_whole) = streams_of(streams, &paths);
     let (asked, shown) = (wanted.clone(), path.display().to_string());
     let directory = root.try_clone().context(Class::Source, failed)?;
-    let unpacked = read_apart(from, "the restore", cx, move |from| {
+    let unpacked = read_joined(streams, names, "the restore", cx, move |from| {
         let unsynced = || "cannot write the tree to stable storage";
         let whole = root.try_clone().context(Class::Source, unsynced)?;
-        let unpacked = unpack(from, root, &asked)?;
+        let archive = if is_whole { ArchiveReader::new(from) } else { ArchiveReader::of_part(from) };
+        let unpacked = unpack(archive, root, &asked)?;
         rustix::fs::syncfs(whole).context(Class::Source, unsynced)?;
         Ok(unpacked)
     })

@@ -1,29 +1,37 @@
 //! `files`: a tree of files, with what belongs to them.
 //!
-//! The one stream, `tree`, is a pax archive in the order of its paths, which stock `tar` opens:
-//! types, modes, owners, times with nanoseconds, extended attributes, access control lists, holes
-//! and hard links. Sockets are left out. Devices are recorded, and never read; symbolic links are
-//! recorded, and never followed. FORMAT.md says what a capture writes, and a restore takes nothing
-//! else.
+//! A tree is a pax archive in the order of its paths, which stock `tar` opens: types, modes,
+//! owners, times with nanoseconds, extended attributes, access control lists, holes and hard links.
+//! It is the one stream `tree`, or the streams of the folder `tree`, one after the other. Sockets
+//! are left out. Devices are recorded, and never read; symbolic links are recorded, and never
+//! followed. FORMAT.md says what a capture writes, and a restore takes nothing else.
 //!
-//! A capture reads every file each time: nothing tells whether a file is as it was but its content.
+//! A capture reads what may have changed since the snapshot before (`unread.rs`), and takes the
+//! other streams over.
 
 mod acl;
+mod archive;
 mod attributes;
 mod capture;
 mod compare;
 mod decode;
 mod encode;
 mod entry;
+mod holders;
+mod links;
 mod load;
 mod mount;
 mod owners;
+mod pieces;
+mod reach;
 mod reduced;
 mod settings;
+mod shard;
 mod sparse;
 mod throw_away;
 mod troubles;
 mod unpack;
+mod unread;
 mod walk;
 
 #[cfg(test)]
@@ -45,8 +53,10 @@ use crate::streams::StoredStreams;
 use crate::wanted::{RestoreOutcome, TreeWanted};
 
 const FILES_KIND: &str = "files";
-/// The name of the only stream.
+/// The name of the only stream, and of all of them together.
 const TREE_STREAM: &str = "tree";
+/// Where the streams are if there are several.
+const PIECES_FOLDER: &str = "tree/";
 /// The unit of archives.
 const BLOCK_BYTES: usize = 512;
 
@@ -78,6 +88,10 @@ impl Database for Files {
 
     fn file_of(&self, stream: &str) -> String {
         if stream == TREE_STREAM { "tree.tar".to_owned() } else { stream.to_owned() }
+    }
+
+    fn whole_of<'a>(&self, stream: &'a str) -> &'a str {
+        if stream.starts_with(PIECES_FOLDER) { TREE_STREAM } else { stream }
     }
 
     fn is_tree(&self) -> bool {

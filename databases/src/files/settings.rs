@@ -24,11 +24,13 @@ pub struct FilesConfig {
     pub allow_empty: bool,
     /// Whether a snapshot may lack what cannot be read.
     pub allow_unreadable: bool,
+    /// Whether a file whose size, times and number are as they were is as it was, and not read.
+    pub trust_times: bool,
 }
 
 /// The keys of the table.
-pub(super) const FILES_KEYS: [&str; 6] =
-    ["path", "exclude", "one_file_system", "mount", "allow_empty", "allow_unreadable"];
+pub(super) const FILES_KEYS: [&str; 7] =
+    ["path", "exclude", "one_file_system", "mount", "allow_empty", "allow_unreadable", "trust_times"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +45,8 @@ struct RawFiles {
     allow_empty: bool,
     #[serde(default)]
     allow_unreadable: bool,
+    #[serde(default = "yes")]
+    trust_times: bool,
 }
 
 fn yes() -> bool {
@@ -54,8 +58,8 @@ impl FilesConfig {
     #[must_use]
     pub fn of(path: impl Into<PathBuf>) -> Self {
         let (mount, allow_empty, allow_unreadable) = (None, false, false);
-        let (exclude, one_file_system) = (Gitignore::empty(), true);
-        Self { path: path.into(), exclude, one_file_system, mount, allow_empty, allow_unreadable }
+        let (exclude, one_file_system, trust_times) = (Gitignore::empty(), true, true);
+        Self { path: path.into(), exclude, one_file_system, mount, allow_empty, allow_unreadable, trust_times }
     }
 }
 
@@ -80,6 +84,7 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
         mount,
         allow_empty: raw.allow_empty,
         allow_unreadable: raw.allow_unreadable,
+        trust_times: raw.trust_times,
     })
 }
 

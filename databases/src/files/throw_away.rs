@@ -14,13 +14,13 @@ use lifeboat_base::{Class, Context, Error, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio::sync::mpsc;
 
-use super::TREE_STREAM;
 use super::compare::{ComparedTrees, OwnTree, compare};
+use super::decode::ArchiveReader;
 use super::entry::{EntryKind, as_path, last_name, parent, problem_of_path};
 use super::owners::OwnerNames;
+use super::pieces::{read_joined, streams_of};
 use super::unpack::unpack;
 use super::walk::{Walk, WalkStep};
-use crate::blocking::{StreamBytes, read_apart};
 use crate::database::{ThrowAway, WorkContext};
 use crate::listing::{ItemBatches, ListedItem, Listing};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked};
@@ -62,8 +62,10 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
-        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
-        let unpacking = read_apart(from, "the drill", &self.cx, |from| unpack(from, root, &TreeWanted::default()));
+        let (root, (names, _)) = (open(&self.directory)?, streams_of(streams, &[]));
+        let unpacking = read_joined(streams, names, "the drill", &self.cx, |from| {
+            unpack(ArchiveReader::new(from), root, &TreeWanted::default())
+        });
         let unpacked = unpacking.await?;
         self.restored = unpacked.entries;
         let closed = unpacked.closed_names.tell(|_, names| {
@@ -88,8 +90,9 @@ impl ThrowAway for FilesThrowAway {
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
-        let (root, from) = (open(&self.directory)?, StreamBytes::of(streams.open(TREE_STREAM).await?));
-        let comparing = read_apart(from, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
+        let (root, (names, _)) = (open(&self.directory)?, streams_of(streams, &[]));
+        let comparing =
+            read_joined(streams, names, "the drill", &self.cx, |from| compare(from, root, &TreeWanted::default()));
         Ok(proof(comparing.await?))
     }
 

@@ -40,6 +40,11 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
+    /// How many entries a snapshot does not hold as they are.
+    pub(super) fn count(&self) -> usize {
+        self.unreadable.count + self.damaged.count + self.changed.count
+    }
+
     pub(super) fn warnings(&self) -> Vec<String> {
         let entries = |count| if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
         let unreadable = |count, names| {

@@ -63,8 +63,7 @@ struct Unpacking<'a> {
 
 /// Makes what the archive holds below `root`, an empty folder, which gets the properties of the
 /// tree's root.
-pub(super) fn unpack(from: impl Read, root: OwnedFd, wanted: &TreeWanted) -> Result<Unpacked> {
-    let mut archive = ArchiveReader::new(from);
+pub(super) fn unpack(mut archive: ArchiveReader<impl Read>, root: OwnedFd, wanted: &TreeWanted) -> Result<Unpacked> {
     let paths: Vec<&[u8]> = wanted.paths.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect();
     let mut found = vec![false; paths.len()];
     let (owners, unpacked) = (OwnerNames::here(), Unpacked::default());

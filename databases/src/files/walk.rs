@@ -3,9 +3,8 @@
 //! Each folder is opened below the one that holds it, by handle, so nothing is reached outside of
 //! the tree, whatever is renamed meanwhile. What vanishes before it is opened was not there. What
 //! cannot be looked at is told, never passed over. Memory is bounded: for the names of the folders
-//! on the way by [`MAX_NAMES_BYTES`], for files with several names by [`MAX_LINKS_BYTES`].
+//! on the way by [`MAX_NAMES_BYTES`], for files with several names by `links.rs`.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -20,14 +19,14 @@ use super::attributes::{attributes_of, attributes_of_unopened};
 use super::entry::{
     Attributes, Entry, EntryKind, MAX_TREE_DEPTH, MODE_BITS, Modified, held_attributes, problem_of_path,
 };
+use super::holders::Holders;
+use super::links::{Identity, Links};
 use super::owners::OwnerNames;
 
 /// The names of all folders on the way, together.
 const MAX_NAMES_BYTES: usize = 64 << 20;
-/// The paths of files whose other names were not met yet.
-const MAX_LINKS_BYTES: usize = 64 << 20;
 /// An entry that is swapped for one of another kind is looked at so often.
-const MAX_LOOKS: usize = 3;
+pub(super) const MAX_LOOKS: usize = 3;
 /// Whoever holds a lease of a file has 45 seconds to give it up, unless the machine says otherwise.
 const MAX_LEASE_WAITS: usize = 600;
 const LEASE_WAIT: Duration = Duration::from_millis(100);
@@ -63,11 +62,14 @@ pub(super) enum WalkStep {
     },
 }
 
-/// An entry, and the file itself if it is one.
+/// An entry, and the file itself if it is one. Of what was only looked at, the entry says nothing
+/// but what `stat` does, and which other name it has; it is complete if it is a folder.
 pub(super) struct Found {
     pub(super) entry: Entry,
     pub(super) file: Option<File>,
     pub(super) stat: Stat,
+    /// Which file it is, if it has several names.
+    pub(super) identity: Option<Identity>,
 }
 
 /// Names of one folder, in the order of their bytes.
@@ -124,22 +126,6 @@ struct Level {
     held_bytes: usize,
 }
 
-/// A file with several names, of which some were not met yet.
-struct FirstName {
-    path: Vec<u8>,
-    identity: Identity,
-    left: usize,
-}
-
-/// What tells a file from a later one of the same number: those of removed files are used again.
-#[derive(PartialEq, Eq)]
-enum Identity {
-    /// When it was made.
-    Made(i64, u32),
-    /// Where the file system does not keep that: all that a change changes.
-    Unchanged(FileStamp),
-}
-
 /// A walk that has come somewhere.
 pub(super) struct Walk<'a, R> {
     rules: &'a R,
@@ -153,15 +139,17 @@ pub(super) struct Walk<'a, R> {
     pending: Option<WalkStep>,
     /// The root, before the first step.
     root: Option<OwnedFd>,
-    links: HashMap<(u64, u64), FirstName>,
-    links_bytes: usize,
-    /// Whether a file was taken for several, as too many have several names.
-    pub(super) forgot_links: bool,
+    pub(super) links: Links,
+    /// Whether it looks at what is no folder, and opens nothing of it.
+    looks_only: bool,
+    /// To reach what was looked at.
+    pub(super) holders: Holders,
 }
 
 impl<'a, R: WalkRules> Walk<'a, R> {
     pub(super) fn new(root: OwnedFd, rules: &'a R, owners: OwnerNames) -> io::Result<Self> {
         let device = rustix::fs::fstat(&root)?.st_dev;
+        let holders = Holders::below(root.try_clone()?);
         Ok(Self {
             rules,
             owners,
@@ -171,10 +159,16 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             device,
             pending: None,
             root: Some(root),
-            links: HashMap::new(),
-            links_bytes: 0,
-            forgot_links: false,
+            links: Links::default(),
+            looks_only: false,
+            holders,
         })
+    }
+
+    /// A walk that opens folders alone. What it only looks at can be [reached](Self::reached)
+    /// later.
+    pub(super) fn looking(root: OwnedFd, rules: &'a R, owners: OwnerNames) -> io::Result<Self> {
+        Ok(Self { looks_only: true, ..Self::new(root, rules, owners)? })
     }
 
     /// The next step; `None` after the last.
@@ -189,7 +183,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             let stat = rustix::fs::fstat(&root)?;
             let entry = self.entry(Vec::new(), EntryKind::Folder, &stat, attributes_of(&root)?);
             self.enter(root, 0, None, self.held_bytes(&entry)?)?;
-            return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
+            return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat, identity: None }))));
         }
         while let Some(level) = self.levels.last_mut() {
             self.path.truncate(level.path_length);
@@ -228,7 +222,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
     }
 
     /// The attributes and names that `stat` does not tell.
-    fn entry(&self, path: Vec<u8>, kind: EntryKind, stat: &Stat, attributes: Attributes) -> Entry {
+    pub(super) fn entry(&self, path: Vec<u8>, kind: EntryKind, stat: &Stat, attributes: Attributes) -> Entry {
         Entry {
             path,
             kind,
@@ -256,9 +250,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         if let Some(problem) = problem_of_path(path) {
             return Err(io::Error::other(problem));
         }
-        let (mut looks, mut waits) = (0, 0);
-        while looks < MAX_LOOKS {
-            looks += 1;
+        for _ in 0..MAX_LOOKS {
             let Some(folder) = self.levels.last().map(|level| level.folder.as_fd()) else { return Ok(None) };
             let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(None),
@@ -278,21 +270,26 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                 let entry = self.entry(path.to_vec(), EntryKind::Folder, &stat, attributes);
                 self.held_bytes(&entry)?;
                 self.pending = Some(other);
-                return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
+                return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat, identity: None }))));
             }
             match kind {
+                FileType::RegularFile if self.looks_only => {
+                    let identity = match stat.st_nlink {
+                        ..2 => None,
+                        _ => match Identity::at(folder, name, &stat) {
+                            Err(Errno::NOENT) => return Ok(None),
+                            // It is another one by now: look again.
+                            Ok(None) => continue,
+                            identity => identity?,
+                        },
+                    };
+                    return Ok(Some(WalkStep::Entry(Box::new(self.looked_at(path, stat, identity)))));
+                }
                 FileType::Directory | FileType::RegularFile => {
-                    let opened = match self.open(folder, name, &stat) {
+                    let opened = match self.open_patiently(folder, name, &stat) {
                         Err(Errno::NOENT) => return Ok(None),
                         // It is a link by now: look again.
                         Err(Errno::LOOP) => continue,
-                        // Another program holds a lease of it, and was just asked to give it up.
-                        Err(Errno::AGAIN) if waits < MAX_LEASE_WAITS => {
-                            std::thread::sleep(LEASE_WAIT);
-                            waits += 1;
-                            looks -= 1;
-                            continue;
-                        }
                         opened => opened?,
                     };
                     let (opened, forced) = opened;
@@ -309,22 +306,56 @@ impl<'a, R: WalkRules> Walk<'a, R> {
                     };
                 }
                 FileType::Socket => return Ok(Some(WalkStep::Socket { path: path.to_vec() })),
-                _ => {
-                    let kind = match kind {
-                        FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
-                            Err(Errno::NOENT | Errno::INVAL) => continue,
-                            target => EntryKind::Link { target: target?.into_bytes() },
-                        },
-                        FileType::Fifo => EntryKind::Pipe,
-                        kind => device(kind, &stat)?,
-                    };
-                    let attributes = attributes_of_unopened(folder, name)?;
-                    let entry = self.entry(path.to_vec(), kind, &stat, attributes);
-                    return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat }))));
+                _ if self.looks_only => {
+                    let kind = EntryKind::Pipe;
+                    let entry = self.entry(path.to_vec(), kind, &stat, Attributes::new());
+                    return Ok(Some(WalkStep::Entry(Box::new(Found { entry, file: None, stat, identity: None }))));
                 }
+                _ => match self.other(folder, path, name, &stat)? {
+                    Some(found) => return Ok(Some(WalkStep::Entry(Box::new(found)))),
+                    None => continue,
+                },
             }
         }
         Err(io::Error::other("it is replaced again and again"))
+    }
+
+    /// What is neither a file nor a folder; `None` if it is something else by now.
+    pub(super) fn other(
+        &self,
+        folder: BorrowedFd<'_>,
+        path: &[u8],
+        name: &OsStr,
+        stat: &Stat,
+    ) -> io::Result<Option<Found>> {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                target => EntryKind::Link { target: target?.into_bytes() },
+            },
+            FileType::Fifo => EntryKind::Pipe,
+            kind => device(kind, stat)?,
+        };
+        let attributes = attributes_of_unopened(folder, name)?;
+        let entry = self.entry(path.to_vec(), kind, stat, attributes);
+        Ok(Some(Found { entry, file: None, stat: *stat, identity: None }))
+    }
+
+    /// As [`Self::open`], but if another program holds a lease of it, that was just asked to give
+    /// it up, and has the time for that.
+    pub(super) fn open_patiently(
+        &self,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+    ) -> Result<(OwnedFd, Option<Mode>), Errno> {
+        for _ in 0..MAX_LEASE_WAITS {
+            match self.open(folder, name, stat) {
+                Err(Errno::AGAIN) => std::thread::sleep(LEASE_WAIT),
+                opened => return opened,
+            }
+        }
+        self.open(folder, name, stat)
     }
 
     /// Opens a file or a folder. Where its mode keeps us out of a tree of our own, tells the mode
@@ -355,7 +386,7 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             self.path = path.to_vec();
             self.enter(opened, path.len(), forced, held_bytes)?;
         }
-        Ok(WalkStep::Entry(Box::new(Found { entry, file: None, stat })))
+        Ok(WalkStep::Entry(Box::new(Found { entry, file: None, stat, identity: None })))
     }
 
     /// Bytes of attributes that a restore holds while it is in this folder.
@@ -382,13 +413,22 @@ impl<'a, R: WalkRules> Walk<'a, R> {
             rustix::fs::fchmod(&opened, mode)?;
         }
         let attributes = attributes?;
-        let kind = match self.other_name(path, &opened, &stat)? {
+        let identity = if stat.st_nlink < 2 { None } else { Some(Identity::of(&opened, &stat)?) };
+        let mut found = self.looked_at(path, stat, identity);
+        found.entry.attributes = attributes;
+        found.file = matches!(found.entry.kind, EntryKind::File { .. }).then(|| opened.into());
+        Ok(WalkStep::Entry(Box::new(found)))
+    }
+
+    /// A file, as far as `stat` tells, or another name of one that came before.
+    fn looked_at(&mut self, path: &[u8], stat: Stat, identity: Option<Identity>) -> Found {
+        let first = identity.clone().and_then(|identity| self.links.first_name(path, &stat, identity));
+        let kind = match first {
             Some(path) => EntryKind::SameAs { path },
             None => EntryKind::File { length: stat.st_size as u64 },
         };
-        let is_file = matches!(kind, EntryKind::File { .. });
-        let entry = self.entry(path.to_vec(), kind, &stat, attributes);
-        Ok(WalkStep::Entry(Box::new(Found { entry, file: is_file.then(|| opened.into()), stat })))
+        let entry = self.entry(path.to_vec(), kind, &stat, Attributes::new());
+        Found { entry, file: None, stat, identity }
     }
 
     /// The entry of a file that has changed since, all of it, for another reading.
@@ -397,53 +437,6 @@ impl<'a, R: WalkRules> Walk<'a, R> {
         let kind = EntryKind::File { length: stat.st_size as u64 };
         Ok((self.entry(path, kind, &stat, attributes_of(file)?), stat))
     }
-
-    /// The name under which this file came before.
-    fn other_name(&mut self, path: &[u8], opened: &OwnedFd, stat: &Stat) -> io::Result<Option<Vec<u8>>> {
-        if stat.st_nlink < 2 {
-            return Ok(None);
-        }
-        let (key, identity) = ((stat.st_dev, stat.st_ino), identity(opened, stat)?);
-        if let Some(first) = self.links.get_mut(&key).filter(|first| first.identity == identity) {
-            let path = first.path.clone();
-            first.left -= 1;
-            if first.left == 0 {
-                self.links_bytes -= path.len();
-                self.links.remove(&key);
-            }
-            return Ok(Some(path));
-        }
-        if let Some(gone) = self.links.remove(&key) {
-            self.links_bytes -= gone.path.len();
-        }
-        if self.links_bytes + path.len() + self.links.len() * size_of::<((u64, u64), FirstName)>() > MAX_LINKS_BYTES {
-            self.forgot_links = true;
-            return Ok(None);
-        }
-        self.links_bytes += path.len();
-        let left = usize::try_from(stat.st_nlink).unwrap_or(usize::MAX) - 1;
-        self.links.insert(key, FirstName { path: path.to_vec(), identity, left });
-        Ok(None)
-    }
-}
-
-fn identity(opened: &OwnedFd, stat: &Stat) -> io::Result<Identity> {
-    let told = match rustix::fs::statx(opened, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
-        Err(Errno::NOSYS | Errno::PERM) => None,
-        told => Some(told?).filter(|told| StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::BTIME)),
-    };
-    Ok(match told {
-        Some(told) => Identity::Made(told.stx_btime.tv_sec, told.stx_btime.tv_nsec),
-        None => Identity::Unchanged(stamp(stat)),
-    })
-}
-
-/// Size, and times of change to content and to properties.
-type FileStamp = (i64, i64, u64, i64, u64);
-
-/// What differs if a file was changed.
-pub(super) fn stamp(stat: &Stat) -> FileStamp {
-    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }
 
 /// When what `stat` tells of was changed.

@@ -55,15 +55,21 @@ impl RunFigures {
     /// The sum of all streams.
     #[must_use]
     pub fn whole(&self) -> StreamFigures {
-        self.streams.values().fold(StreamFigures::default(), |sum, stream| StreamFigures {
-            bytes: sum.bytes.saturating_add(stream.bytes),
-            fresh: sum.fresh.saturating_add(stream.fresh),
-            stored: sum.stored.saturating_add(stream.stored),
-        })
+        self.streams.values().fold(StreamFigures::default(), |sum, stream| sum.with(stream))
     }
 }
 
 impl StreamFigures {
+    /// Of both together.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            fresh: self.fresh.saturating_add(other.fresh),
+            stored: self.stored.saturating_add(other.stored),
+        }
+    }
+
     /// The part of the stream that is fresh.
     pub(crate) fn share(&self) -> f64 {
         self.fresh as f64 / self.bytes.max(1) as f64

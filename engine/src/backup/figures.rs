@@ -1,5 +1,8 @@
 //! The figures of snapshots by which their history is judged.
 
+use std::collections::BTreeMap;
+
+use lifeboat_databases::{Database, registry};
 use lifeboat_format::id::SnapshotId;
 use lifeboat_format::manifest::Manifest;
 
@@ -10,13 +13,23 @@ use crate::anomaly::{RunFigures, StreamFigures};
 use crate::state::watch;
 
 /// What this run captured. When, and what it could be compared with, is not known here.
-pub(super) fn figures_of_captured(captured: &Captured) -> RunFigures {
+pub(super) fn figures_of_captured(captured: &Captured, engine: &dyn Database) -> RunFigures {
     let streams = captured.streams.iter().filter(|stream| !stream.name.starts_with(MAP_OF));
-    RunFigures {
-        measured: true,
-        streams: streams.map(|stream| (stream.name.clone(), stream.figures)).collect(),
-        ..RunFigures::default()
+    let each = streams.map(|stream| (stream.name.as_str(), stream.figures));
+    RunFigures { measured: true, streams: wholes(each, Some(engine)), ..RunFigures::default() }
+}
+
+/// The figures of streams, and of those that go on with each other, together.
+fn wholes<'a>(
+    each: impl Iterator<Item = (&'a str, StreamFigures)>,
+    engine: Option<&dyn Database>,
+) -> BTreeMap<String, StreamFigures> {
+    let mut wholes = BTreeMap::<String, StreamFigures>::new();
+    for (name, figures) in each {
+        let whole = wholes.entry(engine.map_or(name, |engine| engine.whole_of(name)).to_owned()).or_default();
+        *whole = whole.with(&figures);
     }
+    wholes
 }
 
 /// What a manifest tells of its snapshot: sizes.
@@ -25,7 +38,10 @@ pub(super) fn figures_of_manifest(manifest: &Manifest) -> RunFigures {
     RunFigures {
         at: manifest.started,
         partial: !manifest.source.skipped.is_empty(),
-        streams: manifest.streams.iter().map(|stream| (stream.name.clone(), size(stream.length))).collect(),
+        streams: wholes(
+            manifest.streams.iter().map(|stream| (stream.name.as_str(), size(stream.length))),
+            registry::find(&manifest.source.engine),
+        ),
         ..RunFigures::default()
     }
 }

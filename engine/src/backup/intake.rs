@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::SharedMoment;
-use lifeboat_databases::streams::{StreamSink, StreamWriter};
+use lifeboat_databases::streams::{StreamFingerprint, StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
 use lifeboat_format::stream_name::StreamNames;
 use tokio::sync::mpsc;
@@ -45,6 +45,32 @@ impl Intake {
             tokio::task::spawn_blocking(move || compress_all(&queue, &shared));
         }
         Self { outbox: Outbox::new(shared, items, sender), names: Mutex::default(), streams: AtomicUsize::new(0) }
+    }
+
+    /// Takes a name, once.
+    fn name(&self, name: &str) -> Result<()> {
+        if self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+            return Ok(());
+        }
+        Err(Error::source_failed(format!(
+            "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
+            name.escape_debug()
+        ))
+        .hint("set another `stream`, or rename the file; nothing was committed"))
+    }
+
+    /// Takes a stream over from the predecessor, if nothing of it is to be stored again.
+    fn take_over(&self, name: String, fingerprint: &StreamFingerprint, end: End) -> Result<Option<u64>> {
+        let (shared, length) = (&self.outbox.shared, end.length);
+        let parts = shared.rows.as_ref().and_then(|rows| rows.take_over(&name, length));
+        let Some(parts) = parts else { return Ok(None) };
+        self.name(&name)?;
+        shared.unread.taken_over(&name, fingerprint, length);
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.outbox.send(|| Item::Begin { stream, name })?;
+        self.outbox.send(|| Item::TakenOver { stream, parts })?;
+        self.outbox.send(|| Item::End { stream, end })?;
+        Ok(Some(length))
     }
 
     /// Cuts one stream and identifies its chunks, on a thread of its own.
@@ -105,18 +131,27 @@ pub(crate) struct Sink {
     pub(crate) moment: SharedMoment,
 }
 
+#[async_trait]
 impl StreamSink for Sink {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        let mut names = self.intake.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !names.insert(name) {
-            return Err(Error::source_failed(format!(
-                "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
-                name.escape_debug()
-            ))
-            .hint("set another `stream`, or rename the file; nothing was committed"));
-        }
-        drop(names);
+        self.intake.name(name)?;
         Ok(self.begin(name.to_owned()))
+    }
+
+    fn keeps_fingerprints(&self) -> bool {
+        // Without a row index, nothing tells where a stream lies.
+        self.intake.outbox.shared.rows.is_some()
+    }
+
+    async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
+        let Some(end) = self.intake.outbox.shared.unread.find(name, fingerprint) else { return Ok(None) };
+        let (intake, name, fingerprint) = (self.intake.clone(), name.to_owned(), *fingerprint);
+        let taking = tokio::task::spawn_blocking(move || intake.take_over(name, &fingerprint, end));
+        taking.await.context(Class::Failed, || "a worker thread failed")?
+    }
+
+    fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
+        self.intake.outbox.shared.unread.keep(name, &fingerprint);
     }
 
     fn moment(&self) -> &SharedMoment {
@@ -126,7 +161,7 @@ impl StreamSink for Sink {
 
 impl Sink {
     /// Opens the stream that holds the map of `stream`.
-    pub(crate) fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
+    fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
         self.begin(format!("{MAP_OF}{stream}"))
     }
 

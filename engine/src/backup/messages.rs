@@ -68,6 +68,11 @@ pub(crate) enum Item {
         parts: Vec<Fragment>,
         new: Option<NewChunk>,
     },
+    /// All of a stream that the predecessor has, too.
+    TakenOver {
+        stream: usize,
+        parts: Vec<Fragment>,
+    },
     End {
         stream: usize,
         end: End,

@@ -41,6 +41,7 @@ mod sequence;
 mod shared;
 mod stand;
 mod times;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,6 +78,7 @@ pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
 use self::shared::Shared;
 use self::times::NewTime;
+use self::unread::Unread;
 use crate::catalog::clocks::ClockWitnesses;
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
@@ -222,6 +224,7 @@ impl Backup<'_> {
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
         let before = figures_before(self, &fleet, predecessor.as_ref());
+        let unread = Unread::of(self, predecessor.as_ref(), now);
         let comparable =
             predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 
@@ -231,6 +234,7 @@ impl Backup<'_> {
         let shared = Arc::new(Shared {
             index,
             rows,
+            unread,
             keys,
             fleet,
             journal,
@@ -243,7 +247,7 @@ impl Backup<'_> {
             share: self.budget.share(Arc::new(buffers)),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
-        let mut figures = figures_of_captured(&captured);
+        let mut figures = figures_of_captured(&captured, self.source.database());
         (figures.at, figures.comparable) = (started, comparable);
         if let Some((name, _)) = figures.streams.iter().find(|(_, stream)| stream.bytes == 0)
             && !self.source.may_be_empty()
@@ -338,6 +342,7 @@ impl Backup<'_> {
                 warnings.push(error.chain());
             }
         }
+        shared.unread.remember(self, &manifest, &mut warnings);
         let replicas = self.outcomes(&shared.fleet, &targets);
         Ok(BackupReport {
             dataset: dataset.clone(),
@@ -348,6 +353,7 @@ impl Backup<'_> {
             raw_bytes: manifest.accounting.raw_bytes,
             deduplicated_bytes: manifest.accounting.deduplicated_bytes,
             row_bytes: manifest.accounting.row_bytes,
+            unread_bytes: shared.unread.bytes(),
             stored_bytes: manifest.accounting.stored_bytes,
             new_packs: manifest.accounting.new_packs,
             is_first,

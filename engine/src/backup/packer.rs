@@ -196,6 +196,12 @@ impl Packer {
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
+                Item::TakenOver { stream, parts } => {
+                    let rows = self.rows;
+                    self.mix(stream, parts, None)?;
+                    // Nothing was looked for row by row.
+                    self.rows = rows;
+                }
                 Item::End { stream, end } => {
                     let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
                     open.end = Some(end);

@@ -248,6 +248,11 @@ impl PredecessorWalk {
         self.renewed.contains(&position)
     }
 
+    /// Whether any of it is stored again in this run.
+    pub(crate) fn renews(&self) -> bool {
+        !self.renewed.is_empty()
+    }
+
     /// The map to which [`Fragment::Mapped`] refers.
     pub(crate) fn map(&self) -> Option<Arc<UsedMap>> {
         self.map.clone()

@@ -37,6 +37,9 @@ pub struct BackupReport {
     pub raw_bytes: u64,
     /// How many of these bytes were stored already.
     pub deduplicated_bytes: u64,
+    /// How many of the deduplicated bytes were not read, because their source told that they are as
+    /// they were.
+    pub unread_bytes: u64,
     /// How many of the deduplicated bytes were found row by row, in chunks that no pack holds as a
     /// whole.
     pub row_bytes: u64,

@@ -51,7 +51,53 @@ struct Finished {
     streams: Vec<NewStream>,
     /// The maps of streams that refer to their older stream, by stream.
     mapped: BTreeMap<String, Arc<UsedMap>>,
-    warnings: Vec<String>,
+    troubles: BTreeMap<RowTrouble, Troubled>,
+}
+
+/// What is wrong with rows of some streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum RowTrouble {
+    Missing,
+    Damaged,
+    Unwritten,
+}
+
+/// The streams that have a trouble. There may be thousands, and there is one warning.
+struct Troubled {
+    first: String,
+    others: usize,
+    /// What is known of the first.
+    why: String,
+}
+
+impl Finished {
+    fn add(&mut self, trouble: RowTrouble, stream: &str, why: impl FnOnce() -> String) {
+        let more = self.troubles.get_mut(&trouble).map(|troubled| troubled.others += 1);
+        if more.is_none() {
+            self.troubles.insert(trouble, Troubled { first: stream.to_owned(), others: 0, why: why() });
+        }
+    }
+
+    fn warnings(&mut self) -> Vec<String> {
+        let tell = |(trouble, Troubled { first, others, why })| {
+            let streams = match others {
+                0 => format!("stream `{first}`"),
+                others => format!("stream `{first}` and of {others} more"),
+            };
+            match trouble {
+                RowTrouble::Missing => format!(
+                    "the row index of {streams} is missing or stale, so only whole chunks are deduplicated this time"
+                ),
+                RowTrouble::Damaged => format!(
+                    "the row index is damaged: reads of {streams} failed, so unchanged rows may be stored again"
+                ),
+                RowTrouble::Unwritten => {
+                    format!("the next backup can deduplicate only whole chunks of {streams}: {why}")
+                }
+            }
+        };
+        std::mem::take(&mut self.troubles).into_iter().map(tell).collect()
+    }
 }
 
 impl Rows {
@@ -63,16 +109,46 @@ impl Rows {
 
     /// Begins a stream.
     pub(crate) fn stream(self: &Arc<Self>, name: &str) -> StreamRows {
-        let older = self.base.as_ref().filter(|base| base.had(name)).and_then(|base| {
-            let stream = self.index.stream(&base.snapshot, base.generation, name);
-            let found = stream.map(Arc::new).zip(base.walk(name));
-            if found.is_none() {
-                self.finished().warnings.push(format!(
-                    "the row index of stream `{name}` is missing or stale, so only whole chunks are deduplicated this time"
-                ));
-            }
-            found
-        });
+        let older = self.older(name);
+        if older.is_none() && self.base.as_ref().is_some_and(|base| base.had(name)) {
+            self.finished().add(RowTrouble::Missing, name, String::new);
+        }
+        self.stream_after(name, older)
+    }
+
+    /// The parts of a stream that is taken over from the predecessor, of this length; `None` if
+    /// some of it should be stored again, or the row index does not know it.
+    pub(crate) fn take_over(self: &Arc<Self>, name: &str, length: u64) -> Option<Vec<Fragment>> {
+        let (older, mut walk) = self.older(name)?;
+        if walk.renews() || older.length() != length {
+            return None;
+        }
+        let (mut parts, mut weight) = (Vec::new(), Weight::default());
+        walk.place(0, usize::try_from(length).ok()?, &mut parts, &mut weight);
+        if weight.found as u64 != length || parts.iter().any(|part| matches!(part, Fragment::New { .. })) {
+            return None;
+        }
+        self.take_room(parts.len()).then_some(())?;
+        let chunks = older.chunks.len() as u32;
+        let mut stream = self.stream_after(name, Some((older, walk)));
+        (0..chunks).for_each(|number| stream.keep(number));
+        stream.mapped = parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
+        stream.end();
+        Some(parts)
+    }
+
+    fn older(&self, name: &str) -> Option<(Arc<OlderStream>, PredecessorWalk)> {
+        let base = self.base.as_ref().filter(|base| base.had(name))?;
+        let stream = self.index.stream(&base.snapshot, base.generation, name);
+        stream.map(Arc::new).zip(base.walk(name))
+    }
+
+    /// Takes room for so many fragments, if there is some.
+    fn take_room(&self, fragments: usize) -> bool {
+        self.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(fragments)).is_ok()
+    }
+
+    fn stream_after(self: &Arc<Self>, name: &str, older: Option<(Arc<OlderStream>, PredecessorWalk)>) -> StreamRows {
         let writer = self.index.write(name, older.as_ref().map(|(older, _)| older.clone()));
         StreamRows {
             rows: self.clone(),
@@ -92,7 +168,7 @@ impl Rows {
     /// Takes the streams for the row index, and the warnings.
     pub(crate) fn finish(&self) -> (Vec<NewStream>, Vec<String>) {
         let mut finished = self.finished();
-        (std::mem::take(&mut finished.streams), std::mem::take(&mut finished.warnings))
+        (std::mem::take(&mut finished.streams), finished.warnings())
     }
 
     /// The maps that streams of this run need, by stream. They are complete once all streams have
@@ -166,18 +242,15 @@ impl StreamRows {
         let worth = weight.found >= chunk.len() / 2
             && (count << 20) <= MAX_FRAGMENTS_PER_MIB * chunk.len()
             && weight.packs.len() <= MAX_PACKS_PER_CHUNK
-            && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok();
+            && self.rows.take_room(count);
         self.mapped |= worth && parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
         worth
     }
 
     /// Ends the stream after its last chunk.
     pub(crate) fn end(mut self) {
-        let unreadable = self.older.as_ref().map_or(0, |(older, _)| older.unreadable());
-        if unreadable > 0 {
-            self.rows.finished().warnings.push(format!(
-                "the row index is damaged: {unreadable} reads of stream `{}` failed, so unchanged rows may be stored again", self.name
-            ));
+        if self.older.as_ref().is_some_and(|(older, _)| older.unreadable() > 0) {
+            self.rows.finished().add(RowTrouble::Damaged, &self.name, String::new);
         }
         if let Some(map) = self.older.as_ref().filter(|_| self.mapped).and_then(|(_, walk)| walk.map()) {
             self.rows.finished().mapped.insert(self.name.clone(), map);
@@ -238,10 +311,6 @@ impl StreamRows {
     /// Gives up the row index of this stream. The next backup can then find no rows in it.
     fn failed(&mut self, error: &lifeboat_base::Error) {
         self.writer = None;
-        self.rows.finished().warnings.push(format!(
-            "the next backup can deduplicate only whole chunks of stream `{}`: {}",
-            self.name,
-            error.chain_and_hint()
-        ));
+        self.rows.finished().add(RowTrouble::Unwritten, &self.name, || error.chain_and_hint());
     }
 }

@@ -11,6 +11,7 @@ use super::chunk_index::ChunkIndex;
 use super::compress::Compression;
 use super::fleet::Fleet;
 use super::row_search::Rows;
+use super::unread::Unread;
 use crate::keys::DatasetKeys;
 use crate::state::journal::Journal;
 
@@ -19,6 +20,7 @@ pub(crate) struct Shared {
     pub index: ChunkIndex,
     /// `None` if whole chunks alone are deduplicated.
     pub rows: Option<Arc<Rows>>,
+    pub unread: Unread,
     pub keys: DatasetKeys,
     pub fleet: Fleet,
     pub journal: Journal,

@@ -15,6 +15,7 @@ mod spill;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lifeboat_base::{Error, Result};
+use lifeboat_databases::registry;
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::manifest::{Manifest, StreamEntry};
 use lifeboat_format::map::Resolved;
@@ -114,8 +115,8 @@ impl VaultReader {
 /// What is held of the older snapshot while the newer one is looked at.
 struct OldPlaces {
     snapshot: SnapshotId,
-    /// Length and hash of each stream.
-    streams: BTreeMap<String, (u64, Digest)>,
+    /// Length and hash of each stream, or of those that go on with each other.
+    streams: BTreeMap<String, Vec<(u64, Digest)>>,
     packs: BTreeSet<PackId>,
     ranges: PackRanges,
 }
@@ -133,41 +134,54 @@ impl OldPlaces {
             }
         }
         ranges.settle();
-        let streams = manifest.streams.iter().map(|stream| (stream.name.clone(), (stream.length, stream.blake3)));
+        let mut streams = BTreeMap::<String, Vec<(u64, Digest)>>::new();
+        for stream in &manifest.streams {
+            streams.entry(whole(manifest, stream).to_owned()).or_default().push((stream.length, stream.blake3));
+        }
         Ok(Self {
             snapshot: manifest.snapshot.clone(),
-            streams: streams.collect(),
+            streams,
             packs: manifest.packs.iter().map(|pack| pack.id).collect(),
             ranges,
         })
     }
 }
 
+/// What an operator calls this stream, with those that go on with it.
+fn whole<'a>(manifest: &Manifest, stream: &'a StreamEntry) -> &'a str {
+    registry::find(&manifest.source.engine).map_or(&stream.name, |engine| engine.whole_of(&stream.name))
+}
+
 fn compare(before: &OldPlaces, after: &Manifest, extents: &[Resolved]) -> SnapshotDiff {
-    let new: BTreeMap<&str, (&StreamEntry, &Resolved)> =
-        after.streams.iter().zip(extents).map(|(stream, extents)| (stream.name.as_str(), (stream, extents))).collect();
+    let mut new = BTreeMap::<&str, Vec<(&StreamEntry, &Resolved)>>::new();
+    for (stream, extents) in after.streams.iter().zip(extents) {
+        new.entry(whole(after, stream)).or_default().push((stream, extents));
+    }
     let names: BTreeSet<&str> = before.streams.keys().map(String::as_str).chain(new.keys().copied()).collect();
     let streams = names.into_iter().map(|name| {
         let (was, is) = (before.streams.get(name), new.get(name));
+        let same = |was: &Vec<(u64, Digest)>, is: &Vec<(&StreamEntry, &Resolved)>| {
+            was.iter().copied().eq(is.iter().map(|(stream, _)| (stream.length, stream.blake3)))
+        };
         let state = match (was, is) {
             (None, _) => StreamState::Added,
             (_, None) => StreamState::Removed,
-            (Some(was), Some((is, _))) if *was == (is.length, is.blake3) => StreamState::Unchanged,
+            (Some(was), Some(is)) if same(was, is) => StreamState::Unchanged,
             _ => StreamState::Changed,
         };
-        let fresh = is.map_or(0, |(_, extents)| {
+        let fresh_of = |extents: &Resolved| -> u64 {
             let fresh = |extent: lifeboat_format::extents::Extent| {
                 let pack = after.packs.get(extent.pack as usize);
                 extent.length - pack.map_or(0, |pack| before.ranges.within(&pack.id, extent.offset, extent.length))
             };
             extents.iter().map(fresh).sum()
-        });
+        };
         StreamDiff {
             stream: name.to_owned(),
             state,
-            old_bytes: was.map(|(length, _)| *length),
-            new_bytes: is.map(|(stream, _)| stream.length),
-            fresh_bytes: fresh,
+            old_bytes: was.map(|was| was.iter().map(|(length, _)| length).sum()),
+            new_bytes: is.map(|is| is.iter().map(|(stream, _)| stream.length).sum()),
+            fresh_bytes: is.map_or(0, |is| is.iter().map(|(_, extents)| fresh_of(extents)).sum()),
             rows_counted: false,
         }
     });

@@ -21,6 +21,7 @@ use futures::{StreamExt, TryStreamExt};
 use lifeboat_base::buffers::BufferPool;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::registry;
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_format::extents::Extent;
 use lifeboat_format::id::{Digest, Name};
@@ -145,10 +146,29 @@ impl SnapshotStreams {
         Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
     }
 
+    /// The streams that an operator calls by this name, in order; none if there are none.
+    #[must_use]
+    pub fn streams_of(&self, name: &str) -> Vec<String> {
+        let engine = registry::find(&self.manifest.source.engine);
+        let whole_of = |stream: &'_ str| engine.is_some_and(|engine| engine.whole_of(stream) == name);
+        let streams = self.manifest.streams.iter().map(|stream| &stream.name);
+        streams.filter(|stream| *stream == name || whole_of(stream)).cloned().collect()
+    }
+
     /// The manifest of the snapshot.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// What an operator calls its streams.
+    fn wholes(&self) -> Vec<&str> {
+        let engine = registry::find(&self.manifest.source.engine);
+        let streams = self.manifest.streams.iter().map(|stream| stream.name.as_str());
+        let mut wholes: Vec<&str> =
+            streams.map(|stream| engine.map_or(stream, |engine| engine.whole_of(stream))).collect();
+        wholes.dedup();
+        wholes
     }
 
     /// Where each stream of the manifest lies.
@@ -199,7 +219,7 @@ impl StoredStreams for SnapshotStreams {
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
         let number = self.manifest.streams.iter().position(|stream| stream.name == name).ok_or_else(|| {
             Error::usage(format!("snapshot {} has no stream `{name}`", self.manifest.snapshot))
-                .hint(format!("use one of its streams: {}", self.names().join(", ")))
+                .hint(format!("use one of its streams: {}", self.wholes().join(", ")))
         })?;
         let (stream, (extents, spans)) = (&self.manifest.streams[number], &self.plans[number]);
         Ok(Box::new(ExtentReader {

@@ -9,6 +9,7 @@
 //! datasets/<dataset>/cache/<t>/.… what these objects said, so that nobody opens and checks them twice (sealed); <t> tells whom this host believed
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
+//! datasets/<dataset>/fingerprints what the streams of the newest snapshot were made of, where a source tells it (sealed: hashes)
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
 //! datasets/<dataset>/seen         the number of the newest act that this host has seen (plain)
 //! datasets/<dataset>/shown        which snapshots each replica has shown (plain: ids)
@@ -33,6 +34,7 @@
 
 pub mod cache;
 pub(crate) mod chunk_table;
+pub(crate) mod fingerprints;
 pub mod journal;
 pub mod past_runs;
 pub mod pause;

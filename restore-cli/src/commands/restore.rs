@@ -368,12 +368,18 @@ async fn give(
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
     let failed = || "cannot write the stream to standard output";
-    let mut stream: Box<dyn StreamReader> = streams.open(name).await?;
-    let length = streams.manifest().streams.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.length);
+    let names = streams.streams_of(name);
+    let (first, others) = names.split_first().map_or((name, &[][..]), |(first, others)| (first.as_str(), others));
+    let mut stream: Box<dyn StreamReader> = streams.open(first).await?;
+    let length = names.iter().filter_map(|name| streams.length(name)).sum();
     let progress = Progress::follow(streams.delivered_counter(), length, name);
-    let mut stdout = tokio::io::stdout();
-    while let Some(piece) = stream.next().await? {
-        stdout.write_all(&piece).await.context(Class::Storage, failed)?;
+    let (mut stdout, mut others) = (tokio::io::stdout(), others.iter());
+    loop {
+        while let Some(piece) = stream.next().await? {
+            stdout.write_all(&piece).await.context(Class::Storage, failed)?;
+        }
+        let Some(next) = others.next() else { break };
+        stream = streams.open(next).await?;
     }
     stdout.flush().await.context(Class::Storage, failed)?;
     drop(progress);

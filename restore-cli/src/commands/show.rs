@@ -6,6 +6,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::registry;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::manifest::{Accounting, GroupMoment, Manifest};
 use lifeboat_engine::restore::Selector;
@@ -177,8 +178,18 @@ impl fmt::Display for Description {
         facts.retain(|(_, value)| !value.is_empty());
         writeln!(f, "{}\n", Plain::facts(facts))?;
         let mut streams = Plain::new(&["STREAM", ">SIZE", "BLAKE3"]);
-        for stream in &self.streams {
-            streams.row([stream.name.clone(), human::bytes(stream.bytes), stream.blake3.to_string()]);
+        let engine = registry::find(&self.source.engine);
+        let whole =
+            |stream: &'_ Stream| engine.map_or(&*stream.name, |engine| engine.whole_of(&stream.name)).to_owned();
+        // A tree may have thousands, one after the other.
+        for parts in self.streams.chunk_by(|a, b| whole(a) == whole(b)) {
+            streams.row(match parts {
+                [one] => [one.name.clone(), human::bytes(one.bytes), one.blake3.to_string()],
+                parts => {
+                    let bytes = parts.iter().map(|part| part.bytes).sum();
+                    [whole(&parts[0]), human::bytes(bytes), format!("in {}", human::count(parts.len() as u64, "part"))]
+                }
+            });
         }
         write!(f, "{streams}")?;
         for (name, value) in &self.source.details {
@@ -251,5 +262,13 @@ mod tests {
         }
         assert!(!text.contains("tools"), "what is unknown is not shown:\n{text}");
         assert!(serde_json::to_value(&description).unwrap()["streams"][0].get("extents").is_none());
+
+        // The parts of a tree are one row.
+        let part = |name: &str| Stream { name: name.to_owned(), bytes: 1024, blake3: Digest::of(b"x"), exit: 0 };
+        let source = SourceFacts { engine: "files".to_owned(), ..SourceFacts::default() };
+        let streams = vec![part("tree/+"), part("tree/+b"), part("tree/+c")];
+        let text = Description { source, streams, ..description }.to_string();
+        let rows: Vec<&str> = text.lines().filter(|line| line.contains("tree")).collect();
+        assert!(rows.len() == 1 && rows[0].contains("3.0 KiB") && rows[0].contains("in 3 parts"), "{text}");
     }
 }

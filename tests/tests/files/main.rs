@@ -2,6 +2,7 @@
 //! independent walker and stock `tar` judge.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod unread;
 mod walker;
 
 use std::ffi::OsStr;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::super::compare::{ComparedTrees, compare};
+use super::super::decode::ArchiveReader;
 use super::super::throw_away::FilesThrowAway;
 use super::super::unpack::{Unpacked, unpack};
 use super::*;
@@ -12,7 +13,7 @@ use crate::proof::DrillQuery;
 
 fn restored(kept: &Kept, wanted: &TreeWanted) -> (TempDir, Unpacked) {
     let place = TempDir::new().unwrap();
-    let unpacked = unpack(&kept.bytes()[..], folder(place.path()), wanted).unwrap();
+    let unpacked = unpack(ArchiveReader::new(&kept.bytes()[..]), folder(place.path()), wanted).unwrap();
     (place, unpacked)
 }
 

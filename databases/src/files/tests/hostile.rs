@@ -53,7 +53,7 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
 fn restored(bytes: &[u8]) -> Result<Vec<String>> {
     let place = TempDir::new().unwrap();
     fs::create_dir(place.path().join("in")).unwrap();
-    let unpacked = unpack(bytes, folder(&place.path().join("in")), &everything());
+    let unpacked = unpack(ArchiveReader::new(bytes), folder(&place.path().join("in")), &everything());
     let beside: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
     assert_eq!(beside.len(), 1, "{beside:?}");
     unpacked?;

@@ -6,7 +6,9 @@ mod equality;
 mod hostile;
 mod moments;
 mod rights;
+mod unread;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
@@ -28,7 +30,7 @@ use super::capture::FilesSource;
 use super::settings::FilesConfig;
 use super::{FILES_KIND, TREE_STREAM, acl};
 use crate::database::{Source, WorkContext};
-use crate::streams::{Once, StoredStreams, StreamReader, StreamSink, StreamWriter};
+use crate::streams::{Once, StoredStreams, StreamFingerprint, StreamReader, StreamSink, StreamWriter};
 use crate::tool::environment::ToolEnvironment;
 use crate::wanted::TreeWanted;
 
@@ -41,35 +43,79 @@ fn everything() -> TreeWanted {
 /// What is called after each write of a capture, and told how many there were.
 type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
-/// One stream in memory.
+/// Names and contents.
+type Contents = Vec<(String, Vec<u8>)>;
+
+/// The streams of a tree in memory.
 #[derive(Clone)]
 struct Kept {
-    content: Arc<Mutex<Vec<u8>>>,
+    /// In the order in which they were opened, or taken over.
+    streams: Arc<Mutex<Contents>>,
+    fingerprints: Arc<Mutex<BTreeMap<String, StreamFingerprint>>>,
+    /// Streams are taken over from here.
+    before: Option<Arc<Kept>>,
+    taken_over: Arc<Mutex<Vec<String>>>,
+    /// The streams that were read.
+    opened: Arc<Mutex<Vec<String>>>,
     facts: SourceFacts,
     hook: Hook,
 }
 
 impl Kept {
     fn of(content: Vec<u8>) -> Self {
-        let facts = SourceFacts { engine: FILES_KIND.to_owned(), ..SourceFacts::default() };
-        Self { content: Arc::new(Mutex::new(content)), facts, hook: Arc::new(|_| {}) }
+        let kept = Self::empty();
+        kept.streams.lock().unwrap().push((TREE_STREAM.to_owned(), content));
+        kept
     }
 
+    fn empty() -> Self {
+        let facts = SourceFacts { engine: FILES_KIND.to_owned(), ..SourceFacts::default() };
+        let (streams, fingerprints) = (Arc::default(), Arc::default());
+        let (taken_over, opened) = (Arc::default(), Arc::default());
+        Self { streams, fingerprints, before: None, taken_over, opened, facts, hook: Arc::new(|_| {}) }
+    }
+
+    /// All streams, one after the other.
     fn bytes(&self) -> Vec<u8> {
-        self.content.lock().unwrap().clone()
+        self.streams.lock().unwrap().iter().flat_map(|(_, content)| content.clone()).collect()
     }
 }
 
 struct KeptWriter {
     kept: Kept,
+    stream: usize,
     space: Vec<u8>,
     writes: usize,
 }
 
+#[async_trait]
 impl StreamSink for Kept {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        assert_eq!(name, TREE_STREAM);
-        Ok(Box::new(KeptWriter { kept: self.clone(), space: vec![0; 10_000], writes: 0 }))
+        let mut streams = self.streams.lock().unwrap();
+        assert!(streams.iter().all(|(taken, _)| taken != name), "{name} comes twice");
+        streams.push((name.to_owned(), Vec::new()));
+        Ok(Box::new(KeptWriter { kept: self.clone(), stream: streams.len() - 1, space: vec![0; 10_000], writes: 0 }))
+    }
+
+    fn keeps_fingerprints(&self) -> bool {
+        true
+    }
+
+    async fn take_over(&self, name: &str, fingerprint: &StreamFingerprint) -> Result<Option<u64>> {
+        let Some(before) = &self.before else { return Ok(None) };
+        if before.fingerprints.lock().unwrap().get(name) != Some(fingerprint) {
+            return Ok(None);
+        }
+        let content = before.streams.lock().unwrap().iter().find(|(known, _)| known == name).unwrap().1.clone();
+        let length = content.len() as u64;
+        self.streams.lock().unwrap().push((name.to_owned(), content));
+        self.taken_over.lock().unwrap().push(name.to_owned());
+        self.fingerprint(name, *fingerprint);
+        Ok(Some(length))
+    }
+
+    fn fingerprint(&self, name: &str, fingerprint: StreamFingerprint) {
+        self.fingerprints.lock().unwrap().insert(name.to_owned(), fingerprint);
     }
 }
 
@@ -80,7 +126,7 @@ impl StreamWriter for KeptWriter {
     }
 
     async fn filled(&mut self, length: usize) -> Result<()> {
-        self.kept.content.lock().unwrap().extend_from_slice(&self.space[..length]);
+        self.kept.streams.lock().unwrap()[self.stream].1.extend_from_slice(&self.space[..length]);
         self.writes += 1;
         (self.kept.hook)(self.writes);
         Ok(())
@@ -94,15 +140,18 @@ impl StreamWriter for KeptWriter {
 #[async_trait]
 impl StoredStreams for Kept {
     fn names(&self) -> Vec<String> {
-        vec![TREE_STREAM.to_owned()]
+        self.streams.lock().unwrap().iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn facts(&self) -> &SourceFacts {
         &self.facts
     }
 
-    async fn open(&self, _: &str) -> Result<Box<dyn StreamReader>> {
-        Ok(Box::new(Once(Some(Bytes::from(self.bytes())))))
+    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
+        self.opened.lock().unwrap().push(name.to_owned());
+        let streams = self.streams.lock().unwrap();
+        let (_, content) = streams.iter().find(|(known, _)| known == name).unwrap();
+        Ok(Box::new(Once(Some(Bytes::from(content.clone())))))
     }
 }
 
@@ -117,7 +166,7 @@ fn context(scratch: &Path) -> WorkContext {
 }
 
 async fn try_captured(config: FilesConfig, hook: Hook) -> Result<Kept> {
-    let mut kept = Kept { hook, ..Kept::of(Vec::new()) };
+    let mut kept = Kept { hook, ..Kept::empty() };
     kept.facts = FilesSource(config).capture(&kept, &context(Path::new("/nonexistent"))).await?;
     Ok(kept)
 }

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use lifeboat_base::Class;
 
-use super::super::capture::{Archive, Capture};
+use super::super::archive::Archive;
+use super::super::capture::Capture;
 use super::super::decode::ArchiveReader;
 use super::super::entry::{Entry, EntryKind};
 use super::super::owners::OwnerNames;
@@ -226,7 +227,7 @@ async fn a_file_with_a_lease_is_waited_for() {
 
 /// What a capture makes of the file `a`, whose content is read from this one.
 async fn captured_from(config: FilesConfig, file: File) -> (Kept, Capture) {
-    let kept = Kept::of(Vec::new());
+    let kept = Kept::empty();
     let out = Archive::of(StreamSink::open(&kept, TREE_STREAM).unwrap(), CancellationToken::new());
     let capture = tokio::task::spawn_blocking(move || {
         let root = folder(&config.path);

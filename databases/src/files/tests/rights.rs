@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::super::compare::compare;
+use super::super::decode::ArchiveReader;
 use super::super::unpack::unpack;
 use super::*;
 
@@ -20,7 +21,7 @@ async fn a_program_runs_as_its_owner_only_if_it_goes_back_to_him() {
     }
     for (wanted, expected, lost) in [(&without_owners, 0o755, 1), (&special, 0o6755, 0)] {
         let place = TempDir::new().unwrap();
-        let unpacked = unpack(&kept.bytes()[..], folder(place.path()), wanted).unwrap();
+        let unpacked = unpack(ArchiveReader::new(&kept.bytes()[..]), folder(place.path()), wanted).unwrap();
         assert_eq!((mode(&place.path().join("docs/program")), unpacked.special), (expected, lost));
         let compared = compare(&kept.bytes()[..], folder(place.path()), wanted).unwrap();
         assert_eq!((compared.differences, compared.special), (Vec::<String>::new(), lost));
@@ -45,7 +46,7 @@ async fn a_file_in_a_closed_folder_loses_its_other_names_alone() {
     let unpacked = std::thread::spawn(move || {
         let nobody = rustix::process::Uid::from_raw(1234);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-        unpack(&kept.bytes()[..], root, &TreeWanted::default()).unwrap()
+        unpack(ArchiveReader::new(&kept.bytes()[..]), root, &TreeWanted::default()).unwrap()
     });
     let unpacked = unpacked.join().unwrap();
     assert_eq!((unpacked.entries, unpacked.closed_names.count), (4, 1));
@@ -63,12 +64,12 @@ async fn lists_of_the_directory_do_not_pass_to_what_is_restored() {
         rustix::fs::setxattr(place.path(), name, &open_to_all, XattrFlags::empty()).unwrap();
     }
     let cut = &kept.bytes()[..kept.bytes().len() - 512];
-    assert!(unpack(cut, folder(place.path()), &TreeWanted::default()).is_err());
+    assert!(unpack(ArchiveReader::new(cut), folder(place.path()), &TreeWanted::default()).is_err());
     assert_eq!(mode(place.path()), 0o700, "others may enter a tree that is not complete");
     fs::remove_dir_all(place.path()).unwrap();
     fs::create_dir(place.path()).unwrap();
     rustix::fs::setxattr(place.path(), "system.posix_acl_default", &open_to_all, XattrFlags::empty()).unwrap();
-    unpack(&kept.bytes()[..], folder(place.path()), &TreeWanted::default()).unwrap();
+    unpack(ArchiveReader::new(&kept.bytes()[..]), folder(place.path()), &TreeWanted::default()).unwrap();
     let compared = compare(&kept.bytes()[..], folder(place.path()), &TreeWanted::default()).unwrap();
     assert_eq!(compared.differences, Vec::<String>::new());
 }

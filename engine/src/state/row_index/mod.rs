@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use lifeboat_format::varint;
 use crate::keys::seal::HostKey;
 use crate::rows::parity::Element;
 use crate::rows::units::Fineness;
-use crate::state::{StateDirectory, create_private, replace_file};
+use crate::state::{StateDirectory, create_private, replace_cheaply};
 
 mod older;
 mod writer;
@@ -253,7 +253,8 @@ impl RowIndex {
             sealed.extend_from_slice(&(block.len() as u32).to_le_bytes());
             sealed.extend_from_slice(&block);
         }
-        replace_file(path, &sealed)
+        // One file a stream: a tree has many, and what a crash damages counts as missing.
+        replace_cheaply(path, |file| file.write_all(&sealed))
     }
 
     fn read_sealed(&self, path: &Path, what: &str) -> Option<Vec<u8>> {

@@ -66,6 +66,13 @@ impl OlderStream {
         (self.begins[chunk as usize], self.chunks[chunk as usize].length)
     }
 
+    /// Its length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        let last = self.begins.last().zip(self.chunks.last());
+        last.map_or(0, |(begin, chunk)| begin + u64::from(chunk.length))
+    }
+
     /// How finely a chunk was cut into units; `None` if there is no such chunk.
     #[must_use]
     pub fn fineness(&self, chunk: u32) -> Option<Fineness> {
