@@ -104,9 +104,11 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
     let (drills, waiting) = (due["drills"].as_array().unwrap(), due["waiting"].as_array().unwrap());
     assert_eq!((drills.len(), waiting.len()), (1, 1), "{due:#}");
     assert_eq!((&drills[0]["dataset"], &waiting[0]["dataset"]), (&json!(MEMBERS[1]), &json!(MEMBERS[0])), "{due:#}");
-    let rotated = &drills[0]["drill"]["report"];
+    let rotated = &drills[0]["drill"];
     assert_eq!(rotated["chosen"]["snapshot"], "rotate", "{due:#}");
-    assert_ne!(rotated["snapshot"], told["members"][0]["snapshot"], "{due:#}");
+    let with_the_group = &due["groups"][0]["drill"]["members"][0];
+    assert_eq!(with_the_group["dataset"], MEMBERS[1], "{due:#}");
+    assert_ne!(rotated["snapshot"], with_the_group["snapshot"], "{due:#}");
     let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
     for line in [
         "lifeboat_group_drill_last_status{group=\"shop\"} 1",
