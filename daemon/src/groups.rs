@@ -45,17 +45,27 @@ pub(crate) struct MemberRun {
 }
 
 impl MemberRun {
-    /// Says that this member has its lock, and waits for the others.
+    /// Says that this member has its lock, and waits for the others. Gives whether it is the first
+    /// of those that have one, and so the one that [notes the start](Self::note_start).
     ///
     /// # Errors
     /// The member whose dataset another program works on.
-    pub(crate) async fn has_lock(&self) -> std::result::Result<(), Name> {
+    pub(crate) async fn has_lock(&self) -> std::result::Result<bool, Name> {
         self.say(HasLock::Yes);
         let mut looks = self.locks.subscribe();
         // The sender is here, so there is always an answer.
-        let Ok(locks) = looks.wait_for(|locks| !locks.contains(&HasLock::Tries)).await else { return Ok(()) };
+        let Ok(locks) = looks.wait_for(|locks| !locks.contains(&HasLock::Tries)).await else { return Ok(false) };
+        let first = locks.iter().position(|has| *has == HasLock::Yes);
         let taken = locks.iter().position(|has| *has == HasLock::No).and_then(|at| self.moment.members.get(at));
-        taken.map_or(Ok(()), |member| Err(member.clone()))
+        taken.map_or(Ok(first == Some(self.place)), |member| Err(member.clone()))
+    }
+
+    /// Notes that the run of the group begins. Not before all locks are there: a run that waits for
+    /// one tries it every few seconds.
+    pub(crate) fn note_start(&self, state: &StateDirectory) {
+        let MemberMoment { group, id, .. } = &self.moment;
+        tracing::info!(%group, moment = %id, "the members of a group start");
+        group_status::update(state, group, |status| (status.under_way, status.retry_at) = (Some(id.time()), None));
     }
 
     /// Says that another program has its lock.
@@ -170,10 +180,9 @@ impl GroupRun {
                 error.chain_and_hint()
             ),
         }
-        group_status::update(state, group, |status| match self.waits {
-            true => status.under_way = None,
-            false => self.note(status, &result, retry, now),
-        });
+        if !self.waits {
+            group_status::update(state, group, |status| self.note(status, &result, retry, now));
+        }
         result
     }
 
@@ -298,7 +307,7 @@ mod tests {
         let [a, b, c] = <[MemberRun; 3]>::try_from(parts).ok().unwrap();
         drop(c);
         let (first, second) = tokio::join!(a.has_lock(), b.has_lock());
-        assert_eq!((first, second), (Ok(()), Ok(())));
+        assert_eq!((first, second), (Ok(true), Ok(false)), "one of them notes the start");
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use lifeboat_engine::config::GroupConfig;
 use lifeboat_engine::format::id::Name;
 use tokio_util::sync::CancellationToken;
 
-use crate::group_status;
 use crate::groups::{GroupRun, MemberRun};
 use crate::installation::Installation;
 use crate::run_report::RunReport;
@@ -65,7 +64,6 @@ impl<'a> OneRun<'a> {
             }
             Self::Group(group) => {
                 let (mut run, parts) = GroupRun::begin(group, Start::Asked, &runner.clock);
-                group_status::update(&runner.state, &group.name, |status| status.under_way = Some(run.id.time()));
                 let runs = group.members.iter().zip(parts).map(async |(member, part)| {
                     let ended = start(runner, installation, member, Some(part), cancel).await;
                     (member.clone(), backed_up(member, ended))

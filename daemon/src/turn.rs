@@ -98,10 +98,12 @@ impl Runner {
             member.into_iter().for_each(MemberRun::has_no_lock);
             return Ok(Ended::Locked(self.state.taken(dataset)));
         };
-        if let Some(member) = member
-            && let Err(other) = member.has_lock().await
-        {
-            return Ok(Ended::Locked(self.state.taken(&other)));
+        if let Some(member) = member {
+            match member.has_lock().await {
+                Ok(true) => member.note_start(&self.state),
+                Ok(false) => {}
+                Err(other) => return Ok(Ended::Locked(self.state.taken(&other))),
+            }
         }
         let report = self.run(installation, dataset, (start, lock), member, progress, stop).await?;
         if of.hosts.len() > 1 {

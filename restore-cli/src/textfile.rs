@@ -58,7 +58,7 @@ const FAMILIES: [(&str, &str); 18] = [
     (GROUP_INTERVAL, "The longest time between two drills of the group by schedule."),
     (
         GROUP_FAILURES,
-        "Members that the last drill of the group did not restore as it should, and references that it did not check.",
+        "Members that the last drill of the group did not restore as it should, and references that it did not check, or that had too few values.",
     ),
     (DANGLING, "Values that name no path in the other member, if the last drill of the group could look."),
     (MAY_DANGLE, "How many of these there may be."),
@@ -252,7 +252,8 @@ fn update_group(samples: &mut Samples, group: &Name, outcome: &GroupOutcome<'_>)
     samples.entry((index(GROUP_SUCCESS), whole.clone())).or_insert_with(|| "0".to_owned());
     samples.entry((index(GROUP_DUE_SINCE), whole.clone())).and_modify(|due| *due = seconds(0.0));
     let references = outcome.references.unwrap_or_default();
-    let unchecked = references.iter().filter(|found| found.error.is_some()).count();
+    // Too few values prove nothing either, and none of them dangles.
+    let unchecked = references.iter().filter(|found| found.error.is_some() || found.checked < found.at_least).count();
     // One that found nothing to drill has failed as a whole.
     let failures = (outcome.failed_members + unchecked).max(usize::from(outcome.references.is_none()));
     samples.insert((index(GROUP_FAILURES), whole.clone()), failures.to_string());
@@ -436,6 +437,9 @@ mod tests {
         assert!(good.contains(&failed(0)), "{good}");
         let dangles = tell(0, Some(&[reference("a", 3, None)]));
         assert!(dangles.contains(&failed(0)), "{dangles}");
+        let too_few = ReferenceResult { checked: 0, at_least: 1, ..reference("a", 0, None) };
+        let empty = tell(0, Some(&[too_few]));
+        assert!(empty.contains(&failed(1)), "{empty}");
         let told = tell(1, Some(&[reference("a", 3, None), reference("b", 0, Some("it was not loaded"))]));
         assert!(told.contains(&failed(2)), "{told}");
         for line in [

@@ -143,7 +143,13 @@ async fn a_pushgateway_takes_what_the_unit_pushes() {
         assert!(began.elapsed() < Duration::from_secs(30), "{pushed}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // A host without groups has pushed all the same. This one has one now.
+    let group = "lifeboat_group_drill_failed_parts{group=\"forum\"} 1\n";
+    std::fs::write(folder.join("lifeboat-group-forum.prom"), group).unwrap();
+    drill.must(&line).await;
     let page = drill.must(&format!("curl -sS --fail http://{address}/metrics")).await.stdout;
+    let pushed = page.lines().find(|line| line.starts_with("lifeboat_group_drill_failed_parts{"));
+    assert!(pushed.is_some_and(|line| line.contains("group=\"forum\"") && line.ends_with(" 1")), "{page}");
     for dataset in ["shop", "wiki"] {
         let told = page.lines().find(|line| {
             line.starts_with("lifeboat_drill_last_level{") && line.contains(&format!("dataset=\"{dataset}\""))

@@ -19,10 +19,6 @@ impl Daemon {
     /// Starts all members, which wait for each other.
     pub(super) fn start_group(&mut self, group: &GroupConfig, start: Start) {
         let (run, parts) = GroupRun::begin(group, start, &self.runner.clock);
-        tracing::info!(group = %group.name, moment = %run.id, "the members of a group start");
-        group_status::update(&self.runner.state, &group.name, |status| {
-            (status.under_way, status.retry_at) = (Some(run.id.time()), None);
-        });
         self.groups.insert(group.name.clone(), run);
         let waiting = self.waiting.remove(&group.name).unwrap_or_default();
         self.waiting_for_groups.entry(group.name.clone()).or_default().extend(waiting);

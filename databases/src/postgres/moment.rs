@@ -16,11 +16,12 @@ use super::sql::FIELD_SEPARATOR;
 use super::tables;
 use crate::streams::StreamSink;
 
-/// How many locks a server has room for, and how many more sessions it lets in.
+/// How many locks a server has room for, and how many more sessions it lets in. pg_stat_activity
+/// would not do: it tells a role with few rights nothing of the sessions of others.
 const ROOM: &str = "SELECT current_setting('max_locks_per_transaction')::bigint \
     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint), \
     current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint \
-    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
+    - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)";
 /// The locks of a group's moment take this part of the room for them: a fourth. The dumps take
 /// their own.
 const SHARE_OF_LOCKS: u64 = 4;

@@ -68,6 +68,7 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
         assert_eq!((&member["passed"], &member["reached"]), (&json!(true), &json!("proved")), "{told:#}");
     }
     let metrics = std::fs::read_to_string(shop.drill.file("group.prom")).unwrap();
+    assert!(!metrics.contains("dataset="), "the members' are in files of their own: {metrics}");
     for line in [
         "lifeboat_group_dangling_references{group=\"shop\",reference=\"attachments\"} 7",
         "lifeboat_group_drill_last_status{group=\"shop\"} 0",
@@ -90,17 +91,24 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
         .run_sql("shop", "DELETE FROM attachments WHERE path <> 'lost' AND path <> '/first' OR path IS NULL")
         .await;
     shop.host.must("lifeboatd --log text --once shop").await;
-    // The members have schedules of their own, which their drills with the group fulfil.
-    for member in 0..MEMBERS.len() {
-        shop.drill.datasets[member].push_str("drill = { schedule = \"@daily\" }\n");
-    }
+    // The members have schedules of their own. The drill with the group fulfils one that is for the
+    // newest snapshot.
+    shop.drill.datasets[0].push_str("drill = { schedule = \"@daily\" }\n");
+    shop.drill.datasets[1].push_str("drill = { schedule = \"@daily\", snapshot = \"rotate\" }\n");
     let due = shop.drill.must("lifeboat --json drill --due --textfiles .").await.json().unwrap();
     assert_eq!(
         (&due["groups"][0]["exit_code"], &due["groups"][0]["drill"]["passed"]),
         (&json!(0), &json!(true)),
         "{due:#}"
     );
-    assert_eq!((&due["drills"], due["waiting"].as_array().unwrap().len()), (&json!([]), 2), "{due:#}");
+    let (drills, waiting) = (due["drills"].as_array().unwrap(), due["waiting"].as_array().unwrap());
+    assert_eq!((drills.len(), waiting.len()), (1, 1), "{due:#}");
+    assert_eq!((&drills[0]["dataset"], &waiting[0]["dataset"]), (&json!(MEMBERS[1]), &json!(MEMBERS[0])), "{due:#}");
+    let rotated = &drills[0]["drill"];
+    assert_eq!(rotated["chosen"]["snapshot"], "rotate", "{due:#}");
+    let with_the_group = &due["groups"][0]["drill"]["members"][0];
+    assert_eq!(with_the_group["dataset"], MEMBERS[1], "{due:#}");
+    assert_ne!(rotated["snapshot"], with_the_group["snapshot"], "{due:#}");
     let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
     for line in [
         "lifeboat_group_drill_last_status{group=\"shop\"} 1",
@@ -124,8 +132,12 @@ async fn what_dangles_is_found_counted_and_told_and_the_members_stay_proved() {
     assert!(metrics.contains("lifeboat_group_drill_failed_parts{group=\"shop\"} 1"), "{metrics}");
     let due = shop.drill.must("lifeboat --json drill --due").await.json().unwrap();
     assert!(due["groups"].is_null(), "it is due once a day: {due:#}");
-    // A person reads the same.
-    let text = shop.drill.must("lifeboat drill --group shop").await;
+    // A person reads the same, and what he mended is told.
+    let text = shop.drill.must("lifeboat drill --group shop --textfiles .").await;
+    let metrics = std::fs::read_to_string(shop.drill.file("lifeboat-group-shop.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_group_drill_failed_parts{group=\"shop\"} 0"), "{metrics}");
+    let both = shop.drill.shell("lifeboat drill shop-db --textfiles .").await;
+    assert_eq!(both.code(), Some(2), "{both}");
     assert!(text.stdout.contains("Drill of group shop: passed"), "{text}");
     assert!(text.stdout.contains("1 of 3 values dangle, and 1 may: lost"), "{text}");
 }

@@ -5,6 +5,7 @@
 mod drills;
 mod listings;
 mod retries;
+mod sessions;
 mod shop;
 
 use std::time::Duration;
@@ -74,6 +75,8 @@ async fn a_member_that_fails_leaves_the_others_their_backups_and_no_common_momen
     let waits = shop.host.run_once(&held).await;
     assert!(!waits.status.success() && waits.stderr.contains("shop-uploads"), "{waits}");
     assert_eq!(shop.snapshots(MEMBERS[0]).await, 2, "nothing was captured without the other");
+    let starts = shop.host.log().matches("the members of a group start").count();
+    assert_eq!(starts, 2, "one that waits for a lock has not begun: {}", shop.host.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

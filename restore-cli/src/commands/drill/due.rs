@@ -8,8 +8,8 @@
 //!   also those of the vault that this drill host is granted, and that have no section. Of these, a
 //!   name without any snapshot that somebody signed is left aside: whoever writes into a bucket
 //!   makes no work.
-//! - **Groups** come first, by their own schedules. Each member's drill counts as one by schedule,
-//!   so what is due after them is looked for once more.
+//! - **Groups** come first, by their own schedules. Each member's drill counts as one by schedule
+//!   where its plan takes the newest snapshot, so whether it is still due is looked for once more.
 //! - **Once**: a lock keeps two of these programs from drilling the same. The system releases it
 //!   however its holder ends.
 //! - **Failure**: what fails, before the drills or in one, does not stop the next drill, and the
@@ -26,7 +26,7 @@ use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
-use self::find::{Problems, Scheduled, WhatIsDue, find};
+use self::find::{Problems, Scheduled, WhatIsDue, find, look_again};
 use super::Args;
 use super::group::GroupDrilled;
 use super::one::OneDrill;
@@ -102,7 +102,7 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     if !told.groups.is_empty() && !session.cancel.is_cancelled() {
         // What their drills have proved is not drilled again.
-        found = Box::pin(find(args, &config, session, found.problems)).await;
+        found = look_again(args, &config, session, found);
     }
     let WhatIsDue { due, waiting, problems: Problems(problem) } = found;
     told.waiting = waiting;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::config::{Config, GroupConfig, ProofLevel};
+use lifeboat_engine::config::{Config, GroupConfig, ProofLevel, SnapshotChoice};
 use lifeboat_engine::drill::{AcrossMembers, DrillMemory, DrillTrace, FoundMoments, ReferenceResult};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::worker::DrillDirectory;
@@ -28,7 +28,7 @@ use crate::access::Need;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
-use crate::textfile::{GroupOutcome, Textfile, file_of};
+use crate::textfile::{GroupOutcome, Textfile, file_of, file_of_group};
 
 /// What the drill of a group found.
 #[derive(Serialize)]
@@ -59,7 +59,8 @@ struct MemberDrilled {
 pub(super) async fn run(args: &Args, group: &Name, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     let group = group_of(&config, group)?;
-    let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
+    let in_folder = args.textfiles.as_deref().map(|folder| file_of_group(folder, &group.name));
+    let textfile = args.textfile.as_deref().or(in_folder.as_deref()).map(Textfile::open).transpose()?;
     let (drilled, error) = drill(args, &config, group, textfile.as_ref(), false, session).await;
     let shown = drilled.map_or(Ok(()), |drilled| session.out.result(&drilled));
     error.map_or(Ok(()), Err).and(shown)
@@ -97,7 +98,7 @@ pub(super) async fn drill(
         }
         session.out.warning(format!("nothing remembers that this drill began: {}", error.chain()));
     }
-    let (drilled, error) = match members(args, group, (textfile, is_scheduled), session).await {
+    let (drilled, error) = match members(args, config, group, is_scheduled, session).await {
         Ok(drilled) => {
             let error = drilled.1;
             (Some(drilled.0), error)
@@ -124,8 +125,9 @@ pub(super) async fn drill(
 /// Drills all members. The error beside the result is that of the worst of what was found.
 async fn members(
     args: &Args,
+    config: &Config,
     group: &GroupConfig,
-    (textfile, is_scheduled): (Option<&Textfile>, bool),
+    is_scheduled: bool,
     session: &Session,
 ) -> Result<(GroupDrilled, Option<Error>)> {
     let place = session.place()?;
@@ -169,8 +171,17 @@ async fn members(
         // Its drill is one of the dataset, too. What cannot be told is drilled all the same.
         let file = args.textfiles.as_deref().map(|folder| Textfile::open(&file_of(folder, &member)));
         let (file, unwritable) = file.transpose().map_or_else(|error| (None, Some(error)), |file| (file, None));
-        let textfile = file.as_ref().or(textfile.filter(|_| args.textfiles.is_none()));
-        let one = OneDrill { args, session, dataset: &member, textfile, is_scheduled, without: None, of_group };
+        // A plan that takes older snapshots, too, is not fulfilled by the newest.
+        let is_scheduled = is_scheduled && config.drill_of(&member).snapshot == SnapshotChoice::Newest;
+        let one = OneDrill {
+            args,
+            session,
+            dataset: &member,
+            textfile: file.as_ref(),
+            is_scheduled,
+            without: None,
+            of_group,
+        };
         let (drilled, error) = Box::pin(one.run()).await;
         let error = worse(error, unwritable);
         if let Some(error) = &error {
@@ -180,23 +191,30 @@ async fn members(
         worst = worse(worst, error);
     }
     told.references.sort_by_key(|found| group.references.iter().position(|of| of.name == found.name));
-    let wrong: Vec<&ReferenceResult> = told.references.iter().filter(|found| !found.passed()).collect();
-    if let Some(first) = wrong.first() {
-        let names: Vec<&str> = wrong.iter().map(|found| found.name.as_str()).collect();
-        let what = format!("references of group {} are not right: {}", group.name, names.join(", "));
-        let error = match &first.error {
-            Some(why) => Error::failed(what).because(why.clone()).hint("see what its members' drills found"),
-            None if first.checked < first.at_least => Error::integrity(what).because(in_words(first)).hint(
+    worst = worse(worst, wrong(&group.name, &told.references));
+    let are_right = told.references.iter().all(ReferenceResult::passed);
+    told.passed = are_right && told.members.iter().all(|member| member.passed);
+    Ok((told, worst.map(|worst| sum_up(&group.name, &worst))))
+}
+
+/// The worst of what is wrong with references: one that dangles comes before one that could not be
+/// checked.
+fn wrong(group: &Name, references: &[ReferenceResult]) -> Option<Error> {
+    let wrong: Vec<&ReferenceResult> = references.iter().filter(|found| !found.passed()).collect();
+    let names: Vec<&str> = wrong.iter().map(|found| found.name.as_str()).collect();
+    let what = format!("references of group {group} are not right: {}", names.join(", "));
+    let errors = wrong.iter().map(|found| {
+        Some(match &found.error {
+            Some(why) => Error::failed(what.clone()).because(why.clone()).hint("see what its members' drills found"),
+            None if found.checked < found.at_least => Error::integrity(what.clone()).because(in_words(found)).hint(
                 "look whether `sql` and `database` of the [[group.reference]] ask what they should, or set `at_least`",
             ),
-            None => Error::integrity(what).because(in_words(first)).hint(
+            None => Error::integrity(what.clone()).because(in_words(found)).hint(
                 "find out who deletes files at once, or rows after their files: \"An application of several datasets\" in OPERATIONS.md",
             ),
-        };
-        worst = worse(worst, Some(error));
-    }
-    told.passed = wrong.is_empty() && told.members.iter().all(|member| member.passed);
-    Ok((told, worst.map(|worst| sum_up(&group.name, &worst))))
+        })
+    });
+    errors.fold(None, worse)
 }
 
 /// That there is no common moment, as far as was looked.
@@ -306,6 +324,15 @@ mod tests {
             error: None,
         };
         assert_eq!(in_words(&found), "2 of 1,200 values dangle, and 1 may: a, b (1 row had none)");
+        let unchecked =
+            ReferenceResult { name: "b".parse().unwrap(), error: Some("no relation".to_owned()), ..found.clone() };
+        let shop = "shop".parse().unwrap();
+        let worst = wrong(&shop, &[unchecked.clone(), found.clone()]).unwrap();
+        assert_eq!(worst.class(), Class::Integrity, "what could not be checked hides nothing");
+        let told = worst.chain();
+        assert!(told.contains("are not right: b, attachments") && told.contains("2 of 1,200"), "{told}");
+        assert_eq!(wrong(&shop, &[unchecked]).unwrap().class(), Class::Failed);
+        assert!(wrong(&shop, &[ReferenceResult { at_most: 2, ..found.clone() }]).is_none());
         let none = ReferenceResult { checked: 0, dangling: 0, first: Vec::new(), without_value: 0, ..found };
         assert_eq!(in_words(&none), "0 of 0 values dangle, and 1 may, and 1 must be there");
         let missed = sum_up(&"shop".parse().unwrap(), &Error::new(Class::ObjectiveMissed, "rto"));

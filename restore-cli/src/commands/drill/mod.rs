@@ -70,11 +70,12 @@ pub(crate) struct Args {
     /// signer
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Write metrics for node-exporter's textfile collector
+    /// Write metrics for node-exporter's textfile collector, with --group those of the group alone
     #[arg(long, value_name = "FILE.prom")]
     textfile: Option<PathBuf>,
-    /// With --due: write the metrics of each dataset to lifeboat-drill-DATASET.prom here
-    #[arg(long, value_name = "DIR", requires = "due")]
+    /// With --due or --group: write the metrics of each dataset to lifeboat-drill-DATASET.prom
+    /// here, and of each group to lifeboat-group-GROUP.prom
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dataset", "region_loss", "textfile"])]
     textfiles: Option<PathBuf>,
     /// Socket of the workers that do the work with the database [default: the program
     /// lifeboat-worker beside this one]

@@ -58,7 +58,7 @@ pub(super) struct OfGroup<'a> {
 
 impl OfGroup<'_> {
     /// In the place of a choice: the snapshot is that of the group's moment.
-    const CHOSEN: &'static str = "group";
+    pub(super) const CHOSEN: &'static str = "group";
 }
 
 impl OneDrill<'_> {

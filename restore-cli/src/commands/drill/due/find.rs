@@ -4,8 +4,8 @@
 //! on. Where the vault cannot be asked, what this host itself remembers decides.
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::config::{Config, ProofLevel};
-use lifeboat_engine::drill::{DrillMemory, drilled_datasets, due_since, fulfilled, history};
+use lifeboat_engine::config::{Config, ProofLevel, SnapshotChoice};
+use lifeboat_engine::drill::{DrillMemory, DrillReport, drilled_datasets, due_since, fulfilled, history};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::schedule::Schedule;
@@ -13,7 +13,7 @@ use lifeboat_engine::{Class, Error, Result};
 
 use super::super::Args;
 use super::super::grants::Grants;
-use super::super::one::remembered;
+use super::super::one::{OfGroup, remembered};
 use super::super::worst::worse;
 use super::Waiting;
 use crate::access::Need;
@@ -31,7 +31,17 @@ pub(super) struct Scheduled {
     pub(super) schedule: Schedule,
     /// As far as the plan asks for.
     level: Option<ProofLevel>,
+    /// Whether the plan takes the newest snapshot, so that a drill of its group is one of the plan.
+    takes_newest: bool,
     has_section: bool,
+}
+
+impl Scheduled {
+    /// When a drill began, if it did what the plan asks for.
+    fn fulfilled(&self, report: &DrillReport) -> Option<DateTime<Utc>> {
+        let was_of_group = report.chosen.as_ref().is_some_and(|chosen| chosen.snapshot == OfGroup::CHOSEN);
+        fulfilled(report, self.level).filter(|_| self.takes_newest || !was_of_group)
+    }
 }
 
 /// The worst of what went wrong. Each is told when it is added.
@@ -65,7 +75,8 @@ pub(super) async fn find(args: &Args, config: &Config, session: &Session, proble
     let mut found = WhatIsDue { problems, ..WhatIsDue::default() };
     let sections = config.datasets.iter().filter_map(|dataset| {
         let (schedule, level) = (dataset.drill.schedule.clone()?, dataset.drill.level);
-        Some(Scheduled { dataset: dataset.name.clone(), schedule, level, has_section: true })
+        let takes_newest = dataset.drill.snapshot == SnapshotChoice::Newest;
+        Some(Scheduled { dataset: dataset.name.clone(), schedule, level, takes_newest, has_section: true })
     });
     // Before anything can fail.
     let mut scheduled: Vec<(Scheduled, Option<DateTime<Utc>>)> =
@@ -83,8 +94,8 @@ pub(super) async fn find(args: &Args, config: &Config, session: &Session, proble
         let without_section = |name: &Name| config.dataset(name).is_none();
         let remembered = || drilled_datasets(&config.state_directory).into_iter().filter(without_section).collect();
         for dataset in others.unwrap_or_else(remembered) {
-            let level = config.drill.level;
-            let one = Scheduled { dataset, schedule: schedule.clone(), level, has_section: false };
+            let (level, takes_newest) = (config.drill.level, config.drill.snapshot == SnapshotChoice::Newest);
+            let one = Scheduled { dataset, schedule: schedule.clone(), level, takes_newest, has_section: false };
             scheduled.push(finder.by_memory(one, &mut found.problems));
         }
     }
@@ -107,6 +118,20 @@ pub(super) async fn find(args: &Args, config: &Config, session: &Session, proble
     found
 }
 
+/// What is still due after groups were drilled, by what this host remembers of that.
+pub(super) fn look_again(args: &Args, config: &Config, session: &Session, found: WhatIsDue) -> WhatIsDue {
+    let finder = Finder { args, config, session, now: session.clock.now() };
+    let WhatIsDue { due, mut waiting, mut problems } = found;
+    let mut left = Vec::new();
+    for (one, since) in due {
+        match finder.by_memory(one, &mut problems) {
+            (one, Some(_)) => left.push((one, since)),
+            (one, None) => waiting.push(Waiting { next: one.schedule.next_after(finder.now), dataset: one.dataset }),
+        }
+    }
+    WhatIsDue { due: left, waiting, problems }
+}
+
 struct Finder<'a> {
     args: &'a Args,
     config: &'a Config,
@@ -125,7 +150,7 @@ impl Finder<'_> {
         problems.unless(self.session, self.tell_of_killed(&one.dataset, &memory));
         let (kept, attempts) = remembered(Some(&memory), self.session);
         let own = attempts.iter().filter(|attempt| attempt.scheduled).map(|attempt| attempt.began);
-        let begun: Vec<_> = own.chain(kept.iter().filter_map(|report| fulfilled(report, one.level))).collect();
+        let begun: Vec<_> = own.chain(kept.iter().filter_map(|report| one.fulfilled(report))).collect();
         let since = due_since(&one.schedule, self.now, &begun);
         problems.unless(self.session, self.note_due(&one, since));
         (one, since)
@@ -184,7 +209,7 @@ impl Finder<'_> {
         let found = self.session.cancellable("reading past drills", found).await?;
         // To drill once too often does no harm, and the drill itself tells more.
         found.gaps.iter().for_each(|gap| self.session.out.note(format!("{}: {gap}", one.dataset)));
-        Ok(found.drills.iter().filter_map(|past| fulfilled(&past.report, one.level)).collect())
+        Ok(found.drills.iter().filter_map(|past| one.fulfilled(&past.report)).collect())
     }
 }
 
