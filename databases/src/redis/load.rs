@@ -7,11 +7,12 @@
 //! what is in it (see `chosen.rs`). The first error of the server ends the load.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::chosen::ChosenDatabase;
 use super::connect::RedisConnection;
