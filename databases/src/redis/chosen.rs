@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifeboat_base::{Error, Result};
 
 use super::connect::RedisConnection;
-use super::failures::explained;
+use super::failures::{explained, in_one_line};
 use super::rdb::MAX_REDIS_DATABASES;
 use super::replies::RedisReply;
 use crate::database::WorkContext;
@@ -75,7 +75,7 @@ impl ChosenDatabase<'_> {
             }
             RedisReply::Refused(why) => Err(explained(Error::source_failed(format!(
                 "the Redis server refuses {command} in database {number}: {}",
-                why.split(" script: ").next().unwrap_or_default().escape_debug()
+                in_one_line(why.split(" script: ").next().unwrap_or_default())
             )))),
         }
     }

@@ -43,6 +43,11 @@ const REDIS_CAUSES: [Cause; 10] = [
     ),
 ];
 
+/// What a server said, in one line.
+pub(super) fn in_one_line(said: &str) -> String {
+    said.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}
+
 /// `error` with a hint for its cause, if that is known.
 pub(super) fn explained(error: Error) -> Error {
     causes::explained(error, &REDIS_CAUSES)

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::chosen::ChosenDatabase;
 use super::connect::RedisConnection;
-use super::failures::explained;
+use super::failures::{explained, in_one_line};
 use super::rdb::{RdbEntry, RdbPayload, entries};
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
@@ -245,7 +245,7 @@ impl ServerErrors {
         let text = String::from_utf8_lossy(&heard);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
         let line = line.split_once(REPEATED).map_or(line, |(line, _)| line);
-        let told: String = line.escape_debug().take(MAX_ERROR_CHARS).collect();
+        let told: String = in_one_line(line).chars().take(MAX_ERROR_CHARS).collect();
         let error = Error::source_failed(format!("the Redis server did not take all of it: {told}"));
         Some(match CAUSES_OF_LOADS.iter().find(|(mark, _)| line.contains(mark)) {
             Some((_, hint)) => error.hint(*hint),
