@@ -104,6 +104,11 @@ impl Daemon {
         let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
         let live = Arc::new(Live::new(installation.clone(), state.clone(), ledger.clone(), clock.clone()));
 
+        // Before anybody can ask what came of them.
+        let budget = RunBudget::new(&config.limits);
+        let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
+        config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
+        Self::take_in_groups(&runner, config, true);
         let (sender, wishes) = mpsc::channel(WISHES);
         let (endpoints, address) = Endpoints::open(config, &live, sender).await?;
         tracing::info!(
@@ -113,10 +118,6 @@ impl Daemon {
             replicas = config.replicas.len(),
             "lifeboatd started"
         );
-        let budget = RunBudget::new(&config.limits);
-        let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
-        config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
-        Self::take_in_groups(&runner, config, true);
         let scheduler = Scheduler::new(config, |dataset| runner.considered(dataset));
         let names = config.datasets.iter().map(|dataset| &dataset.name);
         let pauses = Pauses::open(&runner.state, &runner.clock, names);
