@@ -20,8 +20,8 @@ use lifeboat_engine::keep::scrub;
 use lifeboat_engine::keep::warden_log::{WardenTells, WardenWord};
 use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
-use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
+use self::page::{Page, Series};
 use crate::drills::ToldDrills;
 use crate::group_status::GroupStatus;
 use crate::status::DatasetStatus;
@@ -70,45 +70,18 @@ impl Snapshot<'_> {
     }
 }
 
-/// A registry that is filled once.
-struct Page {
-    registry: Registry,
-}
-
-type Series<'a, T> = Vec<(Vec<&'a str>, T)>;
-
-impl Page {
-    fn gauge(&self, name: &str, help: &str, labels: &[&str], series: Series<'_, f64>) -> prometheus::Result<()> {
-        let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
-        for (values, value) in series {
-            gauge.get_metric_with_label_values(&values)?.set(value);
-        }
-        self.registry.register(Box::new(gauge))
-    }
-
-    fn counter(&self, name: &str, help: &str, labels: &[&str], series: Series<'_, u64>) -> prometheus::Result<()> {
-        let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-        for (values, value) in series {
-            counter.get_metric_with_label_values(&values)?.inc_by(value);
-        }
-        self.registry.register(Box::new(counter))
-    }
-}
-
 /// The page in the text format.
 ///
 /// # Errors
 /// None is expected: names and labels are fixed.
 pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
-    let page = Page { registry: Registry::new() };
+    let page = Page::default();
     let filled = backups(&page, snapshot)
         .and_then(|()| grouped::groups(&page, snapshot))
         .and_then(|()| configured(&page, snapshot))
         .and_then(|()| replicas(&page, snapshot))
         .and_then(|()| drills::fill(&page, snapshot));
-    filled
-        .and_then(|()| TextEncoder::new().encode_to_string(&page.registry.gather()))
-        .context(Class::Failed, || "cannot write the metrics")
+    filled.and_then(|()| page.text()).context(Class::Failed, || "cannot write the metrics")
 }
 
 fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
@@ -499,5 +472,6 @@ fn timestamp(time: Option<DateTime<Utc>>) -> f64 {
 }
 
 mod grouped;
+mod page;
 #[cfg(test)]
 mod tests;
