@@ -10,7 +10,7 @@ use lifeboat_base::{Error, Result};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::tool::hosts::is_here;
+use crate::tool::hosts::{is_here, socket_and_user};
 
 /// How an address is written.
 pub(super) const MARIA_ADDRESS_FORM: &str = "mariadb://user@host:3306, or socket:/run/mysqld/mysqld.sock[?user=NAME]";
@@ -78,18 +78,8 @@ pub(super) fn parse(text: &str) -> Result<MariaAddress> {
         }
         return checked(url).map(MariaAddress::Url).map_err(refused);
     };
-    let (path, options) = socket.split_once('?').unwrap_or((socket, ""));
-    if !path.starts_with('/') {
-        return Err(refused("`socket:` needs the absolute path of the socket"));
-    }
-    let mut user = None;
-    for (name, value) in url::form_urlencoded::parse(options.as_bytes()) {
-        match &*name {
-            "user" => user = Some(value.into_owned()),
-            _ => return Err(refused("a socket takes `user`")),
-        }
-    }
-    Ok(MariaAddress::Socket { path: PathBuf::from(path), user })
+    let (path, user) = socket_and_user(socket).map_err(refused)?;
+    Ok(MariaAddress::Socket { path, user })
 }
 
 fn refused(why: &str) -> Error {

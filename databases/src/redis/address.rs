@@ -9,7 +9,7 @@ use lifeboat_base::{Error, Result};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::tool::hosts::is_here;
+use crate::tool::hosts::{is_here, socket_and_user};
 
 /// How an address is written.
 pub(super) const REDIS_ADDRESS_FORM: &str =
@@ -76,18 +76,8 @@ pub(super) fn parse(text: &str) -> Result<RedisAddress> {
         let url = Url::parse(text).map_err(|_| refused("it is not a URL"))?;
         return checked(url).map(RedisAddress::Url).map_err(refused);
     };
-    let (path, options) = socket.split_once('?').unwrap_or((socket, ""));
-    if !path.starts_with('/') {
-        return Err(refused("`socket:` needs the absolute path of the socket"));
-    }
-    let mut user = None;
-    for (name, value) in url::form_urlencoded::parse(options.as_bytes()) {
-        match &*name {
-            "user" => user = Some(value.into_owned()),
-            _ => return Err(refused("a socket takes `user`")),
-        }
-    }
-    Ok(RedisAddress::Socket { path: PathBuf::from(path), user })
+    let (path, user) = socket_and_user(socket).map_err(refused)?;
+    Ok(RedisAddress::Socket { path, user })
 }
 
 fn refused(why: &str) -> Error {
