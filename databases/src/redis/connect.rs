@@ -110,7 +110,7 @@ impl RedisConnection {
         self.finish(&mut tool).await?;
         // The client goes on in database 0 then, and does so whatever the reason is.
         match tool.said().contains(NO_DATABASE) || tool.said().contains(SELECT_FAILED) {
-            true => Ok(RedisReply::Refused(format!("the server has no database {database}"))),
+            true => Ok(RedisReply::Refused(format!("the server does not choose database {database}"))),
             false => reply(&answer),
         }
     }

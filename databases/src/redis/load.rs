@@ -322,11 +322,11 @@ impl Commands<'_> {
                 "pass --overwrite to empty it first, or restore one database into another with --database and --rename",
             ));
         }
-        self.progress.begun.push(number);
         if keys > 0 {
-            self.progress.emptied.push(number);
             database.empty(&self.cx.to_the_end()).await?;
+            self.progress.emptied.push(number);
         }
+        self.progress.begun.push(number);
         let mut bytes = Vec::new();
         write_command(&[b"SELECT", number.to_string().as_bytes()], &mut bytes);
         self.count += 1;
