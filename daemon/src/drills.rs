@@ -17,7 +17,8 @@ use crate::runner::Runner;
 
 /// So many of the newest reports are read.
 const MOST_DRILLS: usize = 16;
-/// … or of these, if none of those has reached its level: that none ever did is alarming.
+/// … or of these, if none of those has reached its level with a whole snapshot: that none ever did is
+/// alarming.
 const MOST_SOUGHT: usize = 1024;
 
 /// What the published drills of a dataset tell.
@@ -26,11 +27,13 @@ pub(crate) struct ToldDrills {
     newest: SnapshotId,
     /// When the newest drill ended.
     pub last_attempt: DateTime<Utc>,
-    /// When the newest one ended that reached its level.
+    /// When the newest one ended that reached its level, or proved in part.
     pub last_success: Option<DateTime<Utc>>,
-    /// Whether the newest one did.
+    /// When the newest one ended that reached its level with the whole snapshot.
+    pub last_whole: Option<DateTime<Utc>>,
+    /// Whether the newest one passed.
     pub passed: bool,
-    /// What the newest one reached.
+    /// What the newest one that was not in part reached.
     pub level: Option<ProofLevel>,
     pub rto_seconds: Option<f64>,
     pub rpo_seconds: Option<f64>,
@@ -42,6 +45,7 @@ impl ToldDrills {
     fn of(history: &DrillHistory, before: Option<&Self>) -> Option<Self> {
         let reports = || history.drills.iter().map(|drill| &drill.report);
         let newest = reports().next()?;
+        let wholes = || reports().filter(|report| report.in_part.is_none());
         let first = |value: fn(&Self) -> Option<f64>, told: Option<f64>| told.or_else(|| before.and_then(value));
         Some(Self {
             newest: newest.drill.clone(),
@@ -50,8 +54,15 @@ impl ToldDrills {
                 .find(|report| report.passed)
                 .map(|report| report.finished)
                 .or_else(|| before.and_then(|before| before.last_success)),
+            last_whole: wholes()
+                .find(|report| report.passed)
+                .map(|report| report.finished)
+                .or_else(|| before.and_then(|before| before.last_whole)),
             passed: newest.passed,
-            level: newest.reached,
+            level: match wholes().next() {
+                Some(newest) => newest.reached,
+                None => before.and_then(|before| before.level),
+            },
             rto_seconds: first(|before| before.rto_seconds, reports().find_map(|report| report.rto_seconds)),
             rpo_seconds: first(|before| before.rpo_seconds, reports().find_map(|report| report.rpo_seconds)),
             // Of the newest, as the schedule may have changed.
@@ -92,7 +103,7 @@ pub(crate) async fn told(
             _ => {
                 let read = async |most| published_drills(place, name, most, now).await.unwrap_or_default();
                 let mut history = read(MOST_DRILLS).await;
-                let is_success = |drill: &PastDrill| drill.report.passed;
+                let is_success = |drill: &PastDrill| drill.report.passed && drill.report.in_part.is_none();
                 if known.is_none() && !history.drills.is_empty() && !history.drills.iter().any(is_success) {
                     history = read(MOST_SOUGHT).await;
                 }
@@ -112,6 +123,7 @@ pub(crate) fn sample(last_attempt: DateTime<Utc>) -> ToldDrills {
         newest: "20261123T183244123Z-9f2c81aa".parse().unwrap(),
         last_attempt,
         last_success: None,
+        last_whole: None,
         passed: false,
         level: Some(ProofLevel::Loaded),
         rto_seconds: Some(7.5),

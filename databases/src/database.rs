@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::listing::{ListedItem, Listing};
-use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult, VERIFY_CHECK};
+use crate::passing::PassingMarks;
+use crate::proof::{CheckResult, DrillQuery, PartsToProve, ProofLevel, ProofResult, VERIFY_CHECK};
 use crate::rows::{self, RowSink};
 use crate::streams::{StoredStreams, StreamReader, StreamSink};
 use crate::tool::environment::ToolEnvironment;
@@ -124,6 +125,25 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// does not belong to one database.
     fn database_of(&self, stream: &str) -> Option<String> {
         let _ = stream;
+        None
+    }
+
+    /// What of a snapshot with these streams can be proved without the rest. `None`: it is one part.
+    fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {
+        let _ = streams;
+        None
+    }
+
+    /// Whether a detail of a source only tells of the moment of its capture, such as a position in
+    /// a log, so that two snapshots with the same streams may differ in it.
+    fn is_of_the_moment(&self, detail: &str) -> bool {
+        let _ = detail;
+        false
+    }
+
+    /// What at the edges of a stream only tells of the moment of its capture. `None`: nothing does.
+    fn passing_marks(&self, stream: &str, facts: &SourceFacts) -> Option<PassingMarks> {
+        let _ = (stream, facts);
         None
     }
 

@@ -19,6 +19,7 @@ mod listing;
 pub mod mariadb;
 mod moment;
 mod occupied;
+mod passing;
 pub mod postgres;
 pub mod proof;
 pub mod redis;
@@ -38,6 +39,7 @@ pub use self::database::{
 pub use self::drill_commands::DrillCommands;
 pub use self::listing::{ListedItem, Listing, MAX_ITEM_BYTES};
 pub use self::moment::SharedMoment;
+pub use self::passing::PassingMarks;
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;
 pub use self::wanted::{LoadFailure, Portion, PortionOutcome, RestoreOutcome, RowFormat, TreeWanted, Wanted};

@@ -100,6 +100,12 @@ pub trait StoredStreams: Send + Sync {
     /// What the capture said about the source.
     fn facts(&self) -> &SourceFacts;
 
+    /// Streams of the snapshot that are not given: an earlier drill proved what they hold. Whole
+    /// [parts](crate::Database::parts_to_prove) of it, of which nothing is loaded or compared.
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Begins to read a stream. The same stream may be opened again.
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>>;
 }

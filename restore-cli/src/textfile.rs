@@ -24,6 +24,7 @@ const LAST_SUCCESS: &str = "lifeboat_drill_last_success_timestamp_seconds";
 const LAST_ATTEMPT: &str = "lifeboat_drill_last_attempt_timestamp_seconds";
 const LAST_STATUS: &str = "lifeboat_drill_last_status";
 const LAST_LEVEL: &str = "lifeboat_drill_last_level";
+const LAST_WHOLE: &str = "lifeboat_drill_last_whole_timestamp_seconds";
 const HIGHEST_LEVEL: &str = "lifeboat_drill_highest_level";
 const RESTORE_DURATION: &str = "lifeboat_drill_restore_duration_seconds";
 const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
@@ -40,11 +41,15 @@ const DANGLING: &str = "lifeboat_group_dangling_references";
 const MAY_DANGLE: &str = "lifeboat_group_allowed_dangling_references";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 18] = [
-    (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
+const FAMILIES: [(&str, &str); 19] = [
+    (LAST_SUCCESS, "When the last drill that reached its level, or proved in part, ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
-    (LAST_STATUS, "1 if the last drill reached its level, else 0."),
-    (LAST_LEVEL, "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
+    (LAST_STATUS, "1 if the last drill reached its level, or proved in part, else 0."),
+    (
+        LAST_LEVEL,
+        "The level that the last drill not in part reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved.",
+    ),
+    (LAST_WHOLE, "When the last drill that reached its level with the whole snapshot ended."),
     (HIGHEST_LEVEL, "The highest level that a drill of this kind of source can reach, as of the last known snapshot."),
     (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
     (RECOVERY_POINT_AGE, "The age of the data when the last drill of a newest snapshot began."),
@@ -70,6 +75,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: DateTime<Utc>,
     pub(crate) passed: bool,
     pub(crate) reached: Option<ProofLevel>,
+    /// If it proved in part: when the drill ended that proved the rest.
+    pub(crate) proved_since: Option<DateTime<Utc>>,
     /// `None`: not known this time.
     pub(crate) highest: Option<ProofLevel>,
     pub(crate) rto_seconds: Option<f64>,
@@ -210,15 +217,20 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
     let mut set = |family: &str, labels: String, value: String| {
         samples.insert((family_index(family).unwrap_or_default(), labels), value);
     };
-    let ended = seconds(outcome.ended.timestamp_millis() as f64 / 1000.0);
+    let at = |time: DateTime<Utc>| seconds(time.timestamp_millis() as f64 / 1000.0);
+    let ended = at(outcome.ended);
     set(LAST_ATTEMPT, labels(""), ended.clone());
     set(LAST_STATUS, labels(""), u8::from(outcome.passed).to_string());
-    set(LAST_LEVEL, labels(""), outcome.reached.map_or(0, |level| level as u8).to_string());
+    if outcome.passed {
+        let whole = outcome.proved_since.map_or(ended.clone(), at);
+        set(LAST_WHOLE, labels(""), whole);
+        set(LAST_SUCCESS, labels(""), ended);
+    }
+    // What proves in part only does so after a drill that proved all.
+    let level = if outcome.proved_since.is_some() { Some(ProofLevel::Proved) } else { outcome.reached };
+    set(LAST_LEVEL, labels(""), level.map_or(0, |level| level as u8).to_string());
     if let Some(highest) = outcome.highest {
         set(HIGHEST_LEVEL, labels(""), (highest as u8).to_string());
-    }
-    if outcome.passed {
-        set(LAST_SUCCESS, labels(""), ended);
     }
     for (family, measured) in [(RESTORE_DURATION, outcome.rto_seconds), (RECOVERY_POINT_AGE, outcome.rpo_seconds)] {
         if let Some(measured) = measured {
@@ -314,6 +326,7 @@ mod tests {
             ended: DateTime::from_timestamp(ended, 0).unwrap(),
             passed,
             reached: passed.then_some(ProofLevel::Proved),
+            proved_since: None,
             highest: passed.then_some(ProofLevel::Proved),
             rto_seconds: passed.then_some(41.25),
             rpo_seconds: passed.then_some(600.0),

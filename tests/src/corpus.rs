@@ -97,6 +97,7 @@ async fn vault() -> TestVault {
         selector: Selector::Latest,
         settings: &settings,
         past: &[],
+        base: None,
         objectives: Objectives::default(),
         rehearses_loss: false,
         across: None,

@@ -34,6 +34,8 @@ pub struct Job {
     pub facts: SourceFacts,
     /// The names of the streams, in the order of capture, and their lengths where they are known.
     pub streams: Vec<(String, Option<u64>)>,
+    /// See `StoredStreams::left_out`.
+    pub left_out: Vec<String>,
     /// See `WorkContext::stall`.
     pub stall: Duration,
     /// See `WorkContext::jobs`.

@@ -19,20 +19,25 @@ pub(super) fn fill(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<(
     };
     each(
         "lifeboat_drill_last_success_timestamp_seconds",
-        "When the last drill that reached its level ended; 0 if none ever did.",
+        "When the last drill that reached its level, or proved in part, ended; 0 if none ever did.",
         |told| Some(timestamp(told.last_success)),
+    )?;
+    each(
+        "lifeboat_drill_last_whole_timestamp_seconds",
+        "When the last drill that reached its level with the whole snapshot ended.",
+        |told| told.last_whole.map(|ended| timestamp(Some(ended))),
     )?;
     each(
         "lifeboat_drill_last_attempt_timestamp_seconds",
         "When the last drill ended, whether it passed or not.",
         |told| Some(timestamp(Some(told.last_attempt))),
     )?;
-    each("lifeboat_drill_last_status", "1 if the last drill reached its level, else 0.", |told| {
+    each("lifeboat_drill_last_status", "1 if the last drill reached its level, or proved in part, else 0.", |told| {
         Some(f64::from(u8::from(told.passed)))
     })?;
     each(
         "lifeboat_drill_last_level",
-        "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved.",
+        "The level that the last drill not in part reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved.",
         |told| Some(told.level.map_or(0.0, |level| f64::from(level as u8))),
     )?;
     page.gauge(

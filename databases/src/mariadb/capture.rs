@@ -31,6 +31,16 @@ pub(super) const USERS: &str = "users";
 /// Details that tell a database's position in the binary log. The rest is the name of its stream.
 const BINLOG_OF: &str = "binlog:";
 const GTID_OF: &str = "gtid:";
+
+/// Whether the server told its position in its binary log, which then stands in the dump, too.
+pub(super) fn tells_position(stream: &str, facts: &SourceFacts) -> bool {
+    [BINLOG_OF, GTID_OF].iter().any(|of| facts.details.contains_key(&format!("{of}{stream}")))
+}
+
+/// Whether a detail tells nothing that a restore of the same streams depends on.
+pub(super) fn is_of_the_moment(detail: &str) -> bool {
+    detail == TAKEN || [BINLOG_OF, GTID_OF].iter().any(|of| detail.starts_with(of))
+}
 /// Time zones of events that every server knows.
 const NAMED_ZONES: &str =
     "SELECT count(*) FROM information_schema.EVENTS WHERE TIME_ZONE <> 'SYSTEM' AND TIME_ZONE NOT REGEXP '^[+-]'";

@@ -3,6 +3,7 @@
 use lifeboat_base::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::passing::{PassingMarks, take_line};
 use crate::streams::MAX_STREAM_NAME_BYTES;
 
 /// What is percent-encoded in the name of a database.
@@ -17,6 +18,11 @@ const DUMP_BEGINS: [&[u8]; 2] = [b"/*M!999999\\-", b"-- MariaDB dump"];
 const POSITION_MARK: &str = "\n-- CHANGE MASTER TO MASTER_LOG_FILE='";
 /// … and the GTID near the end.
 const GTID_MARK: &str = "\n-- SET GLOBAL gtid_slave_pos='";
+/// Both are comments.
+pub(super) const PASSING_MARKS: PassingMarks = PassingMarks {
+    head: |head| take_line(head, POSITION_MARK.trim_start().as_bytes(), false),
+    tail: |tail| take_line(tail, GTID_MARK.trim_start().as_bytes(), true),
+};
 /// Both lie within so many bytes.
 const WATCHED_BYTES: usize = 8 << 10;
 /// The first version whose dumps can hold the history of system-versioned tables.

@@ -40,7 +40,8 @@ pub use self::target::MariaTarget;
 use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
-use crate::proof::ProofLevel;
+use crate::passing::PassingMarks;
+use crate::proof::{PartsToProve, ProofLevel};
 use crate::rows::RowSink;
 use crate::streams::StreamReader;
 
@@ -86,6 +87,18 @@ impl Database for MariaDb {
 
     fn database_of(&self, stream: &str) -> Option<String> {
         dump::database_of(stream)
+    }
+
+    fn passing_marks(&self, stream: &str, facts: &SourceFacts) -> Option<PassingMarks> {
+        capture::tells_position(stream, facts).then_some(dump::PASSING_MARKS)
+    }
+
+    fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {
+        Some(PartsToProve::of_databases(streams, dump::database_of))
+    }
+
+    fn is_of_the_moment(&self, detail: &str) -> bool {
+        capture::is_of_the_moment(detail)
     }
 
     fn address_form(&self) -> Option<&'static str> {

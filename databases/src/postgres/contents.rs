@@ -19,7 +19,7 @@ use crate::streams::StreamReader;
 /// The minor archive versions of PostgreSQL 10 to 18.
 pub(super) const MINOR_VERSIONS: RangeInclusive<u8> = 12..=16;
 /// The head: magic, version, sizes of integers and offsets, format.
-const HEAD_BYTES: usize = 11;
+pub(super) const HEAD_BYTES: usize = 11;
 const CUSTOM_FORMAT: u8 = 1;
 /// An integer: a sign and four bytes.
 pub(super) const INT_BYTES: usize = 5;

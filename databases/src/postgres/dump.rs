@@ -11,6 +11,7 @@ use super::parts::{DumpPart, Table};
 use super::server::Server;
 use super::settings::PostgresConfig;
 use super::tables;
+use super::timeless::forget_time;
 use crate::streams::StreamSink;
 use crate::tool::causes::{self, Cause};
 
@@ -96,6 +97,9 @@ pub(super) async fn dump(
     tool.pump(writer.as_mut(), |piece| {
         if !begun && !piece.starts_with(ARCHIVE_MAGIC) {
             return Err(Error::source_failed(format!("pg_dump of {stream} did not write an archive")));
+        }
+        if !begun {
+            forget_time(piece);
         }
         begun = true;
         Ok(())

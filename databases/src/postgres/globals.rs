@@ -11,6 +11,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use zeroize::Zeroizing;
 
 use super::tokens::{Reading, Statements, Token};
+use crate::passing::{PassingMarks, take_line};
 use crate::streams::StoredStreams;
 
 /// The name of the stream with roles and other globals.
@@ -21,6 +22,12 @@ const MAX_GLOBALS_BYTES: usize = 64 << 20;
 const MAX_STATEMENTS: usize = 2_000_000;
 /// No name is longer in any build of PostgreSQL that we know of.
 const MAX_NAME_BYTES: usize = 1024;
+
+/// `pg_dumpall` frames what it writes with a word that it makes up each time.
+pub(super) const PASSING_MARKS: PassingMarks = PassingMarks {
+    head: |head| take_line(head, b"\\restrict ", false),
+    tail: |tail| take_line(tail, b"\\unrestrict ", true),
+};
 
 /// The last line of a complete stream.
 pub(crate) const END_MARKER: &str = "-- PostgreSQL database cluster dump complete";

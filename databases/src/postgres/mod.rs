@@ -62,6 +62,7 @@ mod tables;
 mod target;
 mod there;
 mod throw_away;
+mod timeless;
 mod tokens;
 mod values;
 
@@ -80,7 +81,8 @@ pub use self::target::PostgresTarget;
 use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
-use crate::proof::ProofLevel;
+use crate::passing::PassingMarks;
+use crate::proof::{PartsToProve, ProofLevel};
 use crate::rows::RowSink;
 use crate::streams::{StoredStreams, StreamReader};
 use crate::wanted::{Portion, PortionOutcome, Wanted};
@@ -127,6 +129,14 @@ impl Database for Postgres {
 
     fn database_of(&self, stream: &str) -> Option<String> {
         parts::DumpPart::of_stream(stream).map(|(_, database)| database)
+    }
+
+    fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {
+        (stream == globals::GLOBALS).then_some(globals::PASSING_MARKS)
+    }
+
+    fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {
+        Some(PartsToProve::of_databases(streams, |stream| self.database_of(stream)))
     }
 
     fn reads(&self, stream: &str, wanted: &Wanted) -> bool {

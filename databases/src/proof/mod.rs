@@ -2,6 +2,7 @@
 
 mod expect;
 pub(crate) mod multiset;
+mod parts;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 pub use self::expect::Number;
+pub use self::parts::PartsToProve;
 
 /// The name of the check that commands of the operator make.
 pub(crate) const VERIFY_CHECK: &str = "verify";

@@ -36,6 +36,7 @@ pub use self::target::RedisTarget;
 use crate::database::{
     ClientTool, Database, FoundHere, FoundSource, Look, ServerTarget, Source, ThrowAway, ToolFound, WorkContext,
 };
+use crate::passing::PassingMarks;
 use crate::proof::ProofLevel;
 use crate::wanted::Wanted;
 
@@ -77,6 +78,10 @@ impl Database for RedisDb {
             SETTINGS_STREAM => "settings.txt".to_owned(),
             other => other.to_owned(),
         }
+    }
+
+    fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {
+        (stream == DUMP_STREAM).then_some(rdb::PASSING_MARKS)
     }
 
     fn address_form(&self) -> Option<&'static str> {

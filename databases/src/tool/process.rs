@@ -239,14 +239,14 @@ impl Tool {
     }
 
     /// Streams its standard output, from here to its end, straight into `stream`. `look` sees each
-    /// piece, in order.
+    /// piece, in order, and may change bytes of it.
     ///
     /// # Errors
     /// As [`Self::read`], and those of `look` and `stream`.
     pub(crate) async fn pump(
         &mut self,
         stream: &mut dyn StreamWriter,
-        mut look: impl FnMut(&[u8]) -> Result<()> + Send,
+        mut look: impl FnMut(&mut [u8]) -> Result<()> + Send,
     ) -> Result<()> {
         while let Some(stdout) = &mut self.stdout {
             let space = stream.space().await?;
@@ -257,7 +257,7 @@ impl Tool {
             match read {
                 Ok(Ok(0)) => self.stdout = None,
                 Ok(Ok(read)) => {
-                    look(&space[..read])?;
+                    look(&mut space[..read])?;
                     stream.filled(read).await?;
                 }
                 Ok(Err(error)) => {

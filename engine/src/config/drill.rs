@@ -51,6 +51,9 @@ pub struct DrillConfig {
     pub max_time: Option<Duration>,
     /// The restored data may have this many bytes. `None`: as many as it has.
     pub max_disk: Option<u64>,
+    /// What has not changed since a drill of a whole snapshot, which began no longer ago, need not
+    /// be restored again. `None`: every drill is of the whole snapshot.
+    pub full_every: Option<Duration>,
 }
 
 impl Default for DrillConfig {
@@ -67,6 +70,7 @@ impl Default for DrillConfig {
             outside: false,
             max_time: None,
             max_disk: None,
+            full_every: None,
         }
     }
 }
@@ -231,6 +235,10 @@ fn values(v: &mut SettingsReader<'_>, raw: RawDrill, base: &DrillConfig, replica
         outside: raw.outside.as_ref().map_or(base.outside, |outside| *outside.get_ref()),
         max_time: more_than_nothing(v, raw.max_time.as_ref(), units::duration).or(base.max_time),
         max_disk: more_than_nothing(v, raw.max_disk.as_ref(), units::size).or(base.max_disk),
+        full_every: match v.unit(raw.full_every.as_ref(), units::duration) {
+            Some(every) => Some(every).filter(|every| !every.is_zero()),
+            None => base.full_every,
+        },
         server_directories: match directories {
             Some(directories) => directories.iter().map(|directory| v.path(directory)).collect(),
             None => base.server_directories.clone(),

@@ -250,6 +250,7 @@ pub(crate) struct RawDrill {
     pub outside: Option<Spanned<bool>>,
     pub max_time: Option<Text>,
     pub max_disk: Option<Text>,
+    pub full_every: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

@@ -91,7 +91,7 @@ impl VaultReader {
 
     /// What `work` makes of a manifest and of where each of its streams lies. Neither is held
     /// longer.
-    async fn with_places<T>(
+    pub(crate) async fn with_places<T>(
         &self,
         dataset: &Name,
         snapshot: &SnapshotId,

@@ -74,7 +74,7 @@ pub fn fulfilled(report: &DrillReport, level: Option<ProofLevel>) -> Option<Date
     // Of a kind that this version does not know, as much is asked as of any.
     let level = level.or_else(highest).unwrap_or(ProofLevel::Proved);
     let was_asked = report.chosen.as_ref().is_some_and(|chosen| chosen.snapshot == DrillChoice::ASKED);
-    (report.passed && report.reached >= Some(level) && !was_asked).then(|| began(report))
+    (report.vouches_for(level) && !was_asked).then(|| began(report))
 }
 
 /// The one of `candidates` whose last drill is longest ago: one that was never drilled before all

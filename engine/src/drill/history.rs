@@ -38,7 +38,7 @@ pub struct PastDrill {
 }
 
 impl PastDrill {
-    /// Whether it restored a snapshot to `level` at least.
+    /// Whether it restored a whole snapshot to `level` at least.
     #[must_use]
     pub fn reached(&self, level: ProofLevel) -> bool {
         self.report.passed && self.report.reached.is_some_and(|reached| reached >= level)
@@ -61,10 +61,16 @@ impl DrillHistory {
         Self { drills: Vec::new(), gaps: vec![format!("what drills proved is not known: {}", error.chain())] }
     }
 
-    /// The newest drill that reached `level`.
+    /// The newest drill that reached `level` with a whole snapshot.
     #[must_use]
     pub fn newest_that_reached(&self, level: ProofLevel) -> Option<&PastDrill> {
         self.drills.iter().find(|drill| drill.reached(level))
+    }
+
+    /// The newest drill that [vouches](DrillReport::vouches_for) for a snapshot.
+    #[must_use]
+    pub fn newest_that_vouches_for(&self, level: ProofLevel) -> Option<&PastDrill> {
+        self.drills.iter().find(|drill| drill.report.vouches_for(level))
     }
 }
 

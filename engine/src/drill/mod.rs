@@ -15,6 +15,7 @@ mod evidence;
 mod forecast;
 mod group;
 mod history;
+mod in_part;
 mod past;
 mod publish;
 mod recovery;
@@ -39,11 +40,12 @@ pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snaps
 pub use self::evidence::{DrillEvidence, evidence};
 pub use self::group::{AcrossMembers, CommonMembers, FoundMoments, MemberSnapshot, is_one_moment};
 pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
+pub use self::in_part::base_of;
 pub use self::past::{DrillMemory, drilled_datasets};
 pub use self::publish::{Published, publish};
 pub use self::recovery::{RecoveryOrder, RecoveryStep, critical_path};
 pub use self::references::{GroupPart, ReferenceResult};
-pub use self::report::{DrillChoice, DrillReport, Phase};
+pub use self::report::{DrillChoice, DrillReport, InPart, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
 use crate::catalog::future::is_future;
 use crate::config::{DrillConfig, Objectives};
@@ -64,6 +66,8 @@ pub struct Drill<'a> {
     /// Reports of past drills of the dataset, newest first, from which it is told how long this one
     /// will take.
     pub past: &'a [DrillReport],
+    /// The drill that proved what this one need not restore ([`base_of`]). `None`: it restores all.
+    pub base: Option<&'a DrillReport>,
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
     /// `selector` names the moment of a loss that is rehearsed. The age of the data counts for the
@@ -174,29 +178,50 @@ impl Drill<'_> {
         report.warnings = facts.warnings.iter().take(MAX_TOLD).cloned().collect();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
-        forecast::check(self.settings, streams.manifest().length(), report.required, self.past)?;
+        let selected = self.clock.elapsed();
+        if self.prove_in_part(&streams, taken, report, &cx).await? {
+            return Ok(());
+        }
+        // To restore takes no longer because something else was tried first.
+        let began = began + self.clock.elapsed().saturating_sub(selected);
+        self.restore(&streams, (&streams, taken), report, began, &cx).await
+    }
+
+    /// Starts a throw-away database, and goes as far as is required with what `given` gives of
+    /// `streams`.
+    async fn restore(
+        &self,
+        streams: &SnapshotStreams,
+        (given, taken): (&dyn StoredStreams, DateTime<Utc>),
+        report: &mut DrillReport,
+        began: std::time::Duration,
+        cx: &WorkContext,
+    ) -> Result<()> {
+        let bytes = given.names().iter().filter_map(|name| given.length(name)).sum();
+        forecast::check(self.settings, bytes, report.required, self.past)?;
         let mut server = None;
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
             let phase = Stopwatch::start(self, "start");
             let DrillConfig { server_directories, commands, .. } = self.settings;
             let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
-            server = lifeboat_worker::throw_away(self.worker, &streams, tools, &cx).await?;
+            server = lifeboat_worker::throw_away(self.worker, given, tools, cx).await?;
             phase.stop(report);
         }
         let result = match &mut server {
-            Some(server) => self.use_server(server.as_mut(), (&streams, taken), report, began).await,
-            None => self.unless_cancelled(self.fetch_only(&streams, report, began)).await,
+            Some(server) => self.use_server(server.as_mut(), (given, taken), report, began).await,
+            None => self.unless_cancelled(self.fetch_only(given, report, began)).await,
         };
         // What fails once it is cancelled fails because of that, and proves nothing.
         let result = match result {
             Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
             result => result,
         };
-        report.restored_bytes = streams.manifest().length().min(streams.delivered());
+        report.restored_bytes = bytes.min(streams.delivered());
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
-            report.engine = Some(format!("{} {}", facts.engine, server.server_version()).trim().to_owned());
+            let kind = &streams.facts().engine;
+            report.engine = Some(format!("{kind} {}", server.server_version()).trim().to_owned());
             let phase = Stopwatch::start(self, "stop");
             let stopped = server.stop().await;
             phase.stop(report);
@@ -224,7 +249,7 @@ impl Drill<'_> {
 
     async fn fetch_only(
         &self,
-        streams: &SnapshotStreams,
+        streams: &dyn StoredStreams,
         report: &mut DrillReport,
         began: std::time::Duration,
     ) -> Result<()> {
@@ -242,7 +267,7 @@ impl Drill<'_> {
     async fn use_server(
         &self,
         server: &mut dyn ThrowAway,
-        (streams, taken): (&SnapshotStreams, DateTime<Utc>),
+        (streams, taken): (&dyn StoredStreams, DateTime<Utc>),
         report: &mut DrillReport,
         began: std::time::Duration,
     ) -> Result<()> {
@@ -297,7 +322,7 @@ impl Drill<'_> {
         self.settings.queries.iter().map(of_then).collect()
     }
 
-    fn known_checks(&self, streams: &SnapshotStreams) -> KnownChecks {
+    fn known_checks(&self, streams: &dyn StoredStreams) -> KnownChecks {
         let engine = registry::find(&streams.facts().engine);
         let database = |stream: &String| engine.and_then(|engine| engine.database_of(stream));
         KnownChecks {
@@ -309,7 +334,7 @@ impl Drill<'_> {
 
     /// Fails if the required level was not reached, or if an objective was missed.
     fn judge(&self, report: &DrillReport) -> Result<()> {
-        if report.reached < Some(report.required) {
+        if report.in_part.is_none() && report.reached < Some(report.required) {
             return Err(Error::failed(format!(
                 "the drill {}, but `{}` is required",
                 report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
@@ -345,6 +370,7 @@ impl Drill<'_> {
             required: self.settings.level.unwrap_or(ProofLevel::Proved),
             highest: None,
             reached: None,
+            in_part: None,
             passed: false,
             error: None,
             error_class: None,

@@ -13,7 +13,7 @@ use super::references::GroupPart;
 /// One measured phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// `select`, `start`, `fetch`, `load`, `check`, `prove`, `across`, `stop`.
+    /// `select`, `compare` (with what was proved before), `start`, `fetch`, `load`, `check`, `prove`, `across`, `stop`.
     pub phase: String,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -36,6 +36,25 @@ pub struct DrillChoice {
 impl DrillChoice {
     /// In the place of a choice: a person named it.
     pub const ASKED: &str = "asked";
+}
+
+/// What a drill did not restore, because it is what an earlier drill proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InPart {
+    /// That drill. It restored the whole of its snapshot.
+    pub drill: SnapshotId,
+    /// Its snapshot.
+    pub snapshot: SnapshotId,
+    /// When it ended.
+    pub proved: DateTime<Utc>,
+    /// What was not restored: databases, or what an operator calls the streams. It has the same
+    /// bytes at the same places as in that snapshot. A published report has digests of the names.
+    pub left_out: Vec<String>,
+    /// How long its streams are.
+    pub left_out_bytes: u64,
+    /// What was restored, checked and proved, as it may have changed since. A published report has
+    /// digests of the names.
+    pub restored: Vec<String>,
 }
 
 /// The evidence of one drill.
@@ -79,10 +98,15 @@ pub struct DrillReport {
     /// published.
     #[serde(skip)]
     pub highest: Option<ProofLevel>,
-    /// The level that the drill reached. `None` if not even `fetched`.
+    /// The level that the drill reached with the whole snapshot. `None` if not even `fetched`, or if
+    /// it proved [in part](Self::in_part).
     pub reached: Option<ProofLevel>,
-    /// Whether the drill reached `required` without an error. A missed objective does not count
-    /// against this.
+    /// What a drill that proved in part did not restore. It counts for no objective. `None`: the
+    /// drill was about the whole snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_part: Option<InPart>,
+    /// Whether the drill reached `required` without an error, or proved in part. A missed objective
+    /// does not count against this.
     pub passed: bool,
     /// The error with its causes. A missed objective is one, too. A published report has its class
     /// and a digest.
@@ -118,6 +142,22 @@ pub struct DrillReport {
 }
 
 impl DrillReport {
+    /// What it reached, in words.
+    #[must_use]
+    pub fn told_level(&self) -> &'static str {
+        match self.in_part {
+            Some(_) => "proved in part",
+            None => self.reached.map_or("nothing", ProofLevel::as_str),
+        }
+    }
+
+    /// Whether it shows that the snapshot can be restored to `level`: by itself, or in part, with
+    /// what a drill before it proved.
+    #[must_use]
+    pub fn vouches_for(&self, level: ProofLevel) -> bool {
+        self.passed && (self.in_part.is_some() || self.reached >= Some(level))
+    }
+
     /// The objectives that were missed: `rpo`, `rto`, both or none.
     #[must_use]
     pub fn objectives_missed(&self) -> Vec<&'static str> {
@@ -142,6 +182,9 @@ impl DrillReport {
         let mut published = self.clone();
         let class = self.error_class.unwrap_or(Class::Failed).as_str();
         published.skipped.iter_mut().chain(&mut published.warnings).for_each(|text| *text = digest(text));
+        if let Some(in_part) = &mut published.in_part {
+            in_part.left_out.iter_mut().chain(&mut in_part.restored).for_each(|name| *name = digest(name));
+        }
         published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
         for check in &mut published.checks {
             check.detail = digest(&check.detail);

@@ -39,7 +39,11 @@ struct PastDrillRow {
     snapshot: Option<SnapshotId>,
     passed: bool,
     required: ProofLevel,
+    /// With the whole snapshot.
     reached: Option<ProofLevel>,
+    in_part: bool,
+    #[serde(skip)]
+    told_level: &'static str,
     objectives_missed: Vec<&'static str>,
     rto_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
@@ -67,6 +71,8 @@ fn row(dataset: &Name, PastDrill { host, report }: PastDrill) -> PastDrillRow {
     PastDrillRow {
         dataset: dataset.clone(),
         objectives_missed: report.objectives_missed(),
+        in_part: report.in_part.is_some(),
+        told_level: report.told_level(),
         drill: report.drill,
         finished: report.finished,
         snapshot: report.snapshot,
@@ -83,7 +89,7 @@ fn row(dataset: &Name, PastDrill { host, report }: PastDrill) -> PastDrillRow {
 
 impl PastDrillRow {
     fn result(&self) -> String {
-        let reached = self.reached.map_or("nothing", ProofLevel::as_str);
+        let reached = self.told_level;
         match (self.passed, self.objectives_missed.as_slice()) {
             (true, []) => reached.to_owned(),
             (true, missed) => format!("{reached}, MISSED {}", missed.join(", ")),

@@ -78,25 +78,30 @@ struct Proof {
     drill: SnapshotId,
     finished: DateTime<Utc>,
     passed: bool,
+    /// With the whole snapshot.
     reached: Option<ProofLevel>,
+    in_part: bool,
 }
 
 impl Proof {
     fn of(drill: &PastDrill) -> Self {
-        let DrillReport { drill, finished, passed, reached, .. } = &drill.report;
-        Self { drill: drill.clone(), finished: *finished, passed: *passed, reached: *reached }
+        let DrillReport { drill, finished, passed, reached, in_part, .. } = &drill.report;
+        let in_part = in_part.is_some();
+        Self { drill: drill.clone(), finished: *finished, passed: *passed, reached: *reached, in_part }
     }
 
-    /// A drill that passed goes before one that failed, then the one that reached more, then the
-    /// newer one.
-    fn rank(&self) -> (bool, Option<ProofLevel>, DateTime<Utc>) {
-        (self.passed, self.reached, self.finished)
+    /// A drill that passed goes before one that failed, then the one that proved all of it, one that
+    /// proved in part, the one that reached more, then the newer one.
+    fn rank(&self) -> (bool, bool, bool, Option<ProofLevel>, DateTime<Utc>) {
+        let is_proved = self.reached == Some(ProofLevel::Proved);
+        (self.passed, is_proved, self.in_part, self.reached, self.finished)
     }
 }
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reached {
+            _ if self.passed && self.in_part => f.write_str("proved in part"),
             Some(reached) if self.passed => f.write_str(reached.as_str()),
             _ => f.write_str("FAILED"),
         }
@@ -275,7 +280,7 @@ mod tests {
         (good.raw_bytes, good.stored_bytes) = (Some(211_077_529), Some(1024));
         let drill = |passed, reached| {
             let (drill, finished) = ("20261123T193000000Z-9f2c81af".parse().unwrap(), now);
-            Some(Proof { drill, finished, passed, reached })
+            Some(Proof { drill, finished, passed, reached, in_part: false })
         };
         good.proof = drill(true, Some(ProofLevel::Proved));
         let mut unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now, &Limits::default());

@@ -204,6 +204,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             selector: Selector::Latest,
             settings: &DrillConfig { level: Some(ProofLevel::Fetched), ..DrillConfig::default() },
             past: &[],
+            base: None,
             objectives: Objectives::default(),
             rehearses_loss: false,
             across: None,

@@ -89,6 +89,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         selector: Selector::Latest,
         settings: &vault.config.datasets[0].drill,
         past: &[],
+        base: None,
         objectives: Objectives::default(),
         rehearses_loss: false,
         across: None,

@@ -147,6 +147,7 @@ async fn a_drill_proves_them_equal() {
         selector: Selector::Latest,
         settings: &settings,
         past: &[],
+        base: None,
         objectives: Objectives::default(),
         rehearses_loss: false,
         across: None,

@@ -52,11 +52,12 @@ impl Worker {
         cx: &WorkContext,
     ) -> Result<Self> {
         let (connection, scratch) = place.connect(&cx.scratch).await?;
-        let names = streams.names();
+        let (names, left_out) = (streams.names(), streams.left_out());
         let job = Job {
             work,
             facts: streams.facts().clone(),
             streams: names.into_iter().map(|name| (name.clone(), streams.length(&name))).collect(),
+            left_out,
             stall: cx.stall,
             jobs: cx.jobs,
             environment: Variables::of(&cx.environment),

@@ -61,7 +61,7 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
     let (sender, receiver) = channel::ends(socket, MAX_REQUEST_BYTES, true);
     let outbox = Arc::new(Outbox::new(sender));
     outbox.send(&Reply::Confined(confinement)).await?;
-    let Job { work, facts, streams, stall, jobs, environment, .. } = job;
+    let Job { work, facts, streams, left_out, stall, jobs, environment, .. } = job;
     let cx = WorkContext {
         scratch: scratch.to_owned(),
         stall,
@@ -70,7 +70,7 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
         cancel: CancellationToken::new(),
     };
     let (inbox, requests) = Inbox::new(receiver, cx.cancel.clone());
-    let streams = StreamsOfBroker::new(facts, streams, Arc::clone(&outbox), inbox.readers());
+    let streams = StreamsOfBroker::new(facts, (streams, left_out), Arc::clone(&outbox), inbox.readers());
     let end_of_listing = inbox.end_of_listing();
     let listening = tokio::spawn(inbox.listen());
     let served = Service { streams, outbox: Arc::clone(&outbox), end_of_listing, cx }.run(work, requests).await;

@@ -22,6 +22,7 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(super) struct StreamsOfBroker {
     facts: SourceFacts,
     streams: Vec<(String, Option<u64>)>,
+    left_out: Vec<String>,
     outbox: Arc<Outbox>,
     readers: Readers,
     next: AtomicU32,
@@ -30,11 +31,11 @@ pub(super) struct StreamsOfBroker {
 impl StreamsOfBroker {
     pub(super) fn new(
         facts: SourceFacts,
-        streams: Vec<(String, Option<u64>)>,
+        (streams, left_out): (Vec<(String, Option<u64>)>, Vec<String>),
         outbox: Arc<Outbox>,
         readers: Readers,
     ) -> Self {
-        Self { facts, streams, outbox, readers, next: AtomicU32::new(0) }
+        Self { facts, streams, left_out, outbox, readers, next: AtomicU32::new(0) }
     }
 }
 
@@ -50,6 +51,10 @@ impl StoredStreams for StreamsOfBroker {
 
     fn facts(&self) -> &SourceFacts {
         &self.facts
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        self.left_out.clone()
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {

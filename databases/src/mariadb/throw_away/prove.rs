@@ -9,7 +9,7 @@ use lifeboat_base::Result;
 use super::MariaThrowAway;
 use super::digest::{DumpDigest, read};
 use crate::mariadb::capture::USERS;
-use crate::mariadb::dump::{DumpExtras, DumpWatch};
+use crate::mariadb::dump::{DumpExtras, DumpWatch, database_of};
 use crate::mariadb::failures::explained;
 use crate::mariadb::globals::{Grant, MariaGlobals, create_account, read_globals, set_default_role};
 use crate::mariadb::server::MariaServer;
@@ -31,16 +31,17 @@ pub(super) async fn prove(there: &MariaThrowAway, streams: &dyn StoredStreams) -
     };
     let databases: Vec<String> = there.databases.iter().map(|(database, _)| database.clone()).collect();
     let with_users = streams.facts().details.contains_key(USERS);
-    let stored = read_globals(streams).await?;
+    let mut stored = read_globals(streams).await?;
+    let proved_before: BTreeSet<String> = streams.left_out().iter().filter_map(|name| database_of(name)).collect();
+    stored.databases.retain(|database| !proved_before.contains(&database.name));
     let (restored, _) = globals(&server, &databases, with_users, Some(&there.server.account)).await?;
     let (objects, granted) = (GrantObjects::ask(&server).await?, GrantDatabases::under_own_names(databases));
     let takes = |grant: &Grant| objects.take(grant, &granted);
     let (stored, left_out) = statements(&stored, takes, &key);
     let (restored, _) = statements(&restored, takes, &key);
     if left_out > 0 {
-        proof
-            .notes
-            .push(format!("{left_out} grants on objects in databases that are not in the snapshot were not compared"));
+        let of = if proved_before.is_empty() { "are not in the snapshot" } else { "were not restored" };
+        proof.notes.push(format!("{left_out} grants on objects in databases that {of} were not compared"));
     }
     compare(&stored, &restored, &mut proof);
 

@@ -10,6 +10,7 @@ mod entries;
 mod input;
 mod lzf;
 mod packed;
+mod passing;
 mod stream_value;
 mod strings;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use lifeboat_base::{Error, Result};
 pub(super) use self::digest::{RdbDigest, digest};
 pub(super) use self::entries::{RdbEntry, RdbPayload, entries};
 use self::input::{RdbInput, damaged, unsupported};
+pub(super) use self::passing::PASSING_MARKS;
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
 use crate::proof::multiset::ProofKey;

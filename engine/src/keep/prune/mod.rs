@@ -7,7 +7,8 @@
 //! - **The order**: marks and sweeps take numbers as commits do (`catalog/order.rs`). So no other
 //!   host commits between the look of a sweep and its deletions without being noticed.
 //! - **Never removed**: the newest snapshot, the newest proved one, and the newest complete one of
-//!   each replica; where one of these lacks a database, also the newest before it that lacks none.
+//!   each replica; where one of these lacks a database, also the newest before it that lacks none,
+//!   and where the proved one was proved in part, also the newest that was not.
 //! - **Packs that no snapshot ever named** may belong to a run of another host that is not at its
 //!   end. They are marked only when prune has known them for longer than a run may take.
 //!   A dataset that is removed as a whole is the exception: then only a root's floors keep.

@@ -393,7 +393,8 @@ impl Prune<'_> {
             let complete = view.outlines.complete(&self.dataset.name, inventory);
             keep_newest(&|outline| complete[outline.place()], &because);
         }
-        keep(view.proved.as_ref(), "the newest proved one".to_owned());
-        keep(view.proved_whole.as_ref(), "the newest proved one that lacks no database".to_owned());
+        keep(view.proved.newest.as_ref(), "the newest proved one".to_owned());
+        keep(view.proved.complete.as_ref(), "the newest proved one that lacks no database".to_owned());
+        keep(view.proved.base.as_ref(), "the newest that was not proved in part".to_owned());
     }
 }

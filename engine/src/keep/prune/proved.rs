@@ -25,6 +25,9 @@ use crate::catalog::verdict::{Signed, combine};
 struct ProvedSnapshot {
     snapshot: Option<SnapshotId>,
     reached: Option<ProofLevel>,
+    /// Set if it proved in part.
+    #[serde(default, skip_serializing)]
+    in_part: Option<serde::de::IgnoredAny>,
 }
 
 impl RecordBody for ProvedSnapshot {
@@ -39,15 +42,43 @@ impl RecordBody for ProvedSnapshot {
             reached: Option<ProofLevel>,
         }
         let Old { vault, dataset, snapshot, reached } = serde_json::from_slice(json)?;
-        Ok((vault, dataset, Self { snapshot, reached }))
+        Ok((vault, dataset, Self { snapshot, reached, in_part: None }))
+    }
+}
+
+/// The newest snapshots that drills proved.
+#[derive(Default)]
+pub(super) struct NewestProved {
+    /// By a drill of the whole snapshot, or in part.
+    pub(super) newest: Option<SnapshotId>,
+    /// Of those that lack no database, where the newest lacks one.
+    pub(super) complete: Option<SnapshotId>,
+    /// By a drill of the whole snapshot, where the newest was proved in part: other proofs in part
+    /// rest on it.
+    pub(super) base: Option<SnapshotId>,
+}
+
+/// How a snapshot was proved. Of two proofs of one, the one that was not in part counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ProofKind {
+    InPart,
+    Whole,
+}
+
+impl ProvedSnapshot {
+    fn kind(&self) -> Option<ProofKind> {
+        match (self.reached, &self.in_part) {
+            (_, Some(_)) => Some(ProofKind::InPart),
+            (Some(ProofLevel::Proved), None) => Some(ProofKind::Whole),
+            _ => None,
+        }
     }
 }
 
 impl Prune<'_> {
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
     /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
-    /// one can then protect another snapshot instead, but removes none that the rules keep. If the
-    /// newest lacks a database, the newest of those that lack none comes second.
+    /// one can then protect another snapshot instead, but removes none that the rules keep.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
     /// every replica or requires what this program does not know; and if it shows so many that
@@ -58,7 +89,7 @@ impl Prune<'_> {
         outlines: &OutlineMap,
         times: &TakenTimes,
         doubts: &mut Doubts,
-    ) -> [Option<SnapshotId>; 2] {
+    ) -> NewestProved {
         let now = self.clock.now();
         loop {
             let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
@@ -70,35 +101,45 @@ impl Prune<'_> {
             let all = outlines.iter().map(|(snapshot, outline)| (snapshot, outline.as_ref()));
             let mut candidates: BTreeMap<&SnapshotId, &Outline> = all.filter(counts).collect();
             let doubted = doubts.replicas.len();
-            let newest = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
-            let mut whole = None;
-            if newest.is_some_and(|newest| newest.is_partial) {
+            let at_least = ProofKind::InPart;
+            let newest =
+                self.newest_proved_of(&candidates, at_least, times, inventories, doubts, &mut unbelieved).await;
+            let (mut complete, mut base) = (None, None);
+            if newest.is_some_and(|(_, kind)| kind == ProofKind::InPart) {
+                let whole = ProofKind::Whole;
+                base = self.newest_proved_of(&candidates, whole, times, inventories, doubts, &mut unbelieved).await;
+            }
+            if newest.is_some_and(|(newest, _)| newest.is_partial) {
                 candidates.retain(|_, outline| !outline.is_partial);
-                whole = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
+                complete =
+                    self.newest_proved_of(&candidates, at_least, times, inventories, doubts, &mut unbelieved).await;
             }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
                 unbelieved.log("it is ignored");
-                return [newest, whole].map(|found| found.map(|outline| outline.snapshot.clone()));
+                let [newest, complete, base] = [newest, complete, base]
+                    .map(|found: Option<(&Outline, ProofKind)>| found.map(|(outline, _)| outline.snapshot.clone()));
+                return NewestProved { newest, complete, base };
             }
         }
     }
 
-    /// As [`Self::newest_proved`], of these.
+    /// As [`Self::newest_proved`], of these, and of proofs that are no less than `at_least`.
     async fn newest_proved_of<'m>(
         &self,
         candidates: &BTreeMap<&SnapshotId, &'m Outline>,
+        at_least: ProofKind,
         times: &TakenTimes,
         inventories: &[Inventory],
         doubts: &mut Doubts,
         unbelieved: &mut Unbelieved,
-    ) -> Option<&'m Outline> {
-        let mut newest: Option<&Outline> = None;
+    ) -> Option<(&'m Outline, ProofKind)> {
+        let mut newest: Option<(&Outline, ProofKind)> = None;
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
         for drill in drills.into_iter().rev() {
             // A drill is younger than the snapshot that it proves. So no older report can name a
             // newer snapshot. A settled time must not end the search early.
-            if newest.is_some_and(|outline| times.time(outline).min(outline.started) >= drill.time()) {
+            if newest.is_some_and(|(outline, _)| times.time(outline).min(outline.started) >= drill.time()) {
                 break;
             }
             let holders: Vec<&Inventory> =
@@ -127,9 +168,9 @@ impl Prune<'_> {
                     continue;
                 }
             };
-            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
-            let proved = proved.and_then(|report| candidates.get(&report.snapshot?).copied());
-            newest = newest.into_iter().chain(proved).max_by_key(|outline| &outline.snapshot);
+            let kind = report.kind().filter(|kind| *kind >= at_least);
+            let proved = kind.and_then(|kind| Some((*candidates.get(&report.snapshot?)?, kind)));
+            newest = newest.into_iter().chain(proved).max_by_key(|(outline, kind)| (&outline.snapshot, *kind));
         }
         newest
     }

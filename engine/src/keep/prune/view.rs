@@ -22,6 +22,7 @@ use lifeboat_store::SharedReplica;
 
 use super::doubts::{Doubts, NO_ANSWER};
 use super::memory::{Memory, SeenMarks};
+use super::proved::NewestProved;
 use super::{Prune, shown};
 use crate::catalog::documents::Documents;
 use crate::catalog::first_sights::FirstSights;
@@ -86,10 +87,8 @@ pub(in crate::keep) struct View {
     pub(super) current_marks: BTreeSet<SnapshotId>,
     /// The newest number that replicas show, or that this host has seen.
     pub(super) newest: u64,
-    /// The newest of `shown` that a drill proved, without what lies in the future.
-    pub(super) proved: Option<SnapshotId>,
-    /// If that one lacks a database: the newest of those that lack none.
-    pub(super) proved_whole: Option<SnapshotId>,
+    /// The newest of `shown` that drills proved, without what lies in the future.
+    pub(super) proved: NewestProved,
     /// Who vetoes which of the marks.
     pub(super) vetoed: Vetoes,
     /// What these marks name, and others that this warden has seen.
@@ -293,7 +292,7 @@ impl Prune<'_> {
         }
         let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
         let times = self.seen_by_others(&inventories, &by_snapshot, times, first.as_ref(), &mut doubts).await;
-        let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
+        let proved = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, (&pruned, first.as_ref())).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
@@ -390,7 +389,6 @@ impl Prune<'_> {
             current_marks,
             newest,
             proved,
-            proved_whole,
             vetoed,
             held,
             first,

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// source allows]
     #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
     level: Option<ProofLevel>,
+    /// Restore the whole snapshot, also what has not changed since a drill proved it (`full_every`)
+    #[arg(long)]
+    whole: bool,
     /// Also write the report to this file, and its signature beside it if this host has a drill
     /// signer
     #[arg(long, value_name = "FILE")]

@@ -6,14 +6,15 @@
 //! record that; open the vault again by that alone; choose the snapshot, and record that; write
 //! into the log; drill.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ReplicaChoice, SnapshotChoice};
 use lifeboat_engine::drill::{
-    self as flow, AcrossMembers, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, history, replicas_to_read,
-    snapshots_in_order,
+    self as flow, AcrossMembers, Drill, DrillChoice, DrillMemory, DrillReport, DrillTrace, PastDrill, base_of, history,
+    replicas_to_read, snapshots_in_order,
 };
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::LogEvent;
@@ -78,6 +79,7 @@ impl OneDrill<'_> {
             ended: report.map_or_else(|| self.session.clock.now(), |report| report.finished),
             passed: report.is_some_and(|report| report.passed),
             reached: report.and_then(|report| report.reached),
+            proved_since: report.and_then(|report| report.in_part.as_ref()).map(|in_part| in_part.proved),
             highest: report.and_then(|report| report.highest),
             rto_seconds: report.and_then(|report| report.rto_seconds),
             rpo_seconds: report.and_then(|report| report.rpo_seconds),
@@ -108,6 +110,17 @@ struct Plan {
     began: DateTime<Utc>,
 }
 
+/// What is known of drills of the dataset.
+#[derive(Default)]
+struct Past {
+    /// By reports in the vault that somebody signed who may, newest first.
+    published: Vec<PastDrill>,
+    /// The same, and those that are kept on this host, newest first.
+    reports: Vec<DrillReport>,
+    /// Of all of these, and of what began here.
+    traces: Vec<DrillTrace>,
+}
+
 /// What the plan chose.
 struct Choice {
     selector: Selector,
@@ -116,6 +129,8 @@ struct Choice {
     narrow: Option<VaultReader>,
     /// Reports of past drills, newest first, where the plan asks for them.
     past: Vec<DrillReport>,
+    /// The drill after which not all need be restored.
+    base: Option<DrillReport>,
 }
 
 impl Plan {
@@ -128,6 +143,9 @@ impl Plan {
         let dataset = config.and_then(|config| config.dataset(drill.dataset));
         let mut settings = config.map(|config| config.drill_of(drill.dataset).clone()).unwrap_or_default();
         settings.level = drill.args.level.or(settings.level);
+        if drill.args.whole || drill.without.is_some() || drill.of_group.is_some() {
+            settings.full_every = None;
+        }
         if drill.without.is_some() {
             let plain = DrillConfig::default();
             (settings.snapshot, settings.replica, settings.outside) = (plain.snapshot, plain.replica, plain.outside);
@@ -151,7 +169,7 @@ impl Plan {
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         self.remember(drill, &self.attempt(drill, None))?;
         let reader = session.reader_for(drill.dataset, &self.place, Need::Packs).await?;
-        let Choice { selector, chosen, narrow, past } = self.choose(drill, &reader).await?;
+        let Choice { selector, chosen, narrow, past, base } = self.choose(drill, &reader).await?;
         // What is recorded is what is drilled.
         let event = |unrecorded| LogEvent::Drill {
             dataset: drill.dataset.clone(),
@@ -169,6 +187,7 @@ impl Plan {
             selector,
             settings: &self.settings,
             past: &past,
+            base: base.as_ref(),
             objectives: self.objectives,
             rehearses_loss: drill.without.is_some(),
             across: drill.of_group.map(|of| of.across),
@@ -254,9 +273,10 @@ impl Plan {
         };
         let rotates = (named.is_none() && self.settings.replica == ReplicaChoice::Rotate)
             || (!is_asked && self.settings.snapshot == SnapshotChoice::Rotate);
-        let (past, traces) = match rotates || self.settings.max_time.is_some() {
+        let asks_the_past = rotates || self.settings.max_time.is_some() || self.settings.full_every.is_some();
+        let Past { published, reports: past, traces } = match asks_the_past {
             true => self.past(drill, reader).await?,
-            false => (Vec::new(), Vec::new()),
+            false => Past::default(),
         };
         let now = session.clock.now();
         let read = match named {
@@ -267,6 +287,15 @@ impl Plan {
             Some([only]) => Some(only.clone()),
             _ => None,
         });
+        let base = {
+            let all = || self.place.replicas.iter().map(|replica| &replica.name);
+            let read: BTreeSet<&Name> = match (&only, &read) {
+                (Some(only), _) => BTreeSet::from([only]),
+                (None, Some(names)) => names.iter().collect(),
+                (None, None) => all().collect(),
+            };
+            base_of(&published, &self.settings, &read, now).cloned()
+        };
         // One that does not answer was drilled, too: its turn is over.
         self.remember(drill, &self.attempt(drill, only.as_ref()))?;
         let narrow = match &read {
@@ -311,21 +340,20 @@ impl Plan {
             outside: named.is_none() && self.settings.outside,
             only,
         };
-        Ok(Choice { selector, chosen, narrow, past })
+        Ok(Choice { selector, chosen, narrow, past, base })
     }
 
-    /// What is known of past drills, from the vault and from this host: reports, newest first, and
-    /// all traces.
-    async fn past(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<(Vec<DrillReport>, Vec<DrillTrace>)> {
+    /// What is known of past drills, from the vault and from this host.
+    async fn past(&self, drill: &OneDrill<'_>, reader: &VaultReader) -> Result<Past> {
         let session = drill.session;
         let past = history(reader, drill.dataset, MAX_PAST_DRILLS, session.clock.now());
         let past = session.cancellable("reading past drills", past).await?;
         past.gaps.iter().for_each(|gap| session.out.warning(gap));
         let (kept, mut traces) = remembered(self.memory.as_ref(), session);
-        let mut reports: Vec<DrillReport> = past.drills.into_iter().map(|past| past.report).chain(kept).collect();
+        let mut reports: Vec<DrillReport> = past.drills.iter().map(|past| past.report.clone()).chain(kept).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.started));
         traces.extend(reports.iter().map(DrillTrace::of));
-        Ok((reports, traces))
+        Ok(Past { published: past.drills, reports, traces })
     }
 
     /// In the vault if it can be signed and written there, in a file if that was asked for or

@@ -65,6 +65,7 @@ fn verdict(report: &DrillReport) -> String {
     let word = |level: ProofLevel| level.as_str().to_uppercase();
     let required = word(report.required);
     let mut verdict = match (report.reached.filter(|_| report.passed), report.objectives_missed().as_slice()) {
+        _ if report.in_part.is_some() => report.told_level().to_uppercase(),
         (Some(reached), []) => word(reached),
         (Some(reached), missed) => format!("{}, OBJECTIVE MISSED ({})", word(reached), missed.join(", ")),
         (None, _) => match report.reached {
@@ -122,6 +123,17 @@ impl Drilled {
                 .iter()
                 .map(|(name, why)| ("NOT REACHED", format!("{name}: {}", human::without_name(name, why)))),
         );
+        if let Some(in_part) = &report.in_part {
+            let since = format!(
+                "{} ({}), as drill {} proved them {}",
+                in_part.left_out.join(", "),
+                human::bytes(in_part.left_out_bytes),
+                in_part.drill,
+                human::time(in_part.proved)
+            );
+            facts.push(("not restored", escape::line(&since).to_string()));
+            facts.push(("changed since", escape::line(&in_part.restored.join(", ")).to_string()));
+        }
         facts.extend([
             ("restored", human::bytes(report.restored_bytes)),
             ("time to restore (RTO)", measured(report.rto_seconds, report.rto_objective_seconds)),
@@ -179,6 +191,7 @@ mod tests {
             required: ProofLevel::Proved,
             highest: None,
             reached: Some(ProofLevel::Proved),
+            in_part: None,
             passed: true,
             error: None,
             error_class: None,

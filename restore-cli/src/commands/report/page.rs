@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use data_encoding::BASE64;
-use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::{DrillEvidence, DrillReport};
 use maud::{Markup, html};
 
@@ -53,8 +52,11 @@ fn banner(summary: &Summary<'_>) -> Markup {
         DrillStanding::ObjectiveMissed => (News::Late, "Objective missed"),
         DrillStanding::Failed => (News::Bad, "Failed"),
     };
-    let reached = summary.report.reached.map_or("nothing", ProofLevel::as_str);
-    let words = format!("{word}: level {reached} of {}", summary.report.required.as_str());
+    let reached = summary.report.told_level();
+    let words = match summary.report.in_part {
+        Some(_) => format!("{word}: {reached}"),
+        None => format!("{word}: level {reached} of {}", summary.report.required.as_str()),
+    };
     html::banner(news, &words, &summary.verdict())
 }
 
@@ -169,7 +171,7 @@ fn history(summary: &Summary<'_>, gaps: &[String]) -> Markup {
                     tr {
                         td { (human::time(report.finished)) }
                         td class=(if report.passed { "good" } else { "bad" }) {
-                            (if report.passed { "" } else { "FAILED, reached " }) (report.reached.map_or("nothing", ProofLevel::as_str))
+                            (if report.passed { "" } else { "FAILED, reached " }) (report.told_level())
                         }
                         td { (report.snapshot.as_ref().map_or("-".to_owned(), ToString::to_string)) }
                         td .number { (seconds(report.rto_seconds)) }

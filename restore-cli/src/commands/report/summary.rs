@@ -47,9 +47,21 @@ impl Summary<'_> {
             several => format!(" from replicas {}", names(several)),
         };
         let dataset = &report.dataset;
-        let mut verdict = match report.reached.filter(|_| report.passed) {
-            Some(reached) => format!("On {day}, dataset {dataset} was {}.", achieved(reached, &from)),
-            None => {
+        let mut verdict = match (report.reached.filter(|_| report.passed), &report.in_part) {
+            (_, Some(in_part)) => {
+                let since = in_part.proved.format("%-d %B %Y");
+                let rest = human::bytes(in_part.left_out_bytes);
+                let changed = match report.restored_bytes {
+                    0 => "nothing had changed".to_owned(),
+                    bytes => format!("{} that had changed were restored{from} and proved equal", human::bytes(bytes)),
+                };
+                format!(
+                    "On {day}, dataset {dataset} was proved in part: {changed}, and {rest} were not restored, as a drill \
+                     proved the same bytes on {since}."
+                )
+            }
+            (Some(reached), None) => format!("On {day}, dataset {dataset} was {}.", achieved(reached, &from)),
+            (None, None) => {
                 let as_far = report
                     .reached
                     .map_or("It reached no level".to_owned(), |reached| format!("It was {}", achieved(reached, &from)));
@@ -73,7 +85,13 @@ impl Summary<'_> {
     pub(super) fn not_compared(&self) -> Vec<String> {
         let report = self.report;
         let mut told = Vec::new();
-        let below = |level: ProofLevel| report.reached.is_none_or(|reached| reached < level);
+        if let Some(in_part) = &report.in_part {
+            let bytes = human::bytes(in_part.left_out_bytes);
+            told.push(format!("{bytes} that drill {} had proved: they were neither read nor restored", in_part.drill));
+            told.push("how long a restore takes: a drill in part counts for no objective".to_owned());
+        }
+        let below =
+            |level: ProofLevel| report.in_part.is_none() && report.reached.is_none_or(|reached| reached < level);
         if below(ProofLevel::Loaded) {
             told.push("whether a server takes the data: nothing was loaded as a whole".to_owned());
         }
@@ -206,6 +224,7 @@ mod tests {
             required: ProofLevel::Proved,
             highest: None,
             reached: level,
+            in_part: None,
             passed: level == Some(ProofLevel::Proved),
             error: None,
             error_class: None,

@@ -127,7 +127,8 @@ impl DatasetFacts {
         }
         let required = dataset.filter(|_| drills_here).and_then(|dataset| dataset.drill.level);
         // One that failed before it knew the snapshot tells only the highest level.
-        let restored = drills.drills.iter().find(|drill| drill.report.reached.is_some());
+        let restored =
+            drills.drills.iter().find(|drill| drill.report.reached.is_some() || drill.report.in_part.is_some());
         let of_last_drill = restored.map(|drill| drill.report.required);
         Ok(Self {
             is_scheduled: dataset.is_some_and(|dataset| dataset.schedule.is_some()),

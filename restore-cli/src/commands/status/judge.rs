@@ -4,7 +4,6 @@
 //! daemon that is silent backs nothing up.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::PastDrill;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::warden_log::WardenWord;
@@ -58,8 +57,14 @@ pub(super) fn oldest_seconds(dataset: &DatasetFacts) -> Option<f64> {
     ages.collect::<Option<Vec<f64>>>()?.into_iter().reduce(f64::max)
 }
 
-/// The newest drill that restored the dataset as far as it must.
+/// The newest drill that proved the dataset as far as it must, or in part.
 pub(super) fn proof(dataset: &DatasetFacts) -> Option<&PastDrill> {
+    dataset.drills.newest_that_vouches_for(dataset.required)
+}
+
+/// The newest drill that restored all of the dataset as far as it must: only that tells how long it
+/// takes.
+pub(super) fn measured(dataset: &DatasetFacts) -> Option<&PastDrill> {
     dataset.drills.newest_that_reached(dataset.required)
 }
 
@@ -196,15 +201,15 @@ fn of_drills(facts: &Facts, dataset: &DatasetFacts, found: &mut Found) {
             if age > OLDEST_PROOF_SECONDS {
                 found.warning(format!("the last drill that restored it was {} ago", human::seconds(age)), &drill_now);
             }
-            for missed in proof.report.objectives_missed() {
+            for missed in measured(dataset).map(|drill| drill.report.objectives_missed()).unwrap_or_default() {
                 let what = format!("the last drill missed its objective ({})", missed.to_uppercase());
                 let next = format!("run `lifeboat drills {}` to see how long it took", dataset.name);
                 found.warning(what, &next);
             }
         }
     }
-    if let Some(last) = dataset.drills.drills.first().filter(|last| !last.reached(dataset.required)) {
-        let reached = last.report.reached.map_or("nothing", ProofLevel::as_str);
+    if let Some(last) = dataset.drills.drills.first().filter(|last| !last.report.vouches_for(dataset.required)) {
+        let reached = last.report.told_level();
         let host = last.host.as_ref().map_or("the drill host".to_owned(), |host| format!("drill host {host}"));
         let what = format!("the last drill FAILED {}: it reached {reached}", human::time(last.report.finished));
         let next = format!("on {host}, read `journalctl -u lifeboat-drill -u lifeboat-drill@{}`", dataset.name);

@@ -53,8 +53,11 @@ struct DatasetRow {
 struct ProofRow {
     drill: SnapshotId,
     snapshot: Option<SnapshotId>,
+    /// With the whole snapshot.
     reached: Option<ProofLevel>,
+    in_part: bool,
     age_seconds: f64,
+    /// Of the newest that restored the whole snapshot, as is what follows.
     rto_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
 }
@@ -98,7 +101,7 @@ impl DatasetRow {
             region_age_seconds: dataset.newest.iter().map(|(region, newest)| (region.clone(), age(newest))).collect(),
             rpo_objective_seconds: dataset.objectives.rpo.map(|rpo| rpo.as_secs_f64()),
             rto_objective_seconds: dataset.objectives.rto.map(|rto| rto.as_secs_f64()),
-            proof: judge::proof(dataset).map(|proof| ProofRow::of(facts, proof)),
+            proof: judge::proof(dataset).map(|proof| ProofRow::of(facts, proof, judge::measured(dataset))),
             activity,
             next: of_daemon.and_then(|standing| standing.next),
             deletion: facts.deletion.get(&dataset.name).and_then(|deletion| deletion.line(facts.now)),
@@ -110,6 +113,7 @@ impl DatasetRow {
     /// In words. What no drill has to prove is not called proved.
     fn stands(&self) -> String {
         match self.proof.as_ref().and_then(|proof| proof.reached) {
+            None if self.standing == Standing::Proved => "protected, proved in part".to_owned(),
             Some(reached) if self.standing == Standing::Proved && reached < ProofLevel::Proved => {
                 format!("protected, {}", reached.as_str())
             }
@@ -119,15 +123,16 @@ impl DatasetRow {
 }
 
 impl ProofRow {
-    fn of(facts: &Facts, proof: &PastDrill) -> Self {
-        let report = &proof.report;
+    fn of(facts: &Facts, proof: &PastDrill, measured: Option<&PastDrill>) -> Self {
+        let (report, measured) = (&proof.report, measured.map(|drill| &drill.report));
         Self {
             drill: report.drill.clone(),
             snapshot: report.snapshot.clone(),
             reached: report.reached,
+            in_part: report.in_part.is_some(),
             age_seconds: judge::proof_age(facts, proof),
-            rto_seconds: report.rto_seconds,
-            rpo_seconds: report.rpo_seconds,
+            rto_seconds: measured.and_then(|report| report.rto_seconds),
+            rpo_seconds: measured.and_then(|report| report.rpo_seconds),
         }
     }
 }
@@ -193,7 +198,7 @@ impl fmt::Display for StatusPage {
                 row.stands(),
                 against(oldest.or(row.age_seconds), row.rpo_objective_seconds),
                 proof.map_or("NEVER".to_owned(), |proof| {
-                    let reached = proof.reached.map_or("", ProofLevel::as_str);
+                    let reached = if proof.in_part { "in part" } else { proof.reached.map_or("", ProofLevel::as_str) };
                     format!("{reached} {} ago", human::seconds(proof.age_seconds))
                 }),
                 against(proof.and_then(|proof| proof.rto_seconds), row.rto_objective_seconds),

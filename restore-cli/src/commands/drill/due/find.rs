@@ -173,6 +173,7 @@ impl Finder<'_> {
                 ended: self.now,
                 passed: false,
                 reached: None,
+                proved_since: None,
                 highest: None,
                 rto_seconds: None,
                 rpo_seconds: None,

@@ -1,0 +1,367 @@
+//! Proofs in part: what has not changed since a drill proved it is not restored again.
+//!
+//! A drill of a whole snapshot is the base. A part of a later snapshot counts as proved with it if
+//! each of its streams has the same content *and* lies at the same places of the same packs, and if
+//! all packs are still there. So nobody who signs a manifest gets another one believed by naming
+//! old hashes in it. A stream that lies elsewhere is read, and so is one that may differ in nothing
+//! but what tells of the moment of its capture. Whatever is in doubt is restored, and where nothing
+//! can be left out, or what was restored fails, the drill is one of the whole snapshot.
+//!
+//! A base is never itself in part: so all that counts together was proved by two drills, of which
+//! the older one is at most `full_every` old.
+//!
+//! Memory: of each stream of the base, 80 bytes and its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Error, Result};
+use lifeboat_databases::proof::{PartsToProve, ProofLevel};
+use lifeboat_databases::streams::{StoredStreams, StreamReader};
+use lifeboat_databases::{Database, PassingMarks, WorkContext, registry};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::manifest::{Manifest, StreamEntry};
+use lifeboat_format::map::Resolved;
+
+use super::history::PastDrill;
+use super::report::{DrillReport, InPart, MAX_TOLD};
+use super::{Drill, Stopwatch};
+use crate::catalog::inventory::Inventory;
+use crate::config::DrillConfig;
+use crate::restore::SnapshotStreams;
+
+/// The drill that proved what one at `now` need not restore, by the plan in `settings`. `past` is
+/// newest first, and `read` the replicas that are read now.
+#[must_use]
+pub fn base_of<'p>(
+    past: &'p [PastDrill],
+    settings: &DrillConfig,
+    read: &BTreeSet<&Name>,
+    now: DateTime<Utc>,
+) -> Option<&'p DrillReport> {
+    let oldest = now - settings.full_every?;
+    for PastDrill { report, .. } in past {
+        // What failed since may fail again.
+        if !report.passed || report.started.min(report.finished) < oldest {
+            return None;
+        }
+        let is_whole = report.in_part.is_none() && report.reached == Some(ProofLevel::Proved);
+        // A region that is drilled apart is proved by what came from there.
+        let came_from_there =
+            !report.replicas_used.is_empty() && report.replicas_used.iter().all(|name| read.contains(name));
+        if is_whole && came_from_there && report.snapshot.is_some() && report.finished <= now {
+            return Some(report);
+        }
+    }
+    None
+}
+
+/// What a drill restores, and what it leaves out.
+struct Parts<'s> {
+    /// What is restored; nothing if nothing changed.
+    streams: PartStreams<'s>,
+    /// For the report.
+    in_part: InPart,
+}
+
+/// The streams of some parts of a snapshot.
+struct PartStreams<'s> {
+    snapshot: &'s SnapshotStreams,
+    names: Vec<String>,
+    left_out: Vec<String>,
+}
+
+impl PartStreams<'_> {
+    /// How long all of them are, in bytes.
+    fn bytes(&self) -> u64 {
+        self.names.iter().filter_map(|name| self.length(name)).sum()
+    }
+}
+
+#[async_trait]
+impl StoredStreams for PartStreams<'_> {
+    fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
+    fn length(&self, name: &str) -> Option<u64> {
+        self.snapshot.length(name)
+    }
+
+    fn facts(&self) -> &SourceFacts {
+        self.snapshot.facts()
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        self.left_out.clone()
+    }
+
+    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
+        match self.names.iter().any(|given| given == name) {
+            true => self.snapshot.open(name).await,
+            false => Err(Error::failed(format!("the stream `{name}` is not restored in this drill"))),
+        }
+    }
+}
+
+impl Drill<'_> {
+    /// Restores what has changed since `base`, if the rest can be left out. `false`: all of the
+    /// snapshot must be restored, and the report is as it was.
+    ///
+    /// # Errors
+    /// The drill was cancelled.
+    pub(super) async fn prove_in_part(
+        &self,
+        streams: &SnapshotStreams,
+        taken: DateTime<Utc>,
+        report: &mut DrillReport,
+        cx: &WorkContext,
+    ) -> Result<bool> {
+        let is_wanted = report.required == ProofLevel::Proved && self.across.is_none() && !self.rehearses_loss;
+        let Some(base) = self.base.filter(|_| is_wanted) else { return Ok(false) };
+        let mut attempt = report.clone();
+        let phase = Stopwatch::start(self, "compare");
+        let Parts { streams: changed, in_part } =
+            match self.unless_cancelled(async { Ok(self.parts(streams, base).await) }).await? {
+                Ok(parts) => parts,
+                Err(why) => {
+                    tracing::info!(dataset = %self.dataset, "the whole snapshot is drilled: {why}");
+                    return Ok(false);
+                }
+            };
+        phase.stop(&mut attempt);
+        if !in_part.restored.is_empty() {
+            let began = self.clock.elapsed();
+            if let Err(error) = self.restore(streams, (&changed, taken), &mut attempt, began, cx).await {
+                if self.cancel.is_cancelled() {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    dataset = %self.dataset,
+                    error = %error.chain(),
+                    "what has changed is not proved without the rest, so the whole snapshot is drilled"
+                );
+                return Ok(false);
+            }
+        }
+        attempt.replicas_used = streams.read_from();
+        // What was not restored tells no time.
+        (attempt.reached, attempt.rto_seconds, attempt.rpo_seconds) = (None, None, None);
+        attempt.in_part = Some(in_part);
+        *report = attempt;
+        Ok(true)
+    }
+
+    /// What of the snapshot is restored after `base`; or why all of it is.
+    async fn parts<'s>(&self, streams: &'s SnapshotStreams, base: &DrillReport) -> Result<Parts<'s>, &'static str> {
+        let manifest = streams.manifest();
+        let engine = registry::find(&manifest.source.engine).ok_or("this version does not know its kind")?;
+        let snapshot = base.snapshot.as_ref().ok_or("the drill before names no snapshot")?;
+        let former = self.reader.with_places(self.dataset, snapshot, |manifest, places| {
+            Ok((manifest.source.clone(), FormerStreams::of(manifest, places)))
+        });
+        let (facts, former) = former.await.map_err(|error| {
+            tracing::info!(%snapshot, error = %error.chain(), "the snapshot that was proved before cannot be read");
+            "the snapshot that was proved before cannot be read"
+        })?;
+        if !same_source(engine, &facts, &manifest.source) {
+            return Err("the server that was captured has changed");
+        }
+        let mut changed = former.changed(manifest, &streams.extents());
+        let same = self.read_and_same(engine, streams, (snapshot, &former), &changed).await;
+        changed.retain(|name| !same.contains(*name));
+        let names: Vec<String> = manifest.streams.iter().map(|stream| stream.name.clone()).collect();
+        let split = Split::of(engine, &names, &changed).ok_or("what all its parts need has changed")?;
+        self.asks_what_is_restored(&split)?;
+        let (streams, bytes) = split.streams(streams);
+        if streams.bytes() > bytes {
+            return Err("most of it has changed");
+        }
+        let (listed, _) = Inventory::take_all(self.reader.replicas(), self.reader.vault_id(), self.dataset).await;
+        if !manifest.packs.iter().all(|pack| listed.iter().any(|replica| replica.has(pack))) {
+            return Err("a part of it is missing");
+        }
+        let in_part = InPart {
+            drill: base.drill.clone(),
+            snapshot: snapshot.clone(),
+            proved: base.finished,
+            left_out: told(split.left_out.into_keys()),
+            left_out_bytes: bytes,
+            restored: told(split.restored.into_keys()),
+        };
+        Ok(Parts { streams, in_part })
+    }
+
+    /// Those of `changed` that turn out to be the same when they are read. What cannot be read is none
+    /// of them. One snapshot is read after the other, as each may take all the memory for packs.
+    async fn read_and_same(
+        &self,
+        engine: &dyn Database,
+        streams: &SnapshotStreams,
+        (base, former): (&SnapshotId, &FormerStreams),
+        changed: &BTreeSet<&str>,
+    ) -> BTreeSet<String> {
+        let manifest = streams.manifest();
+        let (mut same, mut marked) = (BTreeSet::new(), BTreeMap::new());
+        for stream in manifest.streams.iter().filter(|stream| stream.exit == 0 && changed.contains(&*stream.name)) {
+            let Some((length, blake3, _)) = former.0.get(&stream.name) else { continue };
+            if (stream.length, stream.blake3) == (*length, *blake3) {
+                if read_whole(streams, &stream.name).await.is_ok() {
+                    same.insert(stream.name.clone());
+                }
+            } else if let Some(marks) = engine.passing_marks(&stream.name, &manifest.source)
+                && stream.length.abs_diff(*length) <= PassingMarks::MAX_BYTES
+            {
+                marked.insert(stream.name.clone(), marks);
+            }
+        }
+        if !marked.is_empty() {
+            let before = match self.reader.streams(self.dataset, base).await {
+                Ok(base) => digests(&base, &marked).await,
+                Err(_) => return same,
+            };
+            let now = digests(streams, &marked).await;
+            same.extend(
+                now.into_iter().filter(|(name, digest)| before.get(name) == Some(digest)).map(|(name, _)| name),
+            );
+        }
+        same
+    }
+
+    /// A query has no answer in what is not restored. What it gave the last time does not count: it
+    /// may ask for the time.
+    fn asks_what_is_restored(&self, split: &Split) -> Result<(), &'static str> {
+        let is_restored = |database: &Option<String>| {
+            split.has_databases && database.as_ref().is_some_and(|database| split.restored.contains_key(database))
+        };
+        match self.settings.queries.iter().all(|query| is_restored(&query.database)) {
+            true => Ok(()),
+            false => Err("a query asks what has not changed"),
+        }
+    }
+}
+
+async fn read_whole(streams: &SnapshotStreams, name: &str) -> Result<()> {
+    let mut reader = streams.open(name).await?;
+    while reader.next().await?.is_some() {}
+    Ok(())
+}
+
+/// The digests of the streams that can be read, without their marks.
+async fn digests(streams: &SnapshotStreams, marked: &BTreeMap<String, PassingMarks>) -> BTreeMap<String, [u8; 32]> {
+    let mut found = BTreeMap::new();
+    for (name, marks) in marked {
+        let digest = async { marks.digest(streams.open(name).await?).await };
+        found.extend(digest.await.ok().map(|digest| (name.clone(), digest)));
+    }
+    found
+}
+
+/// As many names as a report holds.
+fn told(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    let all = names.len();
+    let mut told: Vec<String> = names.take(MAX_TOLD - 1).collect();
+    if all > told.len() {
+        told.push(format!("and {} more", all - told.len()));
+    }
+    told
+}
+
+/// Whether the same streams of both are restored in the same way.
+fn same_source(engine: &dyn Database, one: &SourceFacts, other: &SourceFacts) -> bool {
+    let details = |facts: &SourceFacts| -> BTreeMap<String, String> {
+        let lasting = facts.details.iter().filter(|(detail, _)| !engine.is_of_the_moment(detail));
+        lasting.map(|(detail, value)| (detail.clone(), value.clone())).collect()
+    };
+    (&one.engine, &one.server_version, details(one)) == (&other.engine, &other.server_version, details(other))
+}
+
+/// What is known of the streams of a base: length, content and places.
+struct FormerStreams(BTreeMap<String, (u64, Digest, Digest)>);
+
+impl FormerStreams {
+    fn of(manifest: &Manifest, places: &[Resolved]) -> Self {
+        let each = manifest.streams.iter().zip(places).filter_map(|(stream, places)| {
+            Some((stream.name.clone(), (stream.length, stream.blake3, places_of(manifest, places)?)))
+        });
+        Self(each.collect())
+    }
+
+    /// The streams of `manifest` that are not the same.
+    fn changed<'m>(&self, manifest: &'m Manifest, places: &[Resolved]) -> BTreeSet<&'m str> {
+        let is_same = |(stream, places): &(&StreamEntry, &Resolved)| {
+            let now = places_of(manifest, places).map(|places| (stream.length, stream.blake3, places));
+            stream.exit == 0 && now.is_some() && now.as_ref() == self.0.get(&stream.name)
+        };
+        let all = manifest.streams.iter().zip(places);
+        all.filter(|stream| !is_same(stream)).map(|(stream, _)| stream.name.as_str()).collect()
+    }
+}
+
+/// Where the bytes of a stream lie, as a digest. Extents that touch count as one. `None`: in no pack.
+fn places_of(manifest: &Manifest, places: &Resolved) -> Option<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |(pack, offset, length): (u32, u64, u64)| {
+        let pack = manifest.packs.get(pack as usize)?;
+        hasher.update(&pack.id.0).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+        Some(())
+    };
+    let mut last: Option<(u32, u64, u64)> = None;
+    for extent in places.iter() {
+        last = match last {
+            Some((pack, offset, length)) if pack == extent.pack && offset + length == extent.offset => {
+                Some((pack, offset, length + extent.length))
+            }
+            before => {
+                before.map_or(Some(()), &mut add)?;
+                Some((extent.pack, extent.offset, extent.length))
+            }
+        };
+    }
+    last.map_or(Some(()), add)?;
+    Some(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// The parts of a snapshot, by name with their streams.
+struct Split {
+    /// Streams that every part needs.
+    shared: Vec<String>,
+    /// Whether the names are those of databases.
+    has_databases: bool,
+    restored: BTreeMap<String, Vec<String>>,
+    left_out: BTreeMap<String, Vec<String>>,
+}
+
+impl Split {
+    /// `None`: nothing can be left out.
+    fn of(engine: &dyn Database, names: &[String], changed: &BTreeSet<&str>) -> Option<Self> {
+        let apart = engine.parts_to_prove(names);
+        let has_databases = apart.is_some();
+        let PartsToProve { shared, databases } = apart.unwrap_or_else(|| {
+            let whole = names.iter().map(|name| engine.whole_of(name)).collect::<BTreeSet<_>>();
+            let title = whole.into_iter().collect::<Vec<_>>().join(", ");
+            PartsToProve { shared: Vec::new(), databases: BTreeMap::from([(title, names.to_vec())]) }
+        });
+        let has_changed = |streams: &[String]| streams.iter().any(|stream| changed.contains(stream.as_str()));
+        if has_changed(&shared) {
+            return None;
+        }
+        let (restored, left_out): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            databases.into_iter().partition(|(_, streams)| has_changed(streams));
+        (!left_out.is_empty()).then_some(Self { shared, has_databases, restored, left_out })
+    }
+
+    /// What is restored of `snapshot`, and how long the rest is.
+    fn streams<'s>(&self, snapshot: &'s SnapshotStreams) -> (PartStreams<'s>, u64) {
+        let left_out: Vec<String> = self.left_out.values().flatten().cloned().collect();
+        let bytes = left_out.iter().filter_map(|name| snapshot.length(name)).sum();
+        let wanted: BTreeSet<&String> = match self.restored.is_empty() {
+            true => BTreeSet::new(),
+            false => self.shared.iter().chain(self.restored.values().flatten()).collect(),
+        };
+        let names = snapshot.names().into_iter().filter(|name| wanted.contains(name)).collect();
+        (PartStreams { snapshot, names, left_out }, bytes)
+    }
+}

@@ -1,0 +1,69 @@
+//! Which replica a drill reads, and what is missing there.
+
+use serde_json::{Value, json};
+
+use crate::{Hosts, MONTHLY, sqlite};
+
+#[tokio::test]
+async fn of_each_replica_that_is_read_alone_the_first_drill_is_whole() {
+    let hosts = Hosts::of(sqlite).await;
+    hosts.plan(&format!("{MONTHLY}\nreplica = \"rotate\""), "");
+    hosts.backup().await;
+    let first = hosts.whole("the first", &[]).await;
+    let second = hosts.whole("the first of the other replica", &[]).await;
+    assert_eq!([&first["chosen"]["only"], &second["chosen"]["only"]], [&json!("r1"), &json!("r2")], "{second:#}");
+    hosts.backup().await;
+    let third = hosts.untouched(&first, &[]).await;
+    assert_eq!(third["chosen"]["only"], "r1", "{third:#}");
+    let fourth = hosts.untouched(&second, &[]).await;
+    assert_eq!(fourth["chosen"]["only"], "r2", "{fourth:#}");
+}
+
+#[tokio::test]
+async fn what_was_read_from_one_replica_is_no_base_for_another() {
+    let hosts = Hosts::of(sqlite).await;
+    hosts.backup().await;
+    let base = hosts.whole("the first", &["--replica", "r1"]).await;
+    hosts.untouched(&base, &["--replica", "r1"]).await;
+    let other = hosts.whole("the base read r1", &["--replica", "r2"]).await;
+    hosts.untouched(&other, &["--replica", "r2"]).await;
+}
+
+#[tokio::test]
+async fn a_pack_that_no_replica_holds_as_it_was_makes_the_drill_whole_and_fails_it() {
+    let hosts = Hosts::of(sqlite).await;
+    hosts.backup().await;
+    let base = hosts.whole("the first", &[]).await;
+    hosts.backup().await;
+    let [near, far] = ["r1", "r2"].map(|replica| hosts.packs(replica));
+    assert!(!near.is_empty() && near.len() == far.len(), "{near:?} {far:?}");
+    for pack in &near {
+        std::fs::remove_file(pack).unwrap();
+    }
+    hosts.untouched(&base, &[]).await;
+
+    let contents: Vec<Vec<u8>> = far.iter().map(|pack| std::fs::read(pack).unwrap()).collect();
+    let fails = async |why: &str| {
+        let failed = hosts.drill(&["--no-publish"]).await;
+        assert!(failed.code().is_some_and(|code| code != 0), "{why}: {failed}");
+        let report = failed.json().unwrap();
+        assert_eq!(
+            [&report["passed"], &report["reached"], &report["in_part"]],
+            [&json!(false), &Value::Null, &Value::Null],
+            "{why}: {report:#}"
+        );
+    };
+    for (pack, content) in far.iter().zip(&contents) {
+        std::fs::remove_file(pack).unwrap();
+        std::fs::write(pack, &content[..content.len() - 1]).unwrap();
+    }
+    fails("one byte is missing").await;
+    for pack in &far {
+        std::fs::remove_file(pack).unwrap();
+    }
+    fails("it is gone").await;
+    for (pack, content) in far.iter().zip(&contents) {
+        std::fs::write(pack, content).unwrap();
+    }
+    hosts.untouched(&base, &[]).await;
+}
