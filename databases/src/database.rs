@@ -5,6 +5,7 @@
 //! parts instead of a [`StreamSink`]: the engine says when a part is complete, and at which
 //! position of the log it ends. Engines that cannot follow will not implement it.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,6 +140,21 @@ pub trait Database: fmt::Debug + Send + Sync {
     fn is_of_the_moment(&self, detail: &str) -> bool {
         let _ = detail;
         false
+    }
+
+    /// Which of the `unchanged` streams of a database need not be restored with its others, as what
+    /// they hold can be proved without them. `of_one` are all its streams.
+    ///
+    /// # Errors
+    /// Those of the streams.
+    async fn proved_apart(
+        &self,
+        streams: &dyn StoredStreams,
+        of_one: &[String],
+        unchanged: &BTreeSet<&str>,
+    ) -> Result<Vec<String>> {
+        let _ = (streams, of_one, unchanged);
+        Ok(Vec::new())
     }
 
     /// What at the edges of a stream only tells of the moment of its capture. `None`: nothing does.

@@ -100,8 +100,9 @@ pub trait StoredStreams: Send + Sync {
     /// What the capture said about the source.
     fn facts(&self) -> &SourceFacts;
 
-    /// Streams of the snapshot that are not given: an earlier drill proved what they hold. Whole
-    /// [parts](crate::Database::parts_to_prove) of it, of which nothing is loaded or compared.
+    /// Streams of the snapshot that are not given, as an earlier drill proved what they hold:
+    /// [parts](crate::Database::parts_to_prove) of it, and
+    /// [tables](crate::Database::proved_apart). Nothing of them is loaded or compared.
     fn left_out(&self) -> Vec<String> {
         Vec::new()
     }

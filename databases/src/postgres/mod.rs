@@ -64,8 +64,10 @@ mod there;
 mod throw_away;
 mod timeless;
 mod tokens;
+mod unproved;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -129,6 +131,15 @@ impl Database for Postgres {
 
     fn database_of(&self, stream: &str) -> Option<String> {
         parts::DumpPart::of_stream(stream).map(|(_, database)| database)
+    }
+
+    async fn proved_apart(
+        &self,
+        streams: &dyn StoredStreams,
+        of_one: &[String],
+        unchanged: &BTreeSet<&str>,
+    ) -> Result<Vec<String>> {
+        unproved::tables_apart(streams, of_one, unchanged).await
     }
 
     fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {

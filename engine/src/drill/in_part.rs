@@ -173,8 +173,12 @@ impl Drill<'_> {
         let same = self.read_and_same(engine, streams, (snapshot, &former), &changed).await;
         changed.retain(|name| !same.contains(*name));
         let names: Vec<String> = manifest.streams.iter().map(|stream| stream.name.clone()).collect();
-        let split = Split::of(engine, &names, &changed).ok_or("what all its parts need has changed")?;
+        let mut split = Split::of(engine, &names, &changed).ok_or("what all its parts need has changed")?;
         self.asks_what_is_restored(&split)?;
+        self.leave_out_tables(engine, streams, &changed, &mut split).await?;
+        if split.left_out.is_empty() {
+            return Err("all of it has changed");
+        }
         let (streams, bytes) = split.streams(streams);
         if streams.bytes() > bytes {
             return Err("most of it has changed");
@@ -192,6 +196,25 @@ impl Drill<'_> {
             restored: told(split.restored.into_keys()),
         };
         Ok(Parts { streams, in_part })
+    }
+
+    /// Leaves out what has not changed of the parts that have, but of none that a query asks.
+    async fn leave_out_tables(
+        &self,
+        engine: &dyn Database,
+        streams: &SnapshotStreams,
+        changed: &BTreeSet<&str>,
+        split: &mut Split,
+    ) -> Result<(), &'static str> {
+        let is_asked = |part: &String| self.settings.queries.iter().any(|query| query.database.as_ref() == Some(part));
+        for (_, of_one) in split.restored.iter_mut().filter(|(part, _)| !is_asked(part)) {
+            let same = of_one.iter().map(String::as_str).filter(|stream| !changed.contains(stream)).collect();
+            let apart = engine.proved_apart(streams, of_one, &same).await;
+            let apart = apart.map_err(|_| "its definitions cannot be read")?;
+            of_one.retain(|stream| !apart.contains(stream));
+            split.left_out.extend(apart.into_iter().map(|stream| (stream.clone(), vec![stream])));
+        }
+        Ok(())
     }
 
     /// Those of `changed` that turn out to be the same when they are read. What cannot be read is none
@@ -335,7 +358,7 @@ struct Split {
 }
 
 impl Split {
-    /// `None`: nothing can be left out.
+    /// `None`: what all parts need has changed.
     fn of(engine: &dyn Database, names: &[String], changed: &BTreeSet<&str>) -> Option<Self> {
         let apart = engine.parts_to_prove(names);
         let has_databases = apart.is_some();
@@ -350,7 +373,7 @@ impl Split {
         }
         let (restored, left_out): (BTreeMap<_, _>, BTreeMap<_, _>) =
             databases.into_iter().partition(|(_, streams)| has_changed(streams));
-        (!left_out.is_empty()).then_some(Self { shared, has_databases, restored, left_out })
+        Some(Self { shared, has_databases, restored, left_out })
     }
 
     /// What is restored of `snapshot`, and how long the rest is.

@@ -47,8 +47,8 @@ pub struct InPart {
     pub snapshot: SnapshotId,
     /// When it ended.
     pub proved: DateTime<Utc>,
-    /// What was not restored: databases, or what an operator calls the streams. It has the same
-    /// bytes at the same places as in that snapshot. A published report has digests of the names.
+    /// What was not restored: databases, or streams. It has the same bytes as in that snapshot. A
+    /// published report has digests of the names.
     pub left_out: Vec<String>,
     /// How long its streams are.
     pub left_out_bytes: u64,

@@ -7,6 +7,7 @@ mod hostile;
 mod plans;
 mod refusals;
 mod replicas;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -102,6 +103,7 @@ impl Hosts {
         let output = self.drill(words).await;
         assert_eq!(output.code(), Some(0), "{output}");
         let report = output.json().unwrap();
+        assert!(report["in_part"].is_object(), "{output}");
         assert_in_part(&report, base);
         report
     }

@@ -83,7 +83,11 @@ async fn compare_database(
     proof: &mut ProofResult,
 ) -> Result<()> {
     let wanted = |part: &DumpPart| if let DumpPart::Table(name) = part { Some(name.clone()) } else { None };
-    let wanted: Vec<TableName> = parts.iter().filter_map(|(part, _)| wanted(part)).collect();
+    let left_out = streams.left_out();
+    // Their rows are nowhere, and so in no other part.
+    let left_out = left_out.iter().filter_map(|stream| DumpPart::of_stream(stream)).filter(|(_, of)| of == database);
+    let left_out = left_out.filter_map(|(part, _)| wanted(&part));
+    let wanted: Vec<TableName> = parts.iter().filter_map(|(part, _)| wanted(part)).chain(left_out).collect();
     let tables = tables::named(server, database, &wanted.iter().collect::<Vec<_>>()).await?;
     let gone: Vec<&TableName> = wanted.iter().filter(|name| tables.iter().all(|table| table.name != **name)).collect();
     if !gone.is_empty() {
