@@ -17,8 +17,8 @@ use crate::runner::Runner;
 
 /// So many of the newest reports are read.
 const MOST_DRILLS: usize = 16;
-/// … or of these, if none of those has reached its level with a whole snapshot: that none ever did is
-/// alarming.
+/// … or of these, if none of those has reached its level with a whole snapshot: that none ever did
+/// is alarming.
 const MOST_SOUGHT: usize = 1024;
 
 /// What the published drills of a dataset tell.

@@ -129,7 +129,8 @@ pub trait Database: fmt::Debug + Send + Sync {
         None
     }
 
-    /// What of a snapshot with these streams can be proved without the rest. `None`: it is one part.
+    /// What of a snapshot with these streams can be proved without the rest. `None`: it is one
+    /// part.
     fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {
         let _ = streams;
         None

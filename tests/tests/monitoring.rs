@@ -36,6 +36,7 @@ const METRICS: &[&str] = &[
     "lifeboat_drill_last_level",
     "lifeboat_drill_last_status",
     "lifeboat_drill_last_success_timestamp_seconds",
+    "lifeboat_drill_last_whole_timestamp_seconds",
     "lifeboat_drill_recovery_point_age_seconds",
     "lifeboat_drill_restore_duration_seconds",
     "lifeboat_group_allowed_dangling_references",

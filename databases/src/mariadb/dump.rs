@@ -19,7 +19,7 @@ const POSITION_MARK: &str = "\n-- CHANGE MASTER TO MASTER_LOG_FILE='";
 /// … and the GTID near the end.
 const GTID_MARK: &str = "\n-- SET GLOBAL gtid_slave_pos='";
 /// Both are comments.
-pub(super) const PASSING_MARKS: PassingMarks = PassingMarks {
+pub(super) const MARIA_PASSING_MARKS: PassingMarks = PassingMarks {
     head: |head| take_line(head, POSITION_MARK.trim_start().as_bytes(), false),
     tail: |tail| take_line(tail, GTID_MARK.trim_start().as_bytes(), true),
 };

@@ -90,7 +90,7 @@ impl Database for MariaDb {
     }
 
     fn passing_marks(&self, stream: &str, facts: &SourceFacts) -> Option<PassingMarks> {
-        capture::tells_position(stream, facts).then_some(dump::PASSING_MARKS)
+        capture::tells_position(stream, facts).then_some(dump::MARIA_PASSING_MARKS)
     }
 
     fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {

@@ -24,7 +24,7 @@ const MAX_STATEMENTS: usize = 2_000_000;
 const MAX_NAME_BYTES: usize = 1024;
 
 /// `pg_dumpall` frames what it writes with a word that it makes up each time.
-pub(super) const PASSING_MARKS: PassingMarks = PassingMarks {
+pub(super) const GLOBALS_PASSING_MARKS: PassingMarks = PassingMarks {
     head: |head| take_line(head, b"\\restrict ", false),
     tail: |tail| take_line(tail, b"\\unrestrict ", true),
 };

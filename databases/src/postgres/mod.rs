@@ -143,7 +143,7 @@ impl Database for Postgres {
     }
 
     fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {
-        (stream == globals::GLOBALS).then_some(globals::PASSING_MARKS)
+        (stream == globals::GLOBALS).then_some(globals::GLOBALS_PASSING_MARKS)
     }
 
     fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {

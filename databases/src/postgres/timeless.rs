@@ -1,14 +1,14 @@
-//! Takes the time out of an archive at which `pg_dump` made it, so that two dumps of the same data are
-//! the same bytes. `pg_restore` prints that time, and does nothing else with it; when a snapshot was
-//! taken, its manifest says.
+//! Takes the time out of an archive at which `pg_dump` made it, so that two dumps of the same data
+//! are the same bytes. `pg_restore` prints that time, and does nothing else with it; when a
+//! snapshot was taken, its manifest says.
 
 use super::contents::{HEAD_BYTES, INT_BYTES, MINOR_VERSIONS};
 
 /// 1 January 2000: second, minute, hour, day, month from 0, year from 1900, daylight saving.
 const NO_TIME: [u8; 7] = [0, 0, 0, 1, 0, 100, 0];
 
-/// Sets the time in the head of an archive that begins with `piece`. One of an unknown version, or of
-/// which less is there, stays as it is.
+/// Sets the time in the head of an archive that begins with `piece`. One of an unknown version, or
+/// of which less is there, stays as it is.
 pub(super) fn forget_time(piece: &mut [u8]) {
     let Some(minor) = piece.get(6).copied().filter(|minor| MINOR_VERSIONS.contains(minor)) else { return };
     let compression = if minor >= 15 { 1 } else { INT_BYTES };

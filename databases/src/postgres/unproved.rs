@@ -46,9 +46,9 @@ pub(super) async fn tables_apart(
 
 /// Takes out what keys of other tables refer to, until nothing more is.
 fn without_referred(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
-    let keys: Vec<ForeignKey> = contents.of_kind(FOREIGN_KEY).map(|key| ForeignKey::of(contents, key)).collect();
+    let keys: Vec<KeyTables> = contents.of_kind(FOREIGN_KEY).map(|key| KeyTables::of(contents, key)).collect();
     loop {
-        let stays = |key: &&ForeignKey| key.of.as_ref().is_none_or(|of| !of.is_subset(&tables));
+        let stays = |key: &&KeyTables| key.of.as_ref().is_none_or(|of| !of.is_subset(&tables));
         let referred: BTreeSet<TableName> = match keys.iter().filter(stays).map(|key| key.to.clone()).collect() {
             Some(referred) => Vec::<BTreeSet<TableName>>::into_iter(referred).flatten().collect(),
             // One refers to what nobody knows.
@@ -63,12 +63,12 @@ fn without_referred(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTr
 }
 
 /// The tables with rows that a key is of, and those that it refers to. `None`: that is not clear.
-struct ForeignKey {
+struct KeyTables {
     of: Option<BTreeSet<TableName>>,
     to: Option<BTreeSet<TableName>>,
 }
 
-impl ForeignKey {
+impl KeyTables {
     fn of(contents: &Contents, key: &super::contents::ContentsEntry) -> Self {
         let definition = contents.get(&key.definition);
         let with_rows = |names: [Vec<u8>; 2]| {

@@ -81,7 +81,7 @@ impl Database for RedisDb {
     }
 
     fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {
-        (stream == DUMP_STREAM).then_some(rdb::PASSING_MARKS)
+        (stream == DUMP_STREAM).then_some(rdb::RDB_PASSING_MARKS)
     }
 
     fn address_form(&self) -> Option<&'static str> {

@@ -217,8 +217,9 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// Those of `changed` that turn out to be the same when they are read. What cannot be read is none
-    /// of them. One snapshot is read after the other, as each may take all the memory for packs.
+    /// Those of `changed` that turn out to be the same when they are read. What cannot be read is
+    /// none of them. One snapshot is read after the other, as each may take all the memory for
+    /// packs.
     async fn read_and_same(
         &self,
         engine: &dyn Database,
@@ -323,7 +324,8 @@ impl FormerStreams {
     }
 }
 
-/// Where the bytes of a stream lie, as a digest. Extents that touch count as one. `None`: in no pack.
+/// Where the bytes of a stream lie, as a digest. Extents that touch count as one. `None`: in no
+/// pack.
 fn places_of(manifest: &Manifest, places: &Resolved) -> Option<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |(pack, offset, length): (u32, u64, u64)| {

@@ -13,7 +13,8 @@ use super::references::GroupPart;
 /// One measured phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// `select`, `compare` (with what was proved before), `start`, `fetch`, `load`, `check`, `prove`, `across`, `stop`.
+    /// `select`, `compare` (with what was proved before), `start`, `fetch`, `load`, `check`,
+    /// `prove`, `across`, `stop`.
     pub phase: String,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -98,8 +99,8 @@ pub struct DrillReport {
     /// published.
     #[serde(skip)]
     pub highest: Option<ProofLevel>,
-    /// The level that the drill reached with the whole snapshot. `None` if not even `fetched`, or if
-    /// it proved [in part](Self::in_part).
+    /// The level that the drill reached with the whole snapshot. `None` if not even `fetched`, or
+    /// if it proved [in part](Self::in_part).
     pub reached: Option<ProofLevel>,
     /// What a drill that proved in part did not restore. It counts for no objective. `None`: the
     /// drill was about the whole snapshot.

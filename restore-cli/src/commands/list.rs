@@ -90,8 +90,8 @@ impl Proof {
         Self { drill: drill.clone(), finished: *finished, passed: *passed, reached: *reached, in_part }
     }
 
-    /// A drill that passed goes before one that failed, then the one that proved all of it, one that
-    /// proved in part, the one that reached more, then the newer one.
+    /// A drill that passed goes before one that failed, then the one that proved all of it, one
+    /// that proved in part, the one that reached more, then the newer one.
     fn rank(&self) -> (bool, bool, bool, Option<ProofLevel>, DateTime<Utc>) {
         let is_proved = self.reached == Some(ProofLevel::Proved);
         (self.passed, is_proved, self.in_part, self.reached, self.finished)

@@ -1,17 +1,15 @@
-//! What of a file only tells of the moment of its dump: when it was made, how much memory the server
-//! used, how far its replication was; and the checksum of all that.
+//! What of a file only tells of the moment of its dump: when it was made, how much memory the
+//! server used, how far its replication was; and the checksum of all that.
 
 use super::{RDB_MAGIC, opcode};
 use crate::passing::PassingMarks;
 
 /// The fields of the beginning that differ from dump to dump.
 const PASSING_FIELDS: [&[u8]; 5] = [b"ctime", b"used-mem", b"repl-stream-db", b"repl-id", b"repl-offset"];
-const CHECKSUM_BYTES: usize = 8;
+const CRC_BYTES: usize = 8;
 
-pub(in crate::redis) const PASSING_MARKS: PassingMarks = PassingMarks {
-    head: without_passing_fields,
-    tail: |tail| tail.truncate(tail.len().saturating_sub(CHECKSUM_BYTES)),
-};
+pub(in crate::redis) const RDB_PASSING_MARKS: PassingMarks =
+    PassingMarks { head: without_passing_fields, tail: |tail| tail.truncate(tail.len().saturating_sub(CRC_BYTES)) };
 
 fn without_passing_fields(head: &mut Vec<u8>) {
     // The version has four digits.
@@ -24,8 +22,8 @@ fn without_passing_fields(head: &mut Vec<u8>) {
     }
 }
 
-/// Where the string at this place stands, and what follows it. `None`: it is none that the beginning
-/// of a file has.
+/// Where the string at this place stands, and what follows it. `None`: it is none that the
+/// beginning of a file has.
 fn string(head: &[u8], at: usize) -> Option<(std::ops::Range<usize>, usize)> {
     let first = usize::from(*head.get(at)?);
     let begin = at + 1;

@@ -9,6 +9,8 @@ use serde_json::json;
 
 use super::super::daemon::DaemonStatus;
 use super::super::facts::RegionSnapshot;
+use lifeboat_engine::config::ProofLevel;
+
 use super::*;
 use crate::deletion::DatasetDeletion;
 
