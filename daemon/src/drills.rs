@@ -41,6 +41,11 @@ pub(crate) struct ToldDrills {
 }
 
 impl ToldDrills {
+    /// Whether a drill that was not in part is known.
+    pub(crate) fn is_level_known(&self) -> bool {
+        self.level.is_some() || self.last_whole.is_some() || !self.passed
+    }
+
     /// `None`: there is no drill. What older reports told before this stays known.
     fn of(history: &DrillHistory, before: Option<&Self>) -> Option<Self> {
         let reports = || history.drills.iter().map(|drill| &drill.report);

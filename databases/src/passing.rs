@@ -13,8 +13,19 @@ const EDGE_BYTES: usize = 8 << 10;
 pub struct PassingMarks {
     /// Takes it out of the beginning.
     pub(crate) head: fn(&mut Vec<u8>),
-    /// Takes it out of the end.
+    /// Takes it out of the end. What is given begins within the stream.
     pub(crate) tail: fn(&mut Vec<u8>),
+    /// Sees the whole stream, if what is taken out must be right.
+    pub(crate) check: Option<fn() -> Box<dyn StreamCheck>>,
+}
+
+/// Says of a stream that passes whether it is right.
+pub(crate) trait StreamCheck: Send {
+    /// Sees the next piece.
+    fn see(&mut self, piece: &[u8]) -> Result<()>;
+
+    /// The stream has ended.
+    fn end(self: Box<Self>) -> Result<()>;
 }
 
 impl std::fmt::Debug for PassingMarks {
@@ -30,11 +41,12 @@ impl PassingMarks {
     /// The BLAKE3 of a stream without it. It reads the stream to its checked end.
     ///
     /// # Errors
-    /// Those of the stream.
+    /// Those of the stream, or it is not right.
     pub async fn digest(self, mut reader: Box<dyn StreamReader>) -> Result<[u8; 32]> {
-        let mut hasher = blake3::Hasher::new();
+        let (mut hasher, mut check) = (blake3::Hasher::new(), self.check.map(|check| check()));
         let (mut held, mut is_behind_head) = (Vec::new(), false);
         while let Some(piece) = reader.next().await? {
+            check.as_mut().map_or(Ok(()), |check| check.see(&piece))?;
             held.extend_from_slice(&piece);
             if !is_behind_head && held.len() >= 2 * EDGE_BYTES {
                 let mut head: Vec<u8> = held.drain(..EDGE_BYTES).collect();
@@ -48,6 +60,7 @@ impl PassingMarks {
                 held.drain(..settled);
             }
         }
+        check.map_or(Ok(()), StreamCheck::end)?;
         if !is_behind_head {
             (self.head)(&mut held);
         }
@@ -57,16 +70,33 @@ impl PassingMarks {
     }
 }
 
-/// Takes out the first line that begins like this; from the end of `text`, the last one.
-pub(crate) fn take_line(text: &mut Vec<u8>, begin: &[u8], from_the_end: bool) {
-    let is_begin = |at: &usize| (*at == 0 || text[at - 1] == b'\n') && text[*at..].starts_with(begin);
-    let found = match from_the_end {
-        true => (0..text.len()).rev().find(is_begin),
-        false => (0..text.len()).find(is_begin),
-    };
-    if let Some(at) = found {
-        let end = text[at..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |length| at + length + 1);
-        text.drain(at..end);
+/// A line that only tells of the moment: how it begins, and what the rest of it must be.
+#[derive(Clone, Copy)]
+pub(crate) struct PassingLine {
+    pub(crate) begin: &'static [u8],
+    /// Without the end of the line.
+    pub(crate) is_rest: fn(&[u8]) -> bool,
+}
+
+impl PassingLine {
+    /// Takes the first of them out of the beginning of a stream.
+    pub(crate) fn take_first(self, head: &mut Vec<u8>) {
+        let found = (0..head.len()).find_map(|at| self.at(head, at));
+        found.map(|line| head.drain(line));
+    }
+
+    /// Takes the last of them out of the end of a stream.
+    pub(crate) fn take_last(self, tail: &mut Vec<u8>) {
+        let found = (1..tail.len()).rev().find_map(|at| self.at(tail, at));
+        found.map(|line| tail.drain(line));
+    }
+
+    /// The line that begins there, with its end.
+    fn at(self, text: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
+        let begins = at == 0 || text[at - 1] == b'\n';
+        let rest = text[at..].strip_prefix(self.begin).filter(|_| begins)?;
+        let length = rest.iter().position(|byte| *byte == b'\n')?;
+        (self.is_rest)(&rest[..length]).then(|| at..at + self.begin.len() + length + 1)
     }
 }
 
@@ -87,10 +117,14 @@ mod tests {
         }
     }
 
-    const MARKS: PassingMarks = PassingMarks {
-        head: |head| take_line(head, b"-- AT ", false),
-        tail: |tail| take_line(tail, b"-- UNTIL ", true),
-    };
+    const AT: PassingLine = PassingLine { begin: b"-- AT ", is_rest: is_number };
+    const UNTIL: PassingLine = PassingLine { begin: b"-- UNTIL ", is_rest: is_number };
+    const MARKS: PassingMarks =
+        PassingMarks { head: |head| AT.take_first(head), tail: |tail| UNTIL.take_last(tail), check: None };
+
+    fn is_number(rest: &[u8]) -> bool {
+        rest.strip_suffix(b";").is_some_and(|number| number.iter().all(u8::is_ascii_digit))
+    }
 
     async fn digest(text: &str, piece: usize) -> [u8; 32] {
         let pieces: Vec<Bytes> = text.as_bytes().chunks(piece).map(Bytes::copy_from_slice).collect();
@@ -109,7 +143,8 @@ mod tests {
                 assert_eq!(digest(&other, piece).await, expected, "{rows} {piece}");
             }
             assert_ne!(digest(&text("7", "y", "9"), 4096).await, expected);
-            // Only at the edges, and one line of each.
+            // Only at the edges, one line of each, and nothing else in it.
+            assert_ne!(digest(&text("7; x", "x", "9"), 4096).await, expected);
             assert_ne!(digest(&text("7", "-- AT 8;", "9"), 4096).await, expected);
             assert_ne!(digest(&text("7", "x", "9;\n-- UNTIL 10"), 4096).await, expected);
         }

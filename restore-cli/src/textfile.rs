@@ -222,13 +222,26 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
     set(LAST_ATTEMPT, labels(""), ended.clone());
     set(LAST_STATUS, labels(""), u8::from(outcome.passed).to_string());
     if outcome.passed {
-        let whole = outcome.proved_since.map_or(ended.clone(), at);
-        set(LAST_WHOLE, labels(""), whole);
-        set(LAST_SUCCESS, labels(""), ended);
+        set(LAST_SUCCESS, labels(""), ended.clone());
     }
-    // What proves in part only does so after a drill that proved all.
-    let level = if outcome.proved_since.is_some() { Some(ProofLevel::Proved) } else { outcome.reached };
-    set(LAST_LEVEL, labels(""), level.map_or(0, |level| level as u8).to_string());
+    match outcome.proved_since {
+        // What is known of the last whole drill stays, but for what nobody has told yet.
+        Some(since) => {
+            for (family, value) in [(LAST_WHOLE, at(since)), (LAST_LEVEL, (ProofLevel::Proved as u8).to_string())] {
+                samples.entry((family_index(family).unwrap_or_default(), labels(""))).or_insert(value);
+            }
+        }
+        None => {
+            let level = outcome.reached.map_or(0, |level| level as u8).to_string();
+            samples.insert((family_index(LAST_LEVEL).unwrap_or_default(), labels("")), level);
+            if outcome.passed {
+                samples.insert((family_index(LAST_WHOLE).unwrap_or_default(), labels("")), ended);
+            }
+        }
+    }
+    let mut set = |family: &str, labels: String, value: String| {
+        samples.insert((family_index(family).unwrap_or_default(), labels), value);
+    };
     if let Some(highest) = outcome.highest {
         set(HIGHEST_LEVEL, labels(""), (highest as u8).to_string());
     }

@@ -35,6 +35,7 @@ pub struct Job {
     /// The names of the streams, in the order of capture, and their lengths where they are known.
     pub streams: Vec<(String, Option<u64>)>,
     /// See `StoredStreams::left_out`.
+    #[serde(default)]
     pub left_out: Vec<String>,
     /// See `WorkContext::stall`.
     pub stall: Duration,

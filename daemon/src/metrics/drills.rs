@@ -38,7 +38,8 @@ pub(super) fn fill(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<(
     each(
         "lifeboat_drill_last_level",
         "The level that the last drill not in part reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved.",
-        |told| Some(told.level.map_or(0.0, |level| f64::from(level as u8))),
+        // Where only drills in part are known, nobody knows.
+        |told| told.is_level_known().then(|| told.level.map_or(0.0, |level| f64::from(level as u8))),
     )?;
     page.gauge(
         "lifeboat_drill_highest_level",

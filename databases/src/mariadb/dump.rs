@@ -3,7 +3,7 @@
 use lifeboat_base::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::passing::{PassingMarks, take_line};
+use crate::passing::{PassingLine, PassingMarks};
 use crate::streams::MAX_STREAM_NAME_BYTES;
 
 /// What is percent-encoded in the name of a database.
@@ -18,15 +18,31 @@ const DUMP_BEGINS: [&[u8]; 2] = [b"/*M!999999\\-", b"-- MariaDB dump"];
 const POSITION_MARK: &str = "\n-- CHANGE MASTER TO MASTER_LOG_FILE='";
 /// … and the GTID near the end.
 const GTID_MARK: &str = "\n-- SET GLOBAL gtid_slave_pos='";
-/// Both are comments.
-pub(super) const MARIA_PASSING_MARKS: PassingMarks = PassingMarks {
-    head: |head| take_line(head, POSITION_MARK.trim_start().as_bytes(), false),
-    tail: |tail| take_line(tail, GTID_MARK.trim_start().as_bytes(), true),
-};
 /// Both lie within so many bytes.
 const WATCHED_BYTES: usize = 8 << 10;
 /// The first version whose dumps can hold the history of system-versioned tables.
 const SINCE_HISTORY: (u32, u32) = (10, 11);
+
+const POSITION_LINE: PassingLine =
+    PassingLine { begin: b"-- CHANGE MASTER TO MASTER_LOG_FILE='", is_rest: is_rest_of_position };
+const GTID_LINE: PassingLine = PassingLine { begin: b"-- SET GLOBAL gtid_slave_pos='", is_rest: is_rest_of_gtid };
+/// Both are comments.
+pub(super) const MARIA_PASSING_MARKS: PassingMarks =
+    PassingMarks { head: |head| POSITION_LINE.take_first(head), tail: |tail| GTID_LINE.take_last(tail), check: None };
+
+/// `bin.000001', MASTER_LOG_POS=39390;`
+fn is_rest_of_position(rest: &[u8]) -> bool {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let parts = rest.iter().position(|byte| !is_name(byte)).map(|end| rest.split_at(end).1);
+    let position = parts.and_then(|rest| rest.strip_prefix(b"', MASTER_LOG_POS=")?.strip_suffix(b";"));
+    position.is_some_and(|position| position.iter().all(u8::is_ascii_digit))
+}
+
+/// `0-1-166,1-1-7';`
+fn is_rest_of_gtid(rest: &[u8]) -> bool {
+    let is_in_gtid = |byte: &u8| byte.is_ascii_digit() || b"-,".contains(byte);
+    rest.strip_suffix(b"';").is_some_and(|gtid| gtid.iter().all(is_in_gtid))
+}
 
 /// What every dump is told.
 ///
@@ -151,6 +167,21 @@ mod tests {
         let mut watch = DumpWatch::default();
         dump.as_bytes().chunks(piece).for_each(|piece| watch.see(piece));
         watch.end()
+    }
+
+    #[test]
+    fn only_a_position_is_taken_out_of_a_dump() {
+        let taken = |line: &str| {
+            let mut head = format!("-- MariaDB dump\n{line}\nx\n").into_bytes();
+            (MARIA_PASSING_MARKS.head)(&mut head);
+            (MARIA_PASSING_MARKS.tail)(&mut head);
+            head == b"-- MariaDB dump\nx\n"
+        };
+        assert!(taken("-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000001', MASTER_LOG_POS=39390;"));
+        assert!(taken("-- SET GLOBAL gtid_slave_pos='0-1-166,1-1-7';") && taken("-- SET GLOBAL gtid_slave_pos='';"));
+        assert!(!taken("-- CHANGE MASTER TO MASTER_LOG_FILE='); DROP TABLE x; --"));
+        assert!(!taken("-- CHANGE MASTER TO MASTER_LOG_FILE='b', MASTER_LOG_POS=1; x;"));
+        assert!(!taken("-- SET GLOBAL gtid_slave_pos='0-1'; x';") && !taken(" -- SET GLOBAL gtid_slave_pos='0-1';"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use zeroize::Zeroizing;
 
 use super::tokens::{Reading, Statements, Token};
-use crate::passing::{PassingMarks, take_line};
+use crate::passing::{PassingLine, PassingMarks};
 use crate::streams::StoredStreams;
 
 /// The name of the stream with roles and other globals.
@@ -24,10 +24,14 @@ const MAX_STATEMENTS: usize = 2_000_000;
 const MAX_NAME_BYTES: usize = 1024;
 
 /// `pg_dumpall` frames what it writes with a word that it makes up each time.
-pub(super) const GLOBALS_PASSING_MARKS: PassingMarks = PassingMarks {
-    head: |head| take_line(head, b"\\restrict ", false),
-    tail: |tail| take_line(tail, b"\\unrestrict ", true),
-};
+const FRAME_BEGIN: PassingLine = PassingLine { begin: b"\\restrict ", is_rest: is_frame_word };
+const FRAME_END: PassingLine = PassingLine { begin: b"\\unrestrict ", is_rest: is_frame_word };
+pub(super) const GLOBALS_PASSING_MARKS: PassingMarks =
+    PassingMarks { head: |head| FRAME_BEGIN.take_first(head), tail: |tail| FRAME_END.take_last(tail), check: None };
+
+fn is_frame_word(rest: &[u8]) -> bool {
+    rest.iter().all(u8::is_ascii_alphanumeric)
+}
 
 /// The last line of a complete stream.
 pub(crate) const END_MARKER: &str = "-- PostgreSQL database cluster dump complete";

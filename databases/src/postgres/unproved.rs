@@ -1,11 +1,12 @@
 //! Which tables of a database can be left out of a proof of the rest.
 //!
-//! A foreign key is made after the rows, and fails where rows refer to others that are not there.
-//! So a table that a key refers to is left out only together with all tables that the key is of.
-//! What else code of the database looks for in a table cannot be told from its definitions; then
-//! the load fails, and the whole snapshot is drilled.
+//! Rows are proved under the definitions that they were proved with. So none are left out once any
+//! definition of the database has changed. A foreign key ties the rows of one table to those of
+//! another: the tables of a key are left out together, or not at all. What else code of the
+//! database looks for in a table cannot be told from its definitions; then the load fails, and the
+//! whole snapshot is drilled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_base::Result;
 
@@ -26,7 +27,8 @@ pub(super) async fn tables_apart(
     unchanged: &BTreeSet<&str>,
 ) -> Result<Vec<String>> {
     let part = |stream: &str| DumpPart::of_stream(stream).map(|(part, _)| part);
-    let Some(schema) = all.iter().find(|stream| part(stream) == Some(DumpPart::Schema)) else { return Ok(Vec::new()) };
+    let schema = all.iter().find(|stream| part(stream) == Some(DumpPart::Schema));
+    let Some(schema) = schema.filter(|schema| unchanged.contains(schema.as_str())) else { return Ok(Vec::new()) };
     let tables: Vec<(&String, TableName)> = all
         .iter()
         .filter(|stream| unchanged.contains(stream.as_str()))
@@ -40,49 +42,47 @@ pub(super) async fn tables_apart(
     }
     let contents = Contents::read(streams.open(schema).await?.as_mut()).await?;
     let names = tables.iter().map(|(_, name)| name.clone()).collect();
-    let apart = without_referred(&contents, names);
+    let apart = without_tied(&contents, names);
     Ok(tables.into_iter().filter(|(_, name)| apart.contains(name)).map(|(stream, _)| stream.clone()).collect())
 }
 
-/// Takes out what keys of other tables refer to, until nothing more is.
-fn without_referred(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
-    let keys: Vec<KeyTables> = contents.of_kind(FOREIGN_KEY).map(|key| KeyTables::of(contents, key)).collect();
+/// Takes out what keys tie to other tables, until nothing more is.
+fn without_tied(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
+    let known: BTreeMap<[&[u8]; 2], i64> = contents
+        .of_kind("TABLE")
+        .map(|entry| ([contents.get(&entry.schema), contents.get(&entry.tag)], entry.id))
+        .collect();
+    let keys: Option<Vec<_>> =
+        contents.of_kind(FOREIGN_KEY).map(|key| tied_by(contents, &known, contents.get(&key.definition))).collect();
+    // Of one it is not clear what it ties.
+    let Some(keys) = keys else { return BTreeSet::new() };
     loop {
-        let stays = |key: &&KeyTables| key.of.as_ref().is_none_or(|of| !of.is_subset(&tables));
-        let referred: BTreeSet<TableName> = match keys.iter().filter(stays).map(|key| key.to.clone()).collect() {
-            Some(referred) => Vec::<BTreeSet<TableName>>::into_iter(referred).flatten().collect(),
-            // One refers to what nobody knows.
-            None => return BTreeSet::new(),
-        };
         let before = tables.len();
-        tables.retain(|table| !referred.contains(table));
+        for tied in &keys {
+            if !tied.is_subset(&tables) {
+                tables.retain(|table| !tied.contains(table));
+            }
+        }
         if tables.len() == before {
             return tables;
         }
     }
 }
 
-/// The tables with rows that a key is of, and those that it refers to. `None`: that is not clear.
-struct KeyTables {
-    of: Option<BTreeSet<TableName>>,
-    to: Option<BTreeSet<TableName>>,
-}
-
-impl KeyTables {
-    fn of(contents: &Contents, key: &super::contents::ContentsEntry) -> Self {
-        let definition = contents.get(&key.definition);
-        let with_rows = |names: [Vec<u8>; 2]| {
-            let entry = contents.of_kind("TABLE").find(|entry| {
-                [contents.get(&entry.schema), contents.get(&entry.tag)] == [names[0].as_slice(), names[1].as_slice()]
-            })?;
-            let mut ids = BTreeSet::from([entry.id]);
-            with_partitions(contents, &mut ids);
-            let entries = ids.into_iter().map(|id| contents.by_number(id));
-            let entries: Option<Vec<_>> = entries.collect();
-            let with_rows = entries?.into_iter().filter(|entry| !is_partitioned(contents.get(&entry.definition)));
-            let text = |field| String::from_utf8(contents.get(field).to_vec()).ok();
-            with_rows.map(|entry| Some(TableName { schema: text(&entry.schema)?, name: text(&entry.tag)? })).collect()
-        };
-        Self { of: table_of(definition).and_then(with_rows), to: referred_table(definition).and_then(with_rows) }
+/// The tables with rows that a key is of, and those that it refers to.
+fn tied_by(contents: &Contents, known: &BTreeMap<[&[u8]; 2], i64>, definition: &[u8]) -> Option<BTreeSet<TableName>> {
+    let mut ids = BTreeSet::new();
+    for [schema, name] in [table_of(definition)?, referred_table(definition)?] {
+        ids.insert(*known.get(&[schema.as_slice(), name.as_slice()])?);
     }
+    with_partitions(contents, &mut ids);
+    let text = |field| String::from_utf8(contents.get(field).to_vec()).ok();
+    let mut tied = BTreeSet::new();
+    for id in ids {
+        let entry = contents.by_number(id)?;
+        if !is_partitioned(contents.get(&entry.definition)) {
+            tied.insert(TableName { schema: text(&entry.schema)?, name: text(&entry.tag)? });
+        }
+    }
+    Some(tied)
 }

@@ -14,6 +14,7 @@ mod here;
 mod load;
 mod rdb;
 mod replies;
+mod same;
 mod server;
 mod settings;
 mod tail;
@@ -81,7 +82,7 @@ impl Database for RedisDb {
     }
 
     fn passing_marks(&self, stream: &str, _: &SourceFacts) -> Option<PassingMarks> {
-        (stream == DUMP_STREAM).then_some(rdb::RDB_PASSING_MARKS)
+        (stream == DUMP_STREAM).then_some(same::RDB_PASSING_MARKS)
     }
 
     fn address_form(&self) -> Option<&'static str> {

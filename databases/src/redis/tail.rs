@@ -14,7 +14,7 @@ use super::rdb::RDB_MAGIC;
 const MARK_BYTES: usize = 40;
 /// The last byte of content, and the checksum.
 const END_BYTES: usize = 9;
-const CHECKSUM_BYTES: usize = 8;
+pub(super) const CHECKSUM_BYTES: usize = 8;
 const END_OPCODE: u8 = 0xff;
 
 /// A dump that passes by.

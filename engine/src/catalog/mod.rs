@@ -15,6 +15,7 @@ pub(crate) mod needs;
 pub(crate) mod numbers;
 pub(crate) mod order;
 pub(crate) mod outlines;
+pub(crate) mod pack_ranges;
 pub(crate) mod records;
 pub(crate) mod removals;
 pub(crate) mod signed;

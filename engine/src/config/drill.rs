@@ -22,6 +22,8 @@ use super::fields::time_zone;
 use super::raw::{RawDrill, RawQuery};
 use crate::schedule::Schedule;
 
+/// What is left out of drills is restored so often at least.
+const MAX_FULL_EVERY: Duration = Duration::from_secs(366 * 86_400);
 /// Takes the schedule of `[drill]` away from one dataset.
 const NEVER_DUE: &str = "never";
 
@@ -235,10 +237,7 @@ fn values(v: &mut SettingsReader<'_>, raw: RawDrill, base: &DrillConfig, replica
         outside: raw.outside.as_ref().map_or(base.outside, |outside| *outside.get_ref()),
         max_time: more_than_nothing(v, raw.max_time.as_ref(), units::duration).or(base.max_time),
         max_disk: more_than_nothing(v, raw.max_disk.as_ref(), units::size).or(base.max_disk),
-        full_every: match v.unit(raw.full_every.as_ref(), units::duration) {
-            Some(every) => Some(every).filter(|every| !every.is_zero()),
-            None => base.full_every,
-        },
+        full_every: full_every(v, raw.full_every.as_ref(), base.full_every),
         server_directories: match directories {
             Some(directories) => directories.iter().map(|directory| v.path(directory)).collect(),
             None => base.server_directories.clone(),
@@ -336,6 +335,16 @@ fn replica(v: &mut SettingsReader<'_>, text: &Text, replicas: &[ReplicaConfig]) 
     }
 }
 
+/// With nothing, every drill is of the whole snapshot.
+fn full_every(v: &mut SettingsReader<'_>, text: Option<&Text>, base: Option<Duration>) -> Option<Duration> {
+    let Some(every) = v.unit(text, units::duration) else { return base };
+    if let Some(text) = text.filter(|_| every > MAX_FULL_EVERY) {
+        let remedy = "use at most \"366d\", such as \"30d\"";
+        v.findings.add(text.span(), "a proof that is older than a year says little of a restore today", remedy);
+    }
+    Some(every).filter(|every| !every.is_zero())
+}
+
 /// A limit of zero would let no drill run.
 fn more_than_nothing<T: Default + PartialEq>(
     v: &mut SettingsReader<'_>,
@@ -419,6 +428,7 @@ mod tests {
             ("time_zone = \"Mars\"", "", "is not a time zone"),
             ("max_time = \"0s\"", "", "no drill can succeed"),
             ("", "max_disk = \"0B\"", "no drill can succeed"),
+            ("full_every = \"367d\"", "", "older than a year"),
             ("max_disk = \"9 kilos\"", "", "is not a size"),
             ("queries = [{ sql = \"SELECT 1\" }]", "", "counts for every dataset"),
             ("", "queries = [{ sql = \"x\", expect = \"1\", at_least = 1 }]", "more than one kind of expectation"),

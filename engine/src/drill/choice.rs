@@ -28,6 +28,9 @@ pub struct DrillTrace {
     /// Of an attempt: it has not ended. So says one that was killed, too.
     #[serde(default)]
     pub running: bool,
+    /// Of an attempt: it has ended, and did not reach its level.
+    #[serde(default)]
+    pub failed: bool,
     /// The snapshot. `None` if it chose none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotId>,
@@ -52,6 +55,7 @@ impl DrillTrace {
             began: began(report),
             scheduled: false,
             running: false,
+            failed: !report.passed,
             snapshot: report.snapshot.clone(),
             newest: report.rpo_seconds.is_some(),
             replica: asked.or(used),
@@ -215,6 +219,7 @@ mod tests {
             began: time(began),
             scheduled: false,
             running: false,
+            failed: false,
             snapshot: snapshot.cloned(),
             newest: false,
             replica: replica.map(|name| name.parse().unwrap()),

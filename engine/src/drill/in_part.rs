@@ -10,7 +10,8 @@
 //! A base is never itself in part: so all that counts together was proved by two drills, of which
 //! the older one is at most `full_every` old.
 //!
-//! Memory: of each stream of the base, 80 bytes and its name.
+//! Memory: of each stream of the base, 80 bytes and its name; and its places in packs, which take at
+//! most an eighth of `limits.memory`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,31 +28,39 @@ use lifeboat_format::map::Resolved;
 
 use super::history::PastDrill;
 use super::report::{DrillReport, InPart, MAX_TOLD};
-use super::{Drill, Stopwatch};
+use super::{Drill, Given, Stopwatch};
 use crate::catalog::inventory::Inventory;
+use crate::catalog::pack_ranges::PackRanges;
 use crate::config::DrillConfig;
 use crate::restore::SnapshotStreams;
 
+/// A stream with more new bytes than this has surely changed in more than its marks: two chunks at
+/// its edges, as long as `chunk_size` allows, are no more.
+const MAX_FRESH_BYTES: u64 = 16 << 20;
+
 /// The drill that proved what one at `now` need not restore, by the plan in `settings`. `past` is
-/// newest first, and `read` the replicas that are read now.
+/// newest first, `failed` when the last drill began that failed as far as this host knows, and
+/// `read` the replicas that are read now.
 #[must_use]
 pub fn base_of<'p>(
     past: &'p [PastDrill],
+    failed: Option<DateTime<Utc>>,
     settings: &DrillConfig,
     read: &BTreeSet<&Name>,
     now: DateTime<Utc>,
 ) -> Option<&'p DrillReport> {
     let oldest = now - settings.full_every?;
     for PastDrill { report, .. } in past {
-        // What failed since may fail again.
-        if !report.passed || report.started.min(report.finished) < oldest {
+        let began = report.started.min(report.finished);
+        // What failed since may fail again, and what is older does not count.
+        if !report.passed || failed.is_some_and(|failed| failed >= began) || began < oldest {
             return None;
         }
         let is_whole = report.in_part.is_none() && report.reached == Some(ProofLevel::Proved);
         // A region that is drilled apart is proved by what came from there.
         let came_from_there =
             !report.replicas_used.is_empty() && report.replicas_used.iter().all(|name| read.contains(name));
-        if is_whole && came_from_there && report.snapshot.is_some() && report.finished <= now {
+        if is_whole && came_from_there && report.manifest.is_some() && report.finished <= now {
             return Some(report);
         }
     }
@@ -69,25 +78,26 @@ struct Parts<'s> {
 /// The streams of some parts of a snapshot.
 struct PartStreams<'s> {
     snapshot: &'s SnapshotStreams,
-    names: Vec<String>,
+    /// In the order of capture, with their lengths.
+    names: Vec<(String, u64)>,
     left_out: Vec<String>,
 }
 
 impl PartStreams<'_> {
     /// How long all of them are, in bytes.
     fn bytes(&self) -> u64 {
-        self.names.iter().filter_map(|name| self.length(name)).sum()
+        self.names.iter().map(|(_, length)| length).sum()
     }
 }
 
 #[async_trait]
 impl StoredStreams for PartStreams<'_> {
     fn names(&self) -> Vec<String> {
-        self.names.clone()
+        self.names.iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn length(&self, name: &str) -> Option<u64> {
-        self.snapshot.length(name)
+        self.names.iter().find(|(given, _)| given == name).map(|(_, length)| *length)
     }
 
     fn facts(&self) -> &SourceFacts {
@@ -99,7 +109,7 @@ impl StoredStreams for PartStreams<'_> {
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
-        match self.names.iter().any(|given| given == name) {
+        match self.names.iter().any(|(given, _)| given == name) {
             true => self.snapshot.open(name).await,
             false => Err(Error::failed(format!("the stream `{name}` is not restored in this drill"))),
         }
@@ -111,7 +121,7 @@ impl Drill<'_> {
     /// snapshot must be restored, and the report is as it was.
     ///
     /// # Errors
-    /// The drill was cancelled.
+    /// The drill was cancelled, or a throw-away database cannot be removed.
     pub(super) async fn prove_in_part(
         &self,
         streams: &SnapshotStreams,
@@ -133,11 +143,14 @@ impl Drill<'_> {
             };
         phase.stop(&mut attempt);
         if !in_part.restored.is_empty() {
-            let began = self.clock.elapsed();
-            if let Err(error) = self.restore(streams, (&changed, taken), &mut attempt, began, cx).await {
-                if self.cancel.is_cancelled() {
-                    return Err(error);
-                }
+            let given = Given { streams: &changed, bytes: changed.bytes(), taken };
+            let (restored, stopped) = self.restore(streams, &given, &mut attempt, self.clock.elapsed(), cx).await;
+            if self.cancel.is_cancelled() {
+                return Err(self.cancelled());
+            }
+            // What is still there would be there whatever comes of the whole snapshot.
+            stopped?;
+            if let Err(error) = restored {
                 tracing::warn!(
                     dataset = %self.dataset,
                     error = %error.chain(),
@@ -147,8 +160,8 @@ impl Drill<'_> {
             }
         }
         attempt.replicas_used = streams.read_from();
-        // What was not restored tells no time.
-        (attempt.reached, attempt.rto_seconds, attempt.rpo_seconds) = (None, None, None);
+        // What was not restored tells no time. How old the data is, it tells.
+        (attempt.reached, attempt.rto_seconds) = (None, None);
         attempt.in_part = Some(in_part);
         *report = attempt;
         Ok(true)
@@ -159,17 +172,21 @@ impl Drill<'_> {
         let manifest = streams.manifest();
         let engine = registry::find(&manifest.source.engine).ok_or("this version does not know its kind")?;
         let snapshot = base.snapshot.as_ref().ok_or("the drill before names no snapshot")?;
-        let former = self.reader.with_places(self.dataset, snapshot, |manifest, places| {
-            Ok((manifest.source.clone(), FormerStreams::of(manifest, places)))
+        let memory = self.reader.limits().memory;
+        let former = self.reader.with_places(self.dataset, snapshot, |manifest, stored, places| {
+            Ok((stored, manifest.source.clone(), FormerStreams::of(manifest, places, memory)))
         });
-        let (facts, former) = former.await.map_err(|error| {
+        let (stored, facts, former) = former.await.map_err(|error| {
             tracing::info!(%snapshot, error = %error.chain(), "the snapshot that was proved before cannot be read");
             "the snapshot that was proved before cannot be read"
         })?;
-        if !same_source(engine, &facts, &manifest.source) {
-            return Err("the server that was captured has changed");
+        if base.manifest != Some(stored) {
+            return Err("the snapshot that was proved before is another one now");
         }
-        let mut changed = former.changed(manifest, &streams.extents());
+        if !same_source(engine, &facts, &manifest.source) {
+            return Err("the server that was captured has changed, or what is captured of it");
+        }
+        let mut changed = former.changed(manifest, &streams.extents()).ok_or("it lacks what was there before")?;
         let same = self.read_and_same(engine, streams, (snapshot, &former), &changed).await;
         changed.retain(|name| !same.contains(*name));
         let names: Vec<String> = manifest.streams.iter().map(|stream| stream.name.clone()).collect();
@@ -183,15 +200,18 @@ impl Drill<'_> {
         if streams.bytes() > bytes {
             return Err("most of it has changed");
         }
-        let (listed, _) = Inventory::take_all(self.reader.replicas(), self.reader.vault_id(), self.dataset).await;
+        // What only another replica has, nobody has proved.
+        let proved = self.reader.replicas().iter().filter(|replica| base.replicas_used.contains(replica.name()));
+        let proved: Vec<_> = proved.cloned().collect();
+        let (listed, _) = Inventory::take_all(&proved, self.reader.vault_id(), self.dataset).await;
         if !manifest.packs.iter().all(|pack| listed.iter().any(|replica| replica.has(pack))) {
-            return Err("a part of it is missing");
+            return Err("a part of it is missing where the drill before read it");
         }
         let in_part = InPart {
             drill: base.drill.clone(),
             snapshot: snapshot.clone(),
             proved: base.finished,
-            left_out: told(split.left_out.into_keys()),
+            left_out: told(split.left_out.into_iter().map(|(name, _)| name)),
             left_out_bytes: bytes,
             restored: told(split.restored.into_keys()),
         };
@@ -211,6 +231,7 @@ impl Drill<'_> {
             let same = of_one.iter().map(String::as_str).filter(|stream| !changed.contains(stream)).collect();
             let apart = engine.proved_apart(streams, of_one, &same).await;
             let apart = apart.map_err(|_| "its definitions cannot be read")?;
+            let apart: BTreeSet<String> = apart.into_iter().collect();
             of_one.retain(|stream| !apart.contains(stream));
             split.left_out.extend(apart.into_iter().map(|stream| (stream.clone(), vec![stream])));
         }
@@ -227,16 +248,18 @@ impl Drill<'_> {
         (base, former): (&SnapshotId, &FormerStreams),
         changed: &BTreeSet<&str>,
     ) -> BTreeSet<String> {
-        let manifest = streams.manifest();
+        let (manifest, extents) = (streams.manifest(), streams.extents());
         let (mut same, mut marked) = (BTreeSet::new(), BTreeMap::new());
-        for stream in manifest.streams.iter().filter(|stream| stream.exit == 0 && changed.contains(&*stream.name)) {
-            let Some((length, blake3, _)) = former.0.get(&stream.name) else { continue };
+        let looked_at = manifest.streams.iter().enumerate();
+        for (number, stream) in looked_at.filter(|(_, of)| of.exit == 0 && changed.contains(&*of.name)) {
+            let Some((length, blake3, _)) = former.streams.get(&stream.name) else { continue };
             if (stream.length, stream.blake3) == (*length, *blake3) {
                 if read_whole(streams, &stream.name).await.is_ok() {
                     same.insert(stream.name.clone());
                 }
             } else if let Some(marks) = engine.passing_marks(&stream.name, &manifest.source)
                 && stream.length.abs_diff(*length) <= PassingMarks::MAX_BYTES
+                && former.has_most_of(manifest, &extents[number])
             {
                 marked.insert(stream.name.clone(), marks);
             }
@@ -299,29 +322,67 @@ fn same_source(engine: &dyn Database, one: &SourceFacts, other: &SourceFacts) ->
         let lasting = facts.details.iter().filter(|(detail, _)| !engine.is_of_the_moment(detail));
         lasting.map(|(detail, value)| (detail.clone(), value.clone())).collect()
     };
-    (&one.engine, &one.server_version, details(one)) == (&other.engine, &other.server_version, details(other))
+    let of = |facts: &SourceFacts| {
+        (facts.engine.clone(), facts.server_version.clone(), facts.skipped.clone(), details(facts))
+    };
+    of(one) == of(other)
 }
 
-/// What is known of the streams of a base: length, content and places.
-struct FormerStreams(BTreeMap<String, (u64, Digest, Digest)>);
+/// What is known of a base.
+struct FormerStreams {
+    /// Length, content and places of each stream.
+    streams: BTreeMap<String, (u64, Digest, Digest)>,
+    /// Where all its bytes lie. `None`: in too many places.
+    places: Option<PackRanges>,
+}
 
 impl FormerStreams {
-    fn of(manifest: &Manifest, places: &[Resolved]) -> Self {
-        let each = manifest.streams.iter().zip(places).filter_map(|(stream, places)| {
-            Some((stream.name.clone(), (stream.length, stream.blake3, places_of(manifest, places)?)))
+    fn of(manifest: &Manifest, places: &[Resolved], memory: u64) -> Self {
+        let each = manifest.streams.iter().zip(places).map(|(stream, places)| {
+            // Of one that lies in no pack, no other is the same.
+            let places = places_of(manifest, places).unwrap_or(Digest([0; 32]));
+            (stream.name.clone(), (stream.length, stream.blake3, places))
         });
-        Self(each.collect())
+        Self { streams: each.collect(), places: ranges_of(manifest, places, memory).ok() }
     }
 
-    /// The streams of `manifest` that are not the same.
-    fn changed<'m>(&self, manifest: &'m Manifest, places: &[Resolved]) -> BTreeSet<&'m str> {
+    /// The streams of `manifest` that are not the same. `None`: it lacks one.
+    fn changed<'m>(&self, manifest: &'m Manifest, places: &[Resolved]) -> Option<BTreeSet<&'m str>> {
+        let names: BTreeSet<&str> = manifest.streams.iter().map(|stream| stream.name.as_str()).collect();
+        if !self.streams.keys().all(|name| names.contains(name.as_str())) {
+            return None;
+        }
         let is_same = |(stream, places): &(&StreamEntry, &Resolved)| {
             let now = places_of(manifest, places).map(|places| (stream.length, stream.blake3, places));
-            stream.exit == 0 && now.is_some() && now.as_ref() == self.0.get(&stream.name)
+            stream.exit == 0 && now.is_some() && now.as_ref() == self.streams.get(&stream.name)
         };
         let all = manifest.streams.iter().zip(places);
-        all.filter(|stream| !is_same(stream)).map(|(stream, _)| stream.name.as_str()).collect()
+        Some(all.filter(|stream| !is_same(stream)).map(|(stream, _)| stream.name.as_str()).collect())
     }
+
+    /// Whether few bytes of a stream are new, so that it may be worth its reading.
+    fn has_most_of(&self, manifest: &Manifest, places: &Resolved) -> bool {
+        let Some(known) = &self.places else { return false };
+        let fresh: u64 = places
+            .iter()
+            .map(|extent| {
+                let pack = manifest.packs.get(extent.pack as usize);
+                extent.length - pack.map_or(0, |pack| known.within(&pack.id, extent.offset, extent.length))
+            })
+            .sum();
+        fresh <= MAX_FRESH_BYTES
+    }
+}
+
+fn ranges_of(manifest: &Manifest, places: &[Resolved], memory: u64) -> Result<PackRanges> {
+    let mut ranges = PackRanges::within_memory(memory / 4);
+    for extent in places.iter().flat_map(Resolved::iter) {
+        if let Some(pack) = manifest.packs.get(extent.pack as usize) {
+            ranges.add(pack.id, extent.offset, extent.length)?;
+        }
+    }
+    ranges.settle();
+    Ok(ranges)
 }
 
 /// Where the bytes of a stream lie, as a digest. Extents that touch count as one. `None`: in no
@@ -330,7 +391,9 @@ fn places_of(manifest: &Manifest, places: &Resolved) -> Option<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |(pack, offset, length): (u32, u64, u64)| {
         let pack = manifest.packs.get(pack as usize)?;
-        hasher.update(&pack.id.0).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+        // All by which a pack is found and opened.
+        hasher.update(&pack.id.0).update(&pack.size.to_le_bytes()).update(&pack.content.to_le_bytes());
+        hasher.update(&pack.generation.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
         Some(())
     };
     let mut last: Option<(u32, u64, u64)> = None;
@@ -356,7 +419,8 @@ struct Split {
     /// Whether the names are those of databases.
     has_databases: bool,
     restored: BTreeMap<String, Vec<String>>,
-    left_out: BTreeMap<String, Vec<String>>,
+    /// Parts, and single streams of others.
+    left_out: Vec<(String, Vec<String>)>,
 }
 
 impl Split {
@@ -375,18 +439,25 @@ impl Split {
         }
         let (restored, left_out): (BTreeMap<_, _>, BTreeMap<_, _>) =
             databases.into_iter().partition(|(_, streams)| has_changed(streams));
-        Some(Self { shared, has_databases, restored, left_out })
+        Some(Self { shared, has_databases, restored, left_out: left_out.into_iter().collect() })
     }
 
     /// What is restored of `snapshot`, and how long the rest is.
     fn streams<'s>(&self, snapshot: &'s SnapshotStreams) -> (PartStreams<'s>, u64) {
-        let left_out: Vec<String> = self.left_out.values().flatten().cloned().collect();
-        let bytes = left_out.iter().filter_map(|name| snapshot.length(name)).sum();
+        let left_out: BTreeSet<&String> = self.left_out.iter().flat_map(|(_, streams)| streams).collect();
         let wanted: BTreeSet<&String> = match self.restored.is_empty() {
             true => BTreeSet::new(),
             false => self.shared.iter().chain(self.restored.values().flatten()).collect(),
         };
-        let names = snapshot.names().into_iter().filter(|name| wanted.contains(name)).collect();
+        let (mut names, mut bytes) = (Vec::new(), 0);
+        for StreamEntry { name, length, .. } in &snapshot.manifest().streams {
+            if left_out.contains(name) {
+                bytes += length;
+            } else if wanted.contains(name) {
+                names.push((name.clone(), *length));
+            }
+        }
+        let left_out = left_out.into_iter().cloned().collect();
         (PartStreams { snapshot, names, left_out }, bytes)
     }
 }

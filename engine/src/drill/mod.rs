@@ -155,6 +155,7 @@ impl Drill<'_> {
         let snapshot = self.unless_cancelled(selected).await?;
         report.snapshot = Some(snapshot.clone());
         let streams = self.unless_cancelled(self.reader.streams(self.dataset, &snapshot)).await?;
+        report.manifest = Some(streams.manifest_hash());
         let taken = self.unless_cancelled(self.reader.taken(streams.manifest())).await?.time;
         if is_future(taken, report.started, self.reader.limits()) {
             tracing::warn!(%snapshot, %taken, "The age of the data is not known: the time of the snapshot lies in the future");
@@ -184,40 +185,36 @@ impl Drill<'_> {
         }
         // To restore takes no longer because something else was tried first.
         let began = began + self.clock.elapsed().saturating_sub(selected);
-        self.restore(&streams, (&streams, taken), report, began, &cx).await
+        let given = Given { streams: &streams, bytes: streams.manifest().length(), taken };
+        let (restored, stopped) = self.restore(&streams, &given, report, began, &cx).await;
+        restored.and(stopped)
     }
 
     /// Starts a throw-away database, and goes as far as is required with what `given` gives of
-    /// `streams`.
+    /// `streams`. The second result tells whether nothing of it is left.
     async fn restore(
         &self,
         streams: &SnapshotStreams,
-        (given, taken): (&dyn StoredStreams, DateTime<Utc>),
+        given: &Given<'_>,
         report: &mut DrillReport,
         began: std::time::Duration,
         cx: &WorkContext,
-    ) -> Result<()> {
-        let bytes = given.names().iter().filter_map(|name| given.length(name)).sum();
-        forecast::check(self.settings, bytes, report.required, self.past)?;
-        let mut server = None;
-        // Where the kind allows no more, nothing need be started to find that out.
-        if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
-            let phase = Stopwatch::start(self, "start");
-            let DrillConfig { server_directories, commands, .. } = self.settings;
-            let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
-            server = lifeboat_worker::throw_away(self.worker, given, tools, cx).await?;
-            phase.stop(report);
-        }
+    ) -> (Result<()>, Result<()>) {
+        let mut server = match self.start(given, report, cx).await {
+            Ok(server) => server,
+            Err(error) => return (Err(error), Ok(())),
+        };
+        let before = streams.delivered();
         let result = match &mut server {
-            Some(server) => self.use_server(server.as_mut(), (given, taken), report, began).await,
-            None => self.unless_cancelled(self.fetch_only(given, report, began)).await,
+            Some(server) => self.use_server(server.as_mut(), given, report, began).await,
+            None => self.unless_cancelled(self.fetch_only(given.streams, report, began)).await,
         };
         // What fails once it is cancelled fails because of that, and proves nothing.
         let result = match result {
             Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
             result => result,
         };
-        report.restored_bytes = bytes.min(streams.delivered());
+        report.restored_bytes = given.bytes.min(streams.delivered() - before);
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
             let kind = &streams.facts().engine;
@@ -225,9 +222,29 @@ impl Drill<'_> {
             let phase = Stopwatch::start(self, "stop");
             let stopped = server.stop().await;
             phase.stop(report);
-            return result.and(stopped);
+            return (result, stopped);
         }
-        result
+        (result, Ok(()))
+    }
+
+    /// A throw-away database, if the level needs one, and no limit is against it.
+    async fn start(
+        &self,
+        given: &Given<'_>,
+        report: &mut DrillReport,
+        cx: &WorkContext,
+    ) -> Result<Option<Box<dyn ThrowAway>>> {
+        forecast::check(self.settings, given.bytes, report.required, self.past)?;
+        // Where the kind allows no more, nothing need be started to find that out.
+        if report.required == ProofLevel::Fetched || report.highest == Some(ProofLevel::Fetched) {
+            return Ok(None);
+        }
+        let phase = Stopwatch::start(self, "start");
+        let DrillConfig { server_directories, commands, .. } = self.settings;
+        let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
+        let server = lifeboat_worker::throw_away(self.worker, given.streams, tools, cx).await?;
+        phase.stop(report);
+        Ok(server)
     }
 
     /// Whether a loss at this moment would bring back this snapshot.
@@ -267,7 +284,7 @@ impl Drill<'_> {
     async fn use_server(
         &self,
         server: &mut dyn ThrowAway,
-        (streams, taken): (&dyn StoredStreams, DateTime<Utc>),
+        &Given { streams, taken, .. }: &Given<'_>,
         report: &mut DrillReport,
         began: std::time::Duration,
     ) -> Result<()> {
@@ -359,6 +376,7 @@ impl Drill<'_> {
             vault: self.reader.vault_id().to_owned(),
             dataset: self.dataset.clone(),
             snapshot: None,
+            manifest: None,
             chosen: None,
             skipped: Vec::new(),
             warnings: Vec::new(),
@@ -390,6 +408,15 @@ impl Drill<'_> {
             group: self.across.map(|across| across.part.clone()),
         }
     }
+}
+
+/// What is restored.
+struct Given<'a> {
+    streams: &'a dyn StoredStreams,
+    /// How long all of them are.
+    bytes: u64,
+    /// When the snapshot was taken.
+    taken: DateTime<Utc>,
 }
 
 /// The error of a drill that is cancelled by now. What was proved wrong before that stays so.

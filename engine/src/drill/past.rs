@@ -91,14 +91,16 @@ impl DrillMemory {
         self.write(&attempts)
     }
 
-    /// Records that the drill that began then has ended. One that was cancelled is due again.
+    /// Records that the drill that began then has ended, and whether it failed. One that was
+    /// cancelled has not, and is due again.
     ///
     /// # Errors
     /// [`Class::Storage`].
-    pub fn end(&self, began: DateTime<Utc>, cancelled: bool) -> Result<()> {
+    pub fn end(&self, began: DateTime<Utc>, cancelled: bool, failed: bool) -> Result<()> {
         let mut attempts = self.attempts()?;
         for attempt in attempts.iter_mut().filter(|attempt| attempt.began == began) {
             attempt.running = false;
+            attempt.failed = failed && !cancelled;
             attempt.scheduled &= !cancelled;
         }
         self.write(&attempts)
@@ -148,7 +150,15 @@ mod tests {
 
     fn attempt(minute: i64) -> DrillTrace {
         let began = chrono::DateTime::from_timestamp(1_795_000_000 + 60 * minute, 0).unwrap();
-        DrillTrace { began, scheduled: true, running: true, snapshot: None, newest: false, replica: None }
+        DrillTrace {
+            began,
+            scheduled: true,
+            running: true,
+            failed: false,
+            snapshot: None,
+            newest: false,
+            replica: None,
+        }
     }
 
     #[test]
@@ -175,10 +185,10 @@ mod tests {
         // By hand, at the same time.
         memory.record(&DrillTrace { scheduled: false, ..attempt(1) }).unwrap();
         assert_eq!(memory.killed().unwrap(), Some(attempt(0).began));
-        memory.end(attempt(0).began, false).unwrap();
+        memory.end(attempt(0).began, false, false).unwrap();
         assert_eq!(memory.killed().unwrap(), None);
         memory.record(&attempt(2)).unwrap();
-        memory.end(attempt(2).began, true).unwrap();
+        memory.end(attempt(2).began, true, true).unwrap();
         let counts: Vec<bool> = memory.attempts().unwrap().iter().map(|attempt| attempt.scheduled).collect();
         assert_eq!((memory.killed().unwrap(), counts), (None, vec![true, false, false]));
         assert_eq!(drilled_datasets(place.path()), BTreeSet::from(["shop".parse().unwrap()]));

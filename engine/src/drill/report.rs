@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::{CheckResult, ProofLevel, ProofResult};
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::references::GroupPart;
@@ -48,7 +48,7 @@ pub struct InPart {
     pub snapshot: SnapshotId,
     /// When it ended.
     pub proved: DateTime<Utc>,
-    /// What was not restored: databases, or streams. It has the same bytes as in that snapshot. A
+    /// What was not restored, as it is the same as in that snapshot: databases, or streams. A
     /// published report has digests of the names.
     pub left_out: Vec<String>,
     /// How long its streams are.
@@ -69,6 +69,10 @@ pub struct DrillReport {
     pub dataset: Name,
     /// The restored snapshot. `None` if none could be selected.
     pub snapshot: Option<SnapshotId>,
+    /// The BLAKE3 of its manifest's object, as it is stored: what the report is about, whatever is
+    /// signed later under the same id. `None` in reports of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// How snapshot and replica were chosen. `None` in reports of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<DrillChoice>,

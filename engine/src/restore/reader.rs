@@ -15,7 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::Format;
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
@@ -378,9 +378,14 @@ impl VaultReader {
     /// # Errors
     /// In every replica, the manifest is missing, damaged or forged, or no identity opens it.
     pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
+        self.stored_manifest(dataset, snapshot).await.map(|(manifest, _)| manifest)
+    }
+
+    /// As [`Self::manifest`], and the hash of its object as it is stored.
+    pub(crate) async fn stored_manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<(Manifest, Digest)> {
         let keys = self.document_keys(dataset).await;
         let found = self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await;
-        found.map(|(manifest, ..)| manifest).map_err(|error| self.told_who_opens(dataset, error))
+        found.map_err(|error| self.told_who_opens(dataset, error))
     }
 
     /// The streams of a snapshot.
@@ -389,13 +394,13 @@ impl VaultReader {
     /// The errors of [`Self::manifest`], or no identity opens the dataset's packs, or a map cannot
     /// be read.
     pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
-        let manifest = self.manifest(dataset, snapshot).await?;
+        let (manifest, stored) = self.stored_manifest(dataset, snapshot).await?;
         let mut keys = BTreeMap::new();
         for generation in manifest.generations() {
             keys.insert(generation, self.pack_keys(dataset, generation).await?);
         }
         let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), keys, Workers::new(self.limits.cpu)?);
-        SnapshotStreams::open(manifest, fetcher, &self.limits, self.cancel.clone()).await
+        SnapshotStreams::open((manifest, stored), fetcher, &self.limits, self.cancel.clone()).await
     }
 
     /// A reader of the same vault that uses this replica alone.

@@ -57,6 +57,8 @@ const SPANS_AHEAD: (usize, usize) = (2, 16);
 /// The streams of one snapshot, fetched from all replicas.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
+    /// The hash of its object as it is stored.
+    hash: Digest,
     /// What was read to open the maps.
     before: Reading,
     /// The extents and spans of each stream.
@@ -90,13 +92,14 @@ impl Reading {
 impl SnapshotStreams {
     /// Reads the maps of the streams that have one, and makes the plans.
     pub(crate) async fn open(
-        manifest: Manifest,
+        (manifest, hash): (Manifest, Digest),
         fetcher: PackFetcher,
         limits: &Limits,
         cancel: CancellationToken,
     ) -> Result<Self> {
         let (fetcher, nothing) = (Arc::new(fetcher), Reading { fetched: 0, needed: 0 });
-        let stored = Self::plan(manifest.maps()?, &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
+        let stored =
+            Self::plan((manifest.maps()?, hash), &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
         let mut maps = HashMap::new();
         for stream in &manifest.streams {
             let Some(entry) = &stream.map else { continue };
@@ -111,11 +114,11 @@ impl SnapshotStreams {
             let read = read.await.map_err(|error| error.within(format!("the map of stream `{}`", stream.name)));
             maps.insert(stream.name.clone(), manifest.map(stream, entry, &read?)?);
         }
-        Self::plan(manifest, &maps, stored.reading(), fetcher, limits, cancel)
+        Self::plan((manifest, hash), &maps, stored.reading(), fetcher, limits, cancel)
     }
 
     fn plan(
-        manifest: Manifest,
+        (manifest, hash): (Manifest, Digest),
         maps: &HashMap<String, StreamMap>,
         before: Reading,
         fetcher: Arc<PackFetcher>,
@@ -143,7 +146,7 @@ impl SnapshotStreams {
         let buffers = BufferPool::new(ahead as usize, PIECE_BUFFER_BYTES as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
-        Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
+        Ok(Self { manifest, hash, before, plans, packs, buffers, chunks, delivered, cancel })
     }
 
     /// The streams that an operator calls by this name, in order; none if there are none.
@@ -159,6 +162,11 @@ impl SnapshotStreams {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The hash of its manifest's object, as it is stored.
+    pub(crate) fn manifest_hash(&self) -> Digest {
+        self.hash
     }
 
     /// What an operator calls its streams.

@@ -30,19 +30,18 @@ async fn what_was_read_from_one_replica_is_no_base_for_another() {
 }
 
 #[tokio::test]
-async fn a_pack_that_no_replica_holds_as_it_was_makes_the_drill_whole_and_fails_it() {
+async fn a_pack_that_is_not_where_the_base_read_it_makes_the_drill_whole() {
     let hosts = Hosts::of(sqlite).await;
     hosts.backup().await;
-    let base = hosts.whole("the first", &[]).await;
+    let base = hosts.whole("the first", &["--replica", "r1"]).await;
     hosts.backup().await;
     let [near, far] = ["r1", "r2"].map(|replica| hosts.packs(replica));
     assert!(!near.is_empty() && near.len() == far.len(), "{near:?} {far:?}");
-    for pack in &near {
+    for pack in &far {
         std::fs::remove_file(pack).unwrap();
     }
     hosts.untouched(&base, &[]).await;
-
-    let contents: Vec<Vec<u8>> = far.iter().map(|pack| std::fs::read(pack).unwrap()).collect();
+    let contents: Vec<Vec<u8>> = near.iter().map(|pack| std::fs::read(pack).unwrap()).collect();
     let fails = async |why: &str| {
         let failed = hosts.drill(&["--no-publish"]).await;
         assert!(failed.code().is_some_and(|code| code != 0), "{why}: {failed}");
@@ -53,17 +52,46 @@ async fn a_pack_that_no_replica_holds_as_it_was_makes_the_drill_whole_and_fails_
             "{why}: {report:#}"
         );
     };
-    for (pack, content) in far.iter().zip(&contents) {
+    for (pack, content) in near.iter().zip(&contents) {
         std::fs::remove_file(pack).unwrap();
         std::fs::write(pack, &content[..content.len() - 1]).unwrap();
     }
     fails("one byte is missing").await;
-    for pack in &far {
+    for pack in &near {
         std::fs::remove_file(pack).unwrap();
     }
     fails("it is gone").await;
     for (pack, content) in far.iter().zip(&contents) {
         std::fs::write(pack, content).unwrap();
     }
+    // Nobody has ever read what the other one has.
+    hosts.whole("the other replica has it", &[]).await;
+    for (pack, content) in near.iter().zip(&contents) {
+        std::fs::write(pack, content).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_only_the_drill_host_knows_makes_the_next_drill_whole() {
+    let hosts = Hosts::of(sqlite).await;
+    hosts.backup().await;
+    let base = hosts.whole("the first", &[]).await;
     hosts.untouched(&base, &[]).await;
+    hosts.plan(MONTHLY, "queries = [{ sql = \"SELECT count(*) FROM items\", expect = \"1\" }]");
+    let failed = hosts.drill(&["--no-publish"]).await;
+    assert_eq!(failed.code(), Some(6), "{failed}");
+    hosts.plan(MONTHLY, "");
+    let whole = hosts.whole("the last one failed", &[]).await;
+    hosts.untouched(&whole, &[]).await;
+    // The report was hidden.
+    hosts.plan(MONTHLY, "queries = [{ sql = \"SELECT count(*) FROM items\", expect = \"1\" }]");
+    let failed = hosts.drill(&[]).await;
+    let drill = failed.json().unwrap()["drill"].as_str().unwrap().to_owned();
+    hosts.plan(MONTHLY, "");
+    for replica in ["r1", "r2"] {
+        for end in ["json", "json.minisig"] {
+            std::fs::remove_file(hosts.vault.path(&format!("{replica}/datasets/shop/drills/{drill}.{end}"))).unwrap();
+        }
+    }
+    hosts.whole("somebody hid a failure", &[]).await;
 }

@@ -24,7 +24,7 @@ use lifeboat_base::{Error, Result};
 pub(super) use self::digest::{RdbDigest, digest};
 pub(super) use self::entries::{RdbEntry, RdbPayload, entries};
 use self::input::{RdbInput, damaged, unsupported};
-pub(super) use self::passing::RDB_PASSING_MARKS;
+pub(super) use self::passing::without_passing_fields;
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
 use crate::proof::multiset::ProofKey;

@@ -1,17 +1,13 @@
-//! What of a file only tells of the moment of its dump: when it was made, how much memory the
-//! server used, how far its replication was; and the checksum of all that.
+//! What of the beginning of a file only tells of the moment of its dump: when it was made, how much
+//! memory the server used, how far its replication was.
 
 use super::{RDB_MAGIC, opcode};
-use crate::passing::PassingMarks;
 
 /// The fields of the beginning that differ from dump to dump.
 const PASSING_FIELDS: [&[u8]; 5] = [b"ctime", b"used-mem", b"repl-stream-db", b"repl-id", b"repl-offset"];
-const CRC_BYTES: usize = 8;
 
-pub(in crate::redis) const RDB_PASSING_MARKS: PassingMarks =
-    PassingMarks { head: without_passing_fields, tail: |tail| tail.truncate(tail.len().saturating_sub(CRC_BYTES)) };
-
-fn without_passing_fields(head: &mut Vec<u8>) {
+/// Takes them out of the beginning of a file.
+pub(in crate::redis) fn without_passing_fields(head: &mut Vec<u8>) {
     // The version has four digits.
     let mut at = RDB_MAGIC.len() + 4;
     while head.get(at) == Some(&opcode::AUX) {

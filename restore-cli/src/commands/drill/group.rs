@@ -89,8 +89,15 @@ pub(super) async fn drill(
 ) -> (Option<GroupDrilled>, Option<Error>) {
     let memory = DrillMemory::of_group(&config.state_directory, &group.name);
     let began = session.clock.now();
-    let attempt =
-        DrillTrace { began, scheduled: is_scheduled, running: true, snapshot: None, newest: false, replica: None };
+    let attempt = DrillTrace {
+        began,
+        scheduled: is_scheduled,
+        running: true,
+        failed: false,
+        snapshot: None,
+        newest: false,
+        replica: None,
+    };
     if let Err(error) = memory.record(&attempt) {
         if is_scheduled {
             let why = "the drill does not begin, because nothing would remember that it did";
@@ -115,7 +122,7 @@ pub(super) async fn drill(
     let recorded = textfile.map_or(Ok(()), |textfile| textfile.record_group(&group.name, &outcome));
     // One by hand that passed is as good as one by schedule.
     let counts = DrillTrace { scheduled: is_scheduled || passed, ..attempt };
-    let ended = memory.record(&counts).and_then(|()| memory.end(began, session.cancel.is_cancelled()));
+    let ended = memory.record(&counts).and_then(|()| memory.end(began, session.cancel.is_cancelled(), !passed));
     if let Err(error) = ended {
         session.out.warning(format!("nothing remembers that this drill ended: {}", error.chain()));
     }

@@ -88,7 +88,7 @@ impl OneDrill<'_> {
         let recorded = self.textfile.map_or(Ok(()), |textfile| textfile.record(self.dataset, &outcome));
         // Last, so that a drill that is killed before its metrics are written counts as killed.
         if let Some(plan) = &plan {
-            plan.end(self);
+            plan.end(self, !outcome.passed);
         }
         match result {
             // What the drill found comes before what became of telling it.
@@ -113,12 +113,15 @@ struct Plan {
 /// What is known of drills of the dataset.
 #[derive(Default)]
 struct Past {
-    /// By reports in the vault that somebody signed who may, newest first.
+    /// By reports in the vault that somebody signed who may, newest first. None if some may be
+    /// missing.
     published: Vec<PastDrill>,
     /// The same, and those that are kept on this host, newest first.
     reports: Vec<DrillReport>,
     /// Of all of these, and of what began here.
     traces: Vec<DrillTrace>,
+    /// When the last one began that failed, or was killed.
+    failed: Option<DateTime<Utc>>,
 }
 
 /// What the plan chose.
@@ -231,6 +234,7 @@ impl Plan {
             began: self.began,
             scheduled: drill.is_scheduled,
             running: true,
+            failed: false,
             snapshot: None,
             newest: false,
             replica: replica.cloned(),
@@ -238,9 +242,9 @@ impl Plan {
     }
 
     /// Records that this drill has ended.
-    fn end(&self, drill: &OneDrill<'_>) {
+    fn end(&self, drill: &OneDrill<'_>, failed: bool) {
         let Some(memory) = &self.memory else { return };
-        if let Err(error) = memory.end(self.began, drill.session.cancel.is_cancelled()) {
+        if let Err(error) = memory.end(self.began, drill.session.cancel.is_cancelled(), failed) {
             drill.session.out.warning(format!("nothing remembers that this drill ended: {}", error.chain()));
         }
     }
@@ -274,7 +278,7 @@ impl Plan {
         let rotates = (named.is_none() && self.settings.replica == ReplicaChoice::Rotate)
             || (!is_asked && self.settings.snapshot == SnapshotChoice::Rotate);
         let asks_the_past = rotates || self.settings.max_time.is_some() || self.settings.full_every.is_some();
-        let Past { published, reports: past, traces } = match asks_the_past {
+        let Past { published, reports: past, traces, failed } = match asks_the_past {
             true => self.past(drill, reader).await?,
             false => Past::default(),
         };
@@ -294,7 +298,7 @@ impl Plan {
                 (None, Some(names)) => names.iter().collect(),
                 (None, None) => all().collect(),
             };
-            base_of(&published, &self.settings, &read, now).cloned()
+            base_of(&published, failed, &self.settings, &read, now).cloned()
         };
         // One that does not answer was drilled, too: its turn is over.
         self.remember(drill, &self.attempt(drill, only.as_ref()))?;
@@ -353,7 +357,10 @@ impl Plan {
         let mut reports: Vec<DrillReport> = past.drills.iter().map(|past| past.report.clone()).chain(kept).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.started));
         traces.extend(reports.iter().map(DrillTrace::of));
-        Ok(Past { published: past.drills, reports, traces })
+        let has_failed = |trace: &&DrillTrace| trace.failed || (trace.running && trace.began != self.began);
+        let failed = traces.iter().filter(has_failed).map(|trace| trace.began).max();
+        let published = if past.gaps.is_empty() { past.drills } else { Vec::new() };
+        Ok(Past { published, reports, traces, failed })
     }
 
     /// In the vault if it can be signed and written there, in a file if that was asked for or

@@ -57,7 +57,7 @@ impl Summary<'_> {
                 };
                 format!(
                     "On {day}, dataset {dataset} was proved in part: {changed}, and {rest} were not restored, as a drill \
-                     proved the same bytes on {since}."
+                     proved the same on {since}."
                 )
             }
             (Some(reached), None) => format!("On {day}, dataset {dataset} was {}.", achieved(reached, &from)),
@@ -87,7 +87,7 @@ impl Summary<'_> {
         let mut told = Vec::new();
         if let Some(in_part) = &report.in_part {
             let bytes = human::bytes(in_part.left_out_bytes);
-            told.push(format!("{bytes} that drill {} had proved: they were neither read nor restored", in_part.drill));
+            told.push(format!("{bytes} that drill {} had proved: they were not restored", in_part.drill));
             told.push("how long a restore takes: a drill in part counts for no objective".to_owned());
         }
         let below =

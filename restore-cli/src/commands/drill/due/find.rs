@@ -181,7 +181,7 @@ impl Finder<'_> {
             };
             Textfile::open(&file_of(folder, dataset))?.record(dataset, &outcome)?;
         }
-        memory.end(began, false)
+        memory.end(began, false, true)
     }
 
     /// The datasets of the vault that this host is granted, and that have no section.

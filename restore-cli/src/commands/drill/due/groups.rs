@@ -87,7 +87,7 @@ fn tell_of_killed(args: &Args, group: &GroupConfig, memory: &DrillMemory, sessio
         let (ended, passed) = (session.clock.now(), false);
         file.record_group(&group.name, &GroupOutcome { ended, passed, failed_members: 0, references: None })?;
     }
-    memory.end(began, false)
+    memory.end(began, false, true)
 }
 
 fn textfile(args: &Args, group: &GroupConfig) -> Result<Option<Textfile>> {

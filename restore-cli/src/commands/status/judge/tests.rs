@@ -3,14 +3,12 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use lifeboat_engine::Error;
-use lifeboat_engine::config::Objectives;
+use lifeboat_engine::config::{Objectives, ProofLevel};
 use lifeboat_engine::drill::{DrillHistory, DrillReport};
 use serde_json::json;
 
 use super::super::daemon::DaemonStatus;
 use super::super::facts::RegionSnapshot;
-use lifeboat_engine::config::ProofLevel;
-
 use super::*;
 use crate::deletion::DatasetDeletion;
 
