@@ -1,5 +1,5 @@
-//! When two dumps are the same: but for what tells of the moment, and for the checksum, which must be
-//! right.
+//! When two dumps are the same: but for what tells of the moment, and for the checksum, which must
+//! be right.
 
 use lifeboat_base::Result;
 

@@ -87,8 +87,8 @@ impl VaultReader {
         self.with_places(dataset, new, |manifest, _, extents| Ok(compare(&before, manifest, extents))).await
     }
 
-    /// What `work` makes of a manifest, of the hash of its object as it is stored, and of where each
-    /// of its streams lies. Nothing of it is held longer.
+    /// What `work` makes of a manifest, of the hash of its object as it is stored, and of where
+    /// each of its streams lies. Nothing of it is held longer.
     pub(crate) async fn with_places<T>(
         &self,
         dataset: &Name,

@@ -10,8 +10,8 @@
 //! A base is never itself in part: so all that counts together was proved by two drills, of which
 //! the older one is at most `full_every` old.
 //!
-//! Memory: of each stream of the base, 80 bytes and its name; and its places in packs, which take at
-//! most an eighth of `limits.memory`.
+//! Memory: of each stream of the base, 80 bytes and its name; and its places in packs, which take
+//! at most an eighth of `limits.memory`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -461,3 +461,7 @@ impl Split {
         (PartStreams { snapshot, names, left_out }, bytes)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
