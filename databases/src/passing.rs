@@ -79,24 +79,25 @@ pub(crate) struct PassingLine {
 }
 
 impl PassingLine {
-    /// Takes the first of them out of the beginning of a stream.
+    /// Takes the rest of the first of them out of the beginning of a stream.
     pub(crate) fn take_first(self, head: &mut Vec<u8>) {
         let found = (0..head.len()).find_map(|at| self.at(head, at));
-        found.map(|line| head.drain(line));
+        found.map(|rest| head.drain(rest));
     }
 
-    /// Takes the last of them out of the end of a stream.
+    /// Takes the rest of the last of them out of the end of a stream.
     pub(crate) fn take_last(self, tail: &mut Vec<u8>) {
         let found = (1..tail.len()).rev().find_map(|at| self.at(tail, at));
-        found.map(|line| tail.drain(line));
+        found.map(|rest| tail.drain(rest));
     }
 
-    /// The line that begins there, with its end.
+    /// The rest of the line that begins there.
     fn at(self, text: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
         let begins = at == 0 || text[at - 1] == b'\n';
         let rest = text[at..].strip_prefix(self.begin).filter(|_| begins)?;
         let length = rest.iter().position(|byte| *byte == b'\n')?;
-        (self.is_rest)(&rest[..length]).then(|| at..at + self.begin.len() + length + 1)
+        let begin = at + self.begin.len();
+        (self.is_rest)(&rest[..length]).then(|| begin..begin + length)
     }
 }
 

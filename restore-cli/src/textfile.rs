@@ -225,10 +225,14 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
         set(LAST_SUCCESS, labels(""), ended.clone());
     }
     match outcome.proved_since {
-        // What is known of the last whole drill stays, but for what nobody has told yet.
+        // Another host may have told it, which this file does not know.
         Some(since) => {
-            for (family, value) in [(LAST_WHOLE, at(since)), (LAST_LEVEL, (ProofLevel::Proved as u8).to_string())] {
-                samples.entry((family_index(family).unwrap_or_default(), labels(""))).or_insert(value);
+            let known = samples.get(&(family_index(LAST_WHOLE).unwrap_or_default(), labels("")));
+            let known = known.and_then(|known| known.parse::<f64>().ok());
+            if known.is_none_or(|known| known < since.timestamp_millis() as f64 / 1000.0) {
+                for (family, value) in [(LAST_WHOLE, at(since)), (LAST_LEVEL, (ProofLevel::Proved as u8).to_string())] {
+                    samples.insert((family_index(family).unwrap_or_default(), labels("")), value);
+                }
             }
         }
         None => {
@@ -388,6 +392,35 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_drill_in_part_tells_of_the_last_whole_one_only_what_nobody_told_later() {
+        let told = |samples: &Samples, family: &str| {
+            samples[&(family_index(family).unwrap(), "dataset=\"shop\"".to_owned())].clone()
+        };
+        let in_part = |ended, since| Outcome {
+            reached: None,
+            rto_seconds: None,
+            proved_since: DateTime::from_timestamp(since, 0),
+            ..outcome(ended, true)
+        };
+        let mut samples = Samples::new();
+        update(&mut samples, &name("shop"), &outcome(1000, true));
+        update(&mut samples, &name("shop"), &in_part(2000, 500));
+        assert_eq!((told(&samples, LAST_WHOLE), told(&samples, LAST_LEVEL)), ("1000.000".to_owned(), "4".to_owned()));
+        assert_eq!(
+            (told(&samples, LAST_SUCCESS), told(&samples, LAST_STATUS)),
+            ("2000.000".to_owned(), "1".to_owned())
+        );
+        let fetched = Outcome { reached: Some(ProofLevel::Fetched), ..outcome(3000, true) };
+        update(&mut samples, &name("shop"), &fetched);
+        update(&mut samples, &name("shop"), &in_part(4000, 1000));
+        assert_eq!((told(&samples, LAST_WHOLE), told(&samples, LAST_LEVEL)), ("3000.000".to_owned(), "1".to_owned()));
+        // Another host proved the whole.
+        update(&mut samples, &name("shop"), &outcome(5000, false));
+        update(&mut samples, &name("shop"), &in_part(7000, 6000));
+        assert_eq!((told(&samples, LAST_WHOLE), told(&samples, LAST_LEVEL)), ("6000.000".to_owned(), "4".to_owned()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ import tempfile
 import cases
 import chart
 import distance
+import drills
 import engines
 import files
 import many
@@ -34,6 +35,7 @@ GROUPS = [
     (rows.CASES, rows.run),
     (cases.LONG, cases.long_streams),
     (postgres.CASES, postgres.run),
+    (drills.CASES, drills.run),
     (engines.CASES, engines.run),
     (many.CASES, many.run),
     (distance.CASES, distance.run),

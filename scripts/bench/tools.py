@@ -77,7 +77,7 @@ class Lifeboat(Tool):
         source = source or f'kind = "file"\npath = "{self.data}"'
         text += f'[[dataset]]\nname = "data"\nhome_region = "near"\ndedup = "{self.dedup}"\n[dataset.source]\n{source}\n{more}'
         self.config.write_text(text)
-        measure.tell(self.programs / "lifeboat", "--config", self.config, "init")
+        self.vault = json.loads(measure.tell(self.programs / "lifeboat", "--config", self.config, "--json", "init"))
 
     def head(self) -> str:
         """What else the configuration begins with."""
@@ -91,6 +91,16 @@ class Lifeboat(Tool):
         identity = ["--identity", self.master] if master else []
         argv = [self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words]
         return measure.run(argv, environment, code=code)
+
+    def drill_host(self, plan: str) -> pathlib.Path:
+        """The configuration of a host that drills by this plan."""
+        config = self.place / "drill.toml"
+        config.write_text(
+            f'host = "drill"\nstate_directory = "{self.place}/drills"\n[keys]\ndirectory = "{self.place}/keys/drill-host"\n'
+            f'trusted_signers = ["{self.vault["signer"]}"]\ntrusted_drill_signers = ["{self.vault["drill_signer"]}"]\n'
+            f"[drill]\n{plan}\n{self.replica(0, self.repository)}"
+        )
+        return config
 
     def daemon(self) -> dict:
         return measure.run([self.programs / "lifeboatd", "--config", self.config, "--log-level", "warn", "--once"])

@@ -30,7 +30,7 @@ pub(super) const GLOBALS_PASSING_MARKS: PassingMarks =
     PassingMarks { head: |head| FRAME_BEGIN.take_first(head), tail: |tail| FRAME_END.take_last(tail), check: None };
 
 fn is_frame_word(rest: &[u8]) -> bool {
-    rest.iter().all(u8::is_ascii_alphanumeric)
+    !rest.is_empty() && rest.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// The last line of a complete stream.

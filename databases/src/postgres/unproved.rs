@@ -2,9 +2,10 @@
 //!
 //! Rows are proved under the definitions that they were proved with. So none are left out once any
 //! definition of the database has changed. A foreign key ties the rows of one table to those of
-//! another: the tables of a key are left out together, or not at all. What else code of the
-//! database looks for in a table cannot be told from its definitions; then the load fails, and the
-//! whole snapshot is drilled.
+//! another: the tables of a key are left out together, or not at all. A function may read any
+//! table: one that a check, an index or a domain calls may refuse rows that it took before, so a
+//! table that needs one is not left out. If a function misses the rows of a table that was left
+//! out, the load fails, and the whole snapshot is drilled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,11 @@ use super::names::{referred_table, table_of};
 use super::partitions::{is_partitioned, with_partitions};
 use super::parts::{DumpPart, TableName};
 use crate::streams::StoredStreams;
+
+/// What looks at the rows of the table that it needs when it is made.
+const CHECKED_KINDS: [&[u8]; 4] = [b"INDEX", b"CONSTRAINT", b"CHECK CONSTRAINT", b"TABLE ATTACH"];
+/// What may read any table.
+const CODE_KINDS: [&[u8]; 4] = [b"FUNCTION", b"PROCEDURE", b"AGGREGATE", b"OPERATOR"];
 
 /// Those of `unchanged`, streams of one database, that need not be loaded with the others.
 ///
@@ -42,8 +48,34 @@ pub(super) async fn tables_apart(
     }
     let contents = Contents::read(streams.open(schema).await?.as_mut()).await?;
     let names = tables.iter().map(|(_, name)| name.clone()).collect();
-    let apart = without_tied(&contents, names);
+    let apart = without_tied(&contents, without_code(&contents, names));
     Ok(tables.into_iter().filter(|(_, name)| apart.contains(name)).map(|(stream, _)| stream.clone()).collect())
+}
+
+/// Takes out the tables whose rows code of the database looks at when they are loaded.
+fn without_code(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
+    let text = |field| String::from_utf8_lossy(contents.get(field)).into_owned();
+    let mut needed_by = BTreeMap::<i64, Vec<i64>>::new();
+    // An index or a constraint looks at the rows of the table that it needs, as do those above it.
+    for entry in contents.entries.iter().filter(|entry| CHECKED_KINDS.contains(&contents.get(&entry.kind))) {
+        for id in contents.needs(entry) {
+            needed_by.entry(id).or_default().push(entry.id);
+        }
+    }
+    for entry in contents.of_kind("TABLE") {
+        let (mut seen, mut ahead) = (BTreeSet::from([entry.id]), vec![entry.id]);
+        ahead.extend(needed_by.get(&entry.id).into_iter().flatten());
+        let mut finds_code = false;
+        while let Some(id) = ahead.pop() {
+            let Some(one) = contents.by_number(id) else { continue };
+            finds_code |= CODE_KINDS.contains(&contents.get(&one.kind));
+            ahead.extend(contents.needs(one).filter(|id| seen.insert(*id)));
+        }
+        if finds_code {
+            tables.remove(&TableName { schema: text(&entry.schema), name: text(&entry.tag) });
+        }
+    }
+    tables
 }
 
 /// Takes out what keys tie to other tables, until nothing more is.

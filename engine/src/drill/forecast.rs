@@ -20,11 +20,16 @@ const MAX_FORECAST_DRILLS: usize = 16;
 const NEAREST_DRILLS: usize = 3;
 
 /// Refuses to drill so many `bytes` to `level` where `settings` do not leave enough time or disk.
-/// `past` is newest first.
+/// `past` is newest first, and `spent` is gone of the time.
 ///
 /// # Errors
 /// [`Class::Configuration`](lifeboat_base::Class::Configuration).
-pub(super) fn check(settings: &DrillConfig, bytes: u64, level: ProofLevel, past: &[DrillReport]) -> Result<()> {
+pub(super) fn check(
+    settings: &DrillConfig,
+    (bytes, spent): (u64, Duration),
+    level: ProofLevel,
+    past: &[DrillReport],
+) -> Result<()> {
     if let Some(most) = settings.max_disk.filter(|most| bytes > *most && level > ProofLevel::Fetched) {
         let what =
             format!("the snapshot restores {bytes} bytes, and max_disk allows {most}: the drill was not started");
@@ -32,6 +37,7 @@ pub(super) fn check(settings: &DrillConfig, bytes: u64, level: ProofLevel, past:
             .hint("raise max_disk in [drill] or [dataset.drill] if the disk of the worker has the room"));
     }
     let Some((limit, seconds)) = settings.max_time.zip(forecast(bytes, level, past)) else { return Ok(()) };
+    let seconds = seconds + spent.as_secs_f64();
     if seconds <= limit.as_secs_f64() {
         return Ok(());
     }
@@ -112,7 +118,7 @@ mod tests {
         let within = |max_time: Option<u64>, max_disk: Option<u64>| {
             let settings =
                 DrillConfig { max_time: max_time.map(Duration::from_secs), max_disk, ..DrillConfig::default() };
-            check(&settings, GIB, ProofLevel::Proved, &past)
+            check(&settings, (GIB, Duration::ZERO), ProofLevel::Proved, &past)
         };
         assert!(within(None, None).is_ok() && within(Some(205), Some(GIB)).is_ok());
         for (refused, key) in [(within(Some(204), None), "max_time"), (within(None, Some(GIB - 1)), "max_disk")] {
@@ -121,8 +127,11 @@ mod tests {
             assert!(error.message().contains(key) && error.hint_text().unwrap().contains(key), "{error:?}");
         }
         let settings = DrillConfig { max_time: Some(Duration::from_secs(1)), ..DrillConfig::default() };
-        assert!(check(&settings, GIB, ProofLevel::Proved, &[]).is_ok(), "nobody knows");
+        assert!(check(&settings, (GIB, Duration::ZERO), ProofLevel::Proved, &[]).is_ok(), "nobody knows");
         let settings = DrillConfig { max_disk: Some(1), ..DrillConfig::default() };
-        assert!(check(&settings, GIB, ProofLevel::Fetched, &[]).is_ok(), "what is only fetched takes no disk");
+        assert!(
+            check(&settings, (GIB, Duration::ZERO), ProofLevel::Fetched, &[]).is_ok(),
+            "what is only fetched takes no disk"
+        );
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! A drill of a whole snapshot is the base. A part of a later snapshot counts as proved with it if
 //! each of its streams has the same content *and* lies at the same places of the same packs, and if
-//! all packs are still there. So nobody who signs a manifest gets another one believed by naming
-//! old hashes in it. A stream that lies elsewhere is read, and so is one that may differ in nothing
-//! but what tells of the moment of its capture. Whatever is in doubt is restored, and where nothing
-//! can be left out, or what was restored fails, the drill is one of the whole snapshot.
+//! the replicas that the base read still list all packs. So nobody who signs a manifest gets
+//! another one believed by naming old hashes in it. A stream that lies elsewhere is read, and so is
+//! one that may differ in nothing but what tells of the moment of its capture. Whatever is in doubt
+//! is restored, and where nothing can be left out, or what was restored fails, the drill is one of
+//! the whole snapshot.
 //!
 //! A base is never itself in part: so all that counts together was proved by two drills, of which
 //! the older one is at most `full_every` old.
@@ -13,7 +14,8 @@
 //! Memory: of each stream of the base, 80 bytes and its name; and its places in packs, which take
 //! at most an eighth of `limits.memory`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -36,7 +38,7 @@ use crate::restore::SnapshotStreams;
 
 /// A stream with more new bytes than this has surely changed in more than its marks: two chunks at
 /// its edges, as long as `chunk_size` allows, are no more.
-const MAX_FRESH_BYTES: u64 = 16 << 20;
+const MAX_FRESH_BYTES: u64 = 32 << 20;
 
 /// The drill that proved what one at `now` need not restore, by the plan in `settings`. `past` is
 /// newest first, `failed` when the last drill began that failed as far as this host knows, and
@@ -78,26 +80,27 @@ struct Parts<'s> {
 /// The streams of some parts of a snapshot.
 struct PartStreams<'s> {
     snapshot: &'s SnapshotStreams,
-    /// In the order of capture, with their lengths.
-    names: Vec<(String, u64)>,
+    /// In the order of capture.
+    names: Vec<String>,
+    lengths: HashMap<String, u64>,
     left_out: Vec<String>,
 }
 
 impl PartStreams<'_> {
     /// How long all of them are, in bytes.
     fn bytes(&self) -> u64 {
-        self.names.iter().map(|(_, length)| length).sum()
+        self.lengths.values().sum()
     }
 }
 
 #[async_trait]
 impl StoredStreams for PartStreams<'_> {
     fn names(&self) -> Vec<String> {
-        self.names.iter().map(|(name, _)| name.clone()).collect()
+        self.names.clone()
     }
 
     fn length(&self, name: &str) -> Option<u64> {
-        self.names.iter().find(|(given, _)| given == name).map(|(_, length)| *length)
+        self.lengths.get(name).copied()
     }
 
     fn facts(&self) -> &SourceFacts {
@@ -109,7 +112,7 @@ impl StoredStreams for PartStreams<'_> {
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
-        match self.names.iter().any(|(given, _)| given == name) {
+        match self.lengths.contains_key(name) {
             true => self.snapshot.open(name).await,
             false => Err(Error::failed(format!("the stream `{name}` is not restored in this drill"))),
         }
@@ -118,7 +121,7 @@ impl StoredStreams for PartStreams<'_> {
 
 impl Drill<'_> {
     /// Restores what has changed since `base`, if the rest can be left out. `false`: all of the
-    /// snapshot must be restored, and the report is as it was.
+    /// snapshot must be restored, and of an attempt the report tells no more than that it failed.
     ///
     /// # Errors
     /// The drill was cancelled, or a throw-away database cannot be removed.
@@ -143,21 +146,22 @@ impl Drill<'_> {
             };
         phase.stop(&mut attempt);
         if !in_part.restored.is_empty() {
-            let given = Given { streams: &changed, bytes: changed.bytes(), taken };
+            let given = Given { streams: &changed, bytes: changed.bytes(), taken, spent: Duration::ZERO };
             let (restored, stopped) = self.restore(streams, &given, &mut attempt, self.clock.elapsed(), cx).await;
             if self.cancel.is_cancelled() {
                 return Err(self.cancelled());
             }
-            // What is still there would be there whatever comes of the whole snapshot.
-            stopped?;
             if let Err(error) = restored {
                 tracing::warn!(
                     dataset = %self.dataset,
                     error = %error.chain(),
                     "what has changed is not proved without the rest, so the whole snapshot is drilled"
                 );
-                return Ok(false);
+                report.failed_in_part = Some(error.chain());
+                // What is still there would be there whatever comes of the whole snapshot.
+                return stopped.map(|()| false);
             }
+            stopped?;
         }
         attempt.replicas_used = streams.read_from();
         // What was not restored tells no time. How old the data is, it tells.
@@ -187,7 +191,7 @@ impl Drill<'_> {
             return Err("the server that was captured has changed, or what is captured of it");
         }
         let mut changed = former.changed(manifest, &streams.extents()).ok_or("it lacks what was there before")?;
-        let same = self.read_and_same(engine, streams, (snapshot, &former), &changed).await;
+        let same = self.read_and_same(engine, streams, (snapshot, stored, &former), &changed).await;
         changed.retain(|name| !same.contains(*name));
         let names: Vec<String> = manifest.streams.iter().map(|stream| stream.name.clone()).collect();
         let mut split = Split::of(engine, &names, &changed).ok_or("what all its parts need has changed")?;
@@ -200,12 +204,14 @@ impl Drill<'_> {
         if streams.bytes() > bytes {
             return Err("most of it has changed");
         }
-        // What only another replica has, nobody has proved.
+        // Which pack came from which of them, nobody knows. What another replica has, nobody
+        // proved.
         let proved = self.reader.replicas().iter().filter(|replica| base.replicas_used.contains(replica.name()));
         let proved: Vec<_> = proved.cloned().collect();
         let (listed, _) = Inventory::take_all(&proved, self.reader.vault_id(), self.dataset).await;
-        if !manifest.packs.iter().all(|pack| listed.iter().any(|replica| replica.has(pack))) {
-            return Err("a part of it is missing where the drill before read it");
+        let has_all = |replica: &Inventory| manifest.packs.iter().all(|pack| replica.has(pack));
+        if listed.len() < base.replicas_used.len() || !listed.iter().all(has_all) {
+            return Err("a replica that the drill before read lacks a part of it");
         }
         let in_part = InPart {
             drill: base.drill.clone(),
@@ -245,7 +251,7 @@ impl Drill<'_> {
         &self,
         engine: &dyn Database,
         streams: &SnapshotStreams,
-        (base, former): (&SnapshotId, &FormerStreams),
+        (base, stored, former): (&SnapshotId, Digest, &FormerStreams),
         changed: &BTreeSet<&str>,
     ) -> BTreeSet<String> {
         let (manifest, extents) = (streams.manifest(), streams.extents());
@@ -266,8 +272,9 @@ impl Drill<'_> {
         }
         if !marked.is_empty() {
             let before = match self.reader.streams(self.dataset, base).await {
-                Ok(base) => digests(&base, &marked).await,
-                Err(_) => return same,
+                // It was read once more.
+                Ok(base) if base.manifest_hash() == stored => digests(&base, &marked).await,
+                _ => return same,
             };
             let now = digests(streams, &marked).await;
             same.extend(
@@ -449,16 +456,17 @@ impl Split {
             true => BTreeSet::new(),
             false => self.shared.iter().chain(self.restored.values().flatten()).collect(),
         };
-        let (mut names, mut bytes) = (Vec::new(), 0);
+        let (mut names, mut lengths, mut bytes) = (Vec::new(), HashMap::new(), 0);
         for StreamEntry { name, length, .. } in &snapshot.manifest().streams {
             if left_out.contains(name) {
                 bytes += length;
             } else if wanted.contains(name) {
-                names.push((name.clone(), *length));
+                names.push(name.clone());
+                lengths.insert(name.clone(), *length);
             }
         }
         let left_out = left_out.into_iter().cloned().collect();
-        (PartStreams { snapshot, names, left_out }, bytes)
+        (PartStreams { snapshot, names, lengths, left_out }, bytes)
     }
 }
 

@@ -184,8 +184,9 @@ impl Drill<'_> {
             return Ok(());
         }
         // To restore takes no longer because something else was tried first.
-        let began = began + self.clock.elapsed().saturating_sub(selected);
-        let given = Given { streams: &streams, bytes: streams.manifest().length(), taken };
+        let spent = self.clock.elapsed().saturating_sub(selected);
+        let began = began + spent;
+        let given = Given { streams: &streams, bytes: streams.manifest().length(), taken, spent };
         let (restored, stopped) = self.restore(&streams, &given, report, began, &cx).await;
         restored.and(stopped)
     }
@@ -234,7 +235,7 @@ impl Drill<'_> {
         report: &mut DrillReport,
         cx: &WorkContext,
     ) -> Result<Option<Box<dyn ThrowAway>>> {
-        forecast::check(self.settings, given.bytes, report.required, self.past)?;
+        forecast::check(self.settings, (given.bytes, given.spent), report.required, self.past)?;
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required == ProofLevel::Fetched || report.highest == Some(ProofLevel::Fetched) {
             return Ok(None);
@@ -389,6 +390,7 @@ impl Drill<'_> {
             highest: None,
             reached: None,
             in_part: None,
+            failed_in_part: None,
             passed: false,
             error: None,
             error_class: None,
@@ -417,6 +419,8 @@ struct Given<'a> {
     bytes: u64,
     /// When the snapshot was taken.
     taken: DateTime<Utc>,
+    /// How much of `max_time` is gone.
+    spent: std::time::Duration,
 }
 
 /// The error of a drill that is cancelled by now. What was proved wrong before that stays so.

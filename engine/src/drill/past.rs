@@ -76,6 +76,12 @@ impl DrillMemory {
         Ok(read(&self.0.join(ATTEMPTS))?.unwrap_or_default())
     }
 
+    /// Whether all that is remembered can be read.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.attempts().is_ok() && self.kept().1.is_empty()
+    }
+
     /// Records a drill that begins. An attempt that began at the same time is replaced: it has
     /// chosen by now.
     ///

@@ -106,10 +106,14 @@ pub struct DrillReport {
     /// The level that the drill reached with the whole snapshot. `None` if not even `fetched`, or
     /// if it proved [in part](Self::in_part).
     pub reached: Option<ProofLevel>,
-    /// What a drill that proved in part did not restore. It counts for no objective. `None`: the
-    /// drill was about the whole snapshot.
+    /// What a drill that proved in part did not restore. It measures no time to restore. `None`:
+    /// the drill was about the whole snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_part: Option<InPart>,
+    /// Why a proof in part failed, before this drill went on with the whole snapshot. A published
+    /// report has a digest. `None`: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_in_part: Option<String>,
     /// Whether the drill reached `required` without an error, or proved in part. A missed objective
     /// does not count against this.
     pub passed: bool,
@@ -190,6 +194,7 @@ impl DrillReport {
         if let Some(in_part) = &mut published.in_part {
             in_part.left_out.iter_mut().chain(&mut in_part.restored).for_each(|name| *name = digest(name));
         }
+        published.failed_in_part.iter_mut().for_each(|text| *text = digest(text));
         published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
         for check in &mut published.checks {
             check.detail = digest(&check.detail);

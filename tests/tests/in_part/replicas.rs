@@ -72,6 +72,22 @@ async fn a_pack_that_is_not_where_the_base_read_it_makes_the_drill_whole() {
 }
 
 #[tokio::test]
+async fn a_pack_that_any_replica_lacks_which_the_base_read_makes_the_drill_whole() {
+    let hosts = Hosts::of(sqlite).await;
+    hosts.backup().await;
+    hosts.sql("INSERT INTO items (name) SELECT 'more ' || id FROM items");
+    hosts.backup().await;
+    let base = hosts.whole("the first", &[]).await;
+    assert_eq!(base["replicas_used"], json!(["r1", "r2"]), "each gave a pack: {base:#}");
+    hosts.untouched(&base, &[]).await;
+    // Which of the packs came from there, nobody knows.
+    for pack in hosts.packs("r1") {
+        std::fs::remove_file(pack).unwrap();
+    }
+    hosts.whole("a replica that was read is empty", &[]).await;
+}
+
+#[tokio::test]
 async fn a_failure_that_only_the_drill_host_knows_makes_the_next_drill_whole() {
     let hosts = Hosts::of(sqlite).await;
     hosts.backup().await;
@@ -82,6 +98,17 @@ async fn a_failure_that_only_the_drill_host_knows_makes_the_next_drill_whole() {
     assert_eq!(failed.code(), Some(6), "{failed}");
     hosts.plan(MONTHLY, "");
     let whole = hosts.whole("the last one failed", &[]).await;
+    hosts.untouched(&whole, &[]).await;
+    // It was killed.
+    let attempts = hosts.vault.path("drill1/state/drills/shop/attempts");
+    let told = std::fs::read_to_string(&attempts).unwrap();
+    let mut remembered: Vec<Value> = serde_json::from_str(&told).unwrap();
+    remembered.last_mut().unwrap()["running"] = json!(true);
+    std::fs::write(&attempts, json!(remembered).to_string()).unwrap();
+    let whole = hosts.whole("the last one was killed", &[]).await;
+    hosts.untouched(&whole, &[]).await;
+    std::fs::write(&attempts, "[{").unwrap();
+    let whole = hosts.whole("nobody knows what became of the last ones", &[]).await;
     hosts.untouched(&whole, &[]).await;
     // The report was hidden.
     hosts.plan(MONTHLY, "queries = [{ sql = \"SELECT count(*) FROM items\", expect = \"1\" }]");

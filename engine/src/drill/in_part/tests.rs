@@ -143,7 +143,7 @@ fn a_stream_is_the_same_only_by_its_content_in_the_same_places_of_packs_that_ope
     ] {
         assert_eq!(changed(packs, &streams).as_deref(), expected, "{why}");
     }
-    let (new, places) = manifest(vec![pack(1, 1), pack(9, 1)], &[("a", 7, &[(0, 0, 100), (1, 0, 17 << 20)])]);
+    let (new, places) = manifest(vec![pack(1, 1), pack(9, 1)], &[("a", 7, &[(0, 0, 100), (1, 0, 33 << 20)])]);
     assert!(!former.has_most_of(&new, &places[0]), "too much is new to be read");
     let (new, places) = manifest(vec![pack(1, 1), pack(9, 1)], &[("a", 7, &[(0, 0, 100), (1, 0, 1 << 20)])]);
     assert!(former.has_most_of(&new, &places[0]));

@@ -107,6 +107,8 @@ struct Plan {
     home: Option<String>,
     signer: Option<Signer>,
     memory: Option<DrillMemory>,
+    /// Whether all that this host remembers of drills can be read.
+    remembers_all: bool,
     began: DateTime<Utc>,
 }
 
@@ -153,12 +155,15 @@ impl Plan {
             let plain = DrillConfig::default();
             (settings.snapshot, settings.replica, settings.outside) = (plain.snapshot, plain.replica, plain.outside);
         }
+        let memory = config.map(|config| DrillMemory::of(&config.state_directory, drill.dataset));
         Ok(Self {
             settings,
             objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
             home: dataset.map(|dataset| dataset.home_region.clone()),
             signer: config.map(access::drill_signer).transpose()?.flatten(),
-            memory: config.map(|config| DrillMemory::of(&config.state_directory, drill.dataset)),
+            // What cannot be read is replaced by what begins now.
+            remembers_all: memory.as_ref().is_none_or(DrillMemory::is_readable),
+            memory,
             began: drill.session.clock.now(),
             place,
         })
@@ -354,12 +359,20 @@ impl Plan {
         let past = session.cancellable("reading past drills", past).await?;
         past.gaps.iter().for_each(|gap| session.out.warning(gap));
         let (kept, mut traces) = remembered(self.memory.as_ref(), session);
+        let failed = last_failure(&traces, &kept, self.began);
         let mut reports: Vec<DrillReport> = past.drills.iter().map(|past| past.report.clone()).chain(kept).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.started));
         traces.extend(reports.iter().map(DrillTrace::of));
-        let has_failed = |trace: &&DrillTrace| trace.failed || (trace.running && trace.began != self.began);
-        let failed = traces.iter().filter(has_failed).map(|trace| trace.began).max();
-        let published = if past.gaps.is_empty() { past.drills } else { Vec::new() };
+        let published = match past.gaps.is_empty() && self.remembers_all {
+            true => past.drills,
+            false => {
+                if self.settings.full_every.is_some() {
+                    let why = "whether a drill has failed is not known, so the whole snapshot is drilled";
+                    session.out.warning(why);
+                }
+                Vec::new()
+            }
+        };
         Ok(Past { published, reports, traces, failed })
     }
 
@@ -392,6 +405,20 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// When the last drill began that failed or was killed, but for the one that begins `now`. One that
+/// was cancelled has a report that says that it did not pass, and an attempt that did not fail.
+fn last_failure(attempts: &[DrillTrace], reports: &[DrillReport], now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let was_cancelled = |report: &DrillReport| {
+        let of_it =
+            attempts.iter().filter(|attempt| attempt.began <= report.started).max_by_key(|attempt| attempt.began);
+        of_it.is_some_and(|attempt| !attempt.running && !attempt.failed)
+    };
+    let reported =
+        reports.iter().filter(|report| !report.passed && !was_cancelled(report)).map(|report| report.started);
+    let here = attempts.iter().filter(|attempt| attempt.failed || (attempt.running && attempt.began != now));
+    reported.chain(here.map(|attempt| attempt.began)).max()
 }
 
 /// The reports that are kept on this host, and the attempts that it recorded. What of them cannot

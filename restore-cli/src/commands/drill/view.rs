@@ -48,6 +48,9 @@ impl fmt::Display for Drilled {
         for note in report.proof.iter().flat_map(|proof| &proof.notes).map(|note| escape::line(note)) {
             write!(f, "\n Note: {note}")?;
         }
+        if let Some(why) = &report.failed_in_part {
+            write!(f, "\n Note: what had changed was not proved without the rest: {}", escape::line(why))?;
+        }
         for warning in &report.warnings {
             write!(f, "\n Note: the snapshot warns: {}", escape::line(warning))?;
         }
@@ -192,6 +195,8 @@ mod tests {
             highest: None,
             reached: Some(ProofLevel::Proved),
             in_part: None,
+            failed_in_part: None,
+            manifest: None,
             passed: true,
             error: None,
             error_class: None,

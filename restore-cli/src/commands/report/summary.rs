@@ -88,7 +88,7 @@ impl Summary<'_> {
         if let Some(in_part) = &report.in_part {
             let bytes = human::bytes(in_part.left_out_bytes);
             told.push(format!("{bytes} that drill {} had proved: they were not restored", in_part.drill));
-            told.push("how long a restore takes: a drill in part counts for no objective".to_owned());
+            told.push("how long a restore takes: a drill in part does not measure it".to_owned());
         }
         let below =
             |level: ProofLevel| report.in_part.is_none() && report.reached.is_none_or(|reached| reached < level);
@@ -225,6 +225,8 @@ mod tests {
             highest: None,
             reached: level,
             in_part: None,
+            failed_in_part: None,
+            manifest: None,
             passed: level == Some(ProofLevel::Proved),
             error: None,
             error_class: None,

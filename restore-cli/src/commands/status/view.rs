@@ -57,7 +57,7 @@ struct ProofRow {
     reached: Option<ProofLevel>,
     in_part: bool,
     age_seconds: f64,
-    /// Of the newest that restored the whole snapshot, as is what follows.
+    /// Of the newest that restored the whole snapshot.
     rto_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
 }
@@ -132,7 +132,7 @@ impl ProofRow {
             in_part: report.in_part.is_some(),
             age_seconds: judge::proof_age(facts, proof),
             rto_seconds: measured.and_then(|report| report.rto_seconds),
-            rpo_seconds: measured.and_then(|report| report.rpo_seconds),
+            rpo_seconds: report.rpo_seconds,
         }
     }
 }
