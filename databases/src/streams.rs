@@ -18,6 +18,8 @@ pub struct StreamFingerprint {
     /// When the last of it was surely complete, in seconds since 1970. Until some time later, the
     /// digest does not tell every change.
     pub settled: i64,
+    /// How many seconds after it was read the stream is read again, however it looks.
+    pub read_every: u64,
 }
 
 /// Takes the streams of one snapshot.

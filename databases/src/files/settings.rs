@@ -1,9 +1,10 @@
 //! The `[dataset.source]` table of `kind = "files"`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use lifeboat_base::settings::{Section, SettingsReader, Text};
+use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use serde::Deserialize;
 
 use super::entry::as_path;
@@ -26,11 +27,14 @@ pub struct FilesConfig {
     pub allow_unreadable: bool,
     /// Whether a file whose size, times and number are as they were is as it was, and not read.
     pub trust_times: bool,
+    /// After so long, it is read all the same.
+    pub read_all_every: Duration,
 }
 
 /// The keys of the table.
-pub(super) const FILES_KEYS: [&str; 7] =
-    ["path", "exclude", "one_file_system", "mount", "allow_empty", "allow_unreadable", "trust_times"];
+pub(super) const FILES_KEYS: [&str; 8] =
+    ["path", "exclude", "one_file_system", "mount", "allow_empty", "allow_unreadable", "trust_times", "read_all_every"];
+const READ_ALL_EVERY: Duration = Duration::from_secs(30 * 86_400);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +51,7 @@ struct RawFiles {
     allow_unreadable: bool,
     #[serde(default = "yes")]
     trust_times: bool,
+    read_all_every: Option<Text>,
 }
 
 fn yes() -> bool {
@@ -59,7 +64,8 @@ impl FilesConfig {
     pub fn of(path: impl Into<PathBuf>) -> Self {
         let (mount, allow_empty, allow_unreadable) = (None, false, false);
         let (exclude, one_file_system, trust_times) = (Gitignore::empty(), true, true);
-        Self { path: path.into(), exclude, one_file_system, mount, allow_empty, allow_unreadable, trust_times }
+        let (path, read_all_every) = (path.into(), READ_ALL_EVERY);
+        Self { path, exclude, one_file_system, mount, allow_empty, allow_unreadable, trust_times, read_all_every }
     }
 }
 
@@ -85,6 +91,7 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
         allow_empty: raw.allow_empty,
         allow_unreadable: raw.allow_unreadable,
         trust_times: raw.trust_times,
+        read_all_every: reader.unit(raw.read_all_every.as_ref(), units::duration).unwrap_or(READ_ALL_EVERY),
     })
 }
 

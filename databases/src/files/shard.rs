@@ -95,7 +95,12 @@ impl Shard {
 
     /// What tells whether the stream is as it was; `None` if nothing does. All of it must lie in
     /// the file system of `device`. `context` is what else it depends on.
-    pub(super) fn fingerprint(&self, context: &[u8], device: u64, is_last: bool) -> Option<StreamFingerprint> {
+    pub(super) fn fingerprint(
+        &self,
+        (context, read_every): (&[u8], u64),
+        device: u64,
+        is_last: bool,
+    ) -> Option<StreamFingerprint> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(context).update(&[u8::from(is_last)]);
         let (mut settled, mut told) = (i64::MIN, Vec::new());
@@ -115,7 +120,7 @@ impl Shard {
             hasher.update(&told);
             settled = settled.max(settles(stat));
         }
-        Some(StreamFingerprint { digest: *hasher.finalize().as_bytes(), settled })
+        Some(StreamFingerprint { digest: *hasher.finalize().as_bytes(), settled, read_every })
     }
 }
 

@@ -12,7 +12,8 @@
 //! - near the moment at which the capture before began: whoever takes a fingerprint knows when that
 //!   was ([`StreamFingerprint::settled`](crate::streams::StreamFingerprint)).
 //!
-//! It trusts none at all if the configuration says so. What it reads then has fingerprints all the
+//! None is trusted for longer than `read_all_every`: what was read wrongly once, or changed behind
+//! the file system, is found by then. It trusts none at all if the configuration says so. What it reads then has fingerprints all the
 //! same, for the next capture that trusts them.
 
 use std::os::fd::OwnedFd;
@@ -46,6 +47,8 @@ pub(super) struct Unread {
     pub(super) takes_over: bool,
     /// What all fingerprints depend on.
     pub(super) context: Vec<u8>,
+    /// In seconds.
+    read_every: u64,
 }
 
 impl Unread {
@@ -64,11 +67,11 @@ impl Unread {
         context.push(0);
         let device = rustix::fs::fstat(root).ok().map(|stat| stat.st_dev);
         let device = device.filter(|_| trusted && capabilities.is_ok() && rustix::fs::syncfs(root).is_ok());
-        Self { device, takes_over: config.trust_times, context }
+        Self { device, takes_over: config.trust_times, context, read_every: config.read_all_every.as_secs() }
     }
 
     /// What tells whether these entries are as they were; `None` if nothing does.
     pub(super) fn fingerprint(&self, shard: &Shard, is_last: bool) -> Option<StreamFingerprint> {
-        shard.fingerprint(&self.context, self.device?, is_last)
+        shard.fingerprint((&self.context, self.read_every), self.device?, is_last)
     }
 }

@@ -32,6 +32,9 @@ pub(crate) struct KnownStream {
     pub(crate) fingerprint: Digest,
     /// The stream's hash in the manifest.
     pub(crate) blake3: Digest,
+    /// When the run began that read it, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) read: i64,
 }
 
 /// The fingerprints of the newest snapshot that this host wrote; `None` if they cannot be read.
