@@ -81,7 +81,8 @@ mod tests {
         let state = StateDirectory::open(place.path()).unwrap();
         let (www, key) = ("www".parse().unwrap(), HostKey::generate());
         let snapshot: SnapshotId = "20261101T000000000Z-00000001".parse().unwrap();
-        let stream = KnownStream { name: "tree".to_owned(), fingerprint: Digest([1; 32]), blake3: Digest([2; 32]) };
+        let stream =
+            KnownStream { name: "tree".to_owned(), fingerprint: Digest([1; 32]), blake3: Digest([2; 32]), read: 7 };
         let fingerprints = Fingerprints { snapshot: snapshot.clone(), streams: vec![stream] };
         assert_eq!(read(&state, &www, &key), None);
         write(&state, &www, &key, &fingerprints).unwrap();

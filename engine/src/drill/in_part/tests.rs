@@ -11,7 +11,7 @@ fn time(text: &str) -> DateTime<Utc> {
 }
 
 /// A drill of the first of November 2026 at so many o'clock, with changes.
-fn drill(hour: u32, changes: Value) -> PastDrill {
+fn drill(hour: u32, changes: &Value) -> PastDrill {
     let mut report = json!({
         "drill": format!("20261101T{hour:02}0000000Z-00000000"), "vault": "v", "dataset": "shop",
         "snapshot": "20261101T000000000Z-00000000", "manifest": "11".repeat(32), "engine": "sqlite",
@@ -43,7 +43,7 @@ fn a_base_is_the_newest_drill_of_a_whole_snapshot_and_none_if_anything_is_in_dou
         base.map(|report| report.drill.to_string()[9..11].to_owned())
     };
     let now = "2026-11-01T20:00:00Z";
-    let good = || vec![drill(9, in_part()), drill(8, json!({})), drill(7, json!({}))];
+    let good = || vec![drill(9, &in_part()), drill(8, &json!({})), drill(7, &json!({}))];
     assert_eq!(found(&good(), None, &all, now).as_deref(), Some("08"));
     assert_eq!(found(&good(), Some("2026-11-01T07:59:59Z"), &all, now).as_deref(), Some("08"), "it failed before");
     assert_eq!(found(&good(), Some("2026-11-01T08:00:00Z"), &all, now), None, "it failed since");
@@ -59,13 +59,18 @@ fn a_base_is_the_newest_drill_of_a_whole_snapshot_and_none_if_anything_is_in_dou
         ("it ended in the future", json!({ "finished": "2026-11-03T00:00:00Z" }), Some("07")),
         ("it began before it could", json!({ "started": "2026-10-01T00:00:00Z" }), None),
     ] {
-        let past = [drill(8, changes), drill(7, json!({}))];
+        let past = [drill(8, &changes), drill(7, &json!({}))];
         assert_eq!(found(&past, None, &all, now).as_deref(), expected, "{why}");
     }
 }
 
+/// Pack, offset and length of extents.
+type Places<'a> = &'a [(u32, u64, u64)];
+/// The name of a stream, each byte of its hash, and where it lies.
+type Given<'a> = (&'a str, u8, Places<'a>);
+
 /// A manifest of these streams, each with its hash and its extents in packs.
-fn manifest(packs: Vec<PackRef>, streams: &[(&str, u8, &[(u32, u64, u64)])]) -> (Manifest, Vec<Resolved>) {
+fn manifest(packs: Vec<PackRef>, streams: &[Given<'_>]) -> (Manifest, Vec<Resolved>) {
     let extents: Vec<Extents> = streams
         .iter()
         .map(|(.., extents)| {
@@ -74,7 +79,7 @@ fn manifest(packs: Vec<PackRef>, streams: &[(&str, u8, &[(u32, u64, u64)])]) -> 
             Extents::of(each).unwrap()
         })
         .collect();
-    let entry = |((name, hash, _), extents): (&(&str, u8, &[(u32, u64, u64)]), &Extents)| StreamEntry {
+    let entry = |((name, hash, _), extents): (&Given<'_>, &Extents)| StreamEntry {
         name: (*name).to_owned(),
         length: extents.length(),
         blake3: Digest([*hash; 32]),
@@ -111,21 +116,20 @@ fn pack(id: u8, generation: u32) -> PackRef {
 #[test]
 fn a_stream_is_the_same_only_by_its_content_in_the_same_places_of_packs_that_open_in_the_same_way() {
     let packs = || vec![pack(1, 1), pack(2, 1)];
-    let (a, b): (&[(u32, u64, u64)], &[(u32, u64, u64)]) = (&[(0, 0, 100), (1, 0, 50)], &[(1, 50, 50)]);
+    let (a, b): (Places<'_>, Places<'_>) = (&[(0, 0, 100), (1, 0, 50)], &[(1, 50, 50)]);
     let (base, places) = manifest(packs(), &[("a", 7, a), ("b", 8, b)]);
     let former = FormerStreams::of(&base, &places, 1 << 30);
-    let changed = |packs: Vec<PackRef>, streams: &[(&str, u8, &[(u32, u64, u64)])]| {
+    let changed = |packs: Vec<PackRef>, streams: &[Given<'_>]| {
         let (manifest, places) = manifest(packs, streams);
         let changed = former.changed(&manifest, &places)?;
         Some(changed.into_iter().map(str::to_owned).collect::<Vec<_>>().join(" "))
     };
     assert_eq!(changed(packs(), &[("a", 7, a), ("b", 8, b)]).as_deref(), Some(""));
     // Extents that touch are one, and packs may have other numbers.
-    let (split, turned): (&[(u32, u64, u64)], &[(u32, u64, u64)]) =
-        (&[(1, 0, 40), (1, 40, 60), (0, 0, 50)], &[(0, 50, 50)]);
+    let (split, turned): (Places<'_>, Places<'_>) = (&[(1, 0, 40), (1, 40, 60), (0, 0, 50)], &[(0, 50, 50)]);
     let other_order = vec![pack(2, 1), pack(1, 1)];
     assert_eq!(changed(other_order, &[("a", 7, split), ("b", 8, turned)]).as_deref(), Some(""));
-    let moved: &[(u32, u64, u64)] = &[(1, 60, 50)];
+    let moved: Places<'_> = &[(1, 60, 50)];
     for (why, packs, streams, expected) in [
         ("new content", packs(), vec![("a", 9, a), ("b", 8, b)], Some("a")),
         ("another place", packs(), vec![("a", 7, a), ("b", 8, moved)], Some("b")),
