@@ -217,7 +217,7 @@ mod tests {
                     }
                 }
             }
-            assert!(day == 100 || read <= STREAMS / 4, "{read} of {STREAMS} on day {day}");
+            assert!(day == 100 || read <= STREAMS / 2, "{read} of {STREAMS} on day {day}");
             let manifest = manifest(now);
             known = Some(unread.of_streams(&manifest));
             before = Some(manifest);
