@@ -13,8 +13,8 @@
 //!   was ([`StreamFingerprint::settled`](crate::streams::StreamFingerprint)).
 //!
 //! None is trusted for longer than `read_all_every`: what was read wrongly once, or changed behind
-//! the file system, is found by then. It trusts none at all if the configuration says so. What it reads then has fingerprints all the
-//! same, for the next capture that trusts them.
+//! the file system, is found by then. It trusts none at all if the configuration says so. What it
+//! reads then has fingerprints all the same, for the next capture that trusts them.
 
 use std::os::fd::OwnedFd;
 

@@ -2,26 +2,26 @@
 //!
 //! Rows are proved under the definitions that they were proved with. So none are left out once any
 //! definition of the database has changed. A foreign key ties the rows of one table to those of
-//! another: the tables of a key are left out together, or not at all. A function may read any
-//! table: one that a check, an index or a domain calls may refuse rows that it took before, so a
-//! table that needs one is not left out. If a function misses the rows of a table that was left
-//! out, the load fails, and the whole snapshot is drilled.
+//! another, and so does a materialized view, which is filled again: tables that are tied are left
+//! out together, or not at all. Code may read any table. So where a check, an index, a domain or a
+//! materialized view calls a function of the database or of an extension, no table is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_base::Result;
 
-use super::contents::Contents;
+use super::contents::{Contents, ContentsEntry};
 use super::late::FOREIGN_KEY;
 use super::names::{referred_table, table_of};
 use super::partitions::{is_partitioned, with_partitions};
 use super::parts::{DumpPart, TableName};
 use crate::streams::StoredStreams;
 
-/// What looks at the rows of the table that it needs when it is made.
+/// What looks at the rows of the table or domain that it needs when it is made.
 const CHECKED_KINDS: [&[u8]; 4] = [b"INDEX", b"CONSTRAINT", b"CHECK CONSTRAINT", b"TABLE ATTACH"];
-/// What may read any table.
-const CODE_KINDS: [&[u8]; 4] = [b"FUNCTION", b"PROCEDURE", b"AGGREGATE", b"OPERATOR"];
+/// What may read any table, or be made of what does.
+const CODE_KINDS: [&[u8]; 5] = [b"FUNCTION", b"PROCEDURE", b"AGGREGATE", b"OPERATOR", b"EXTENSION"];
+const MATERIALIZED_VIEW: &str = "MATERIALIZED VIEW";
 
 /// Those of `unchanged`, streams of one database, that need not be loaded with the others.
 ///
@@ -48,65 +48,91 @@ pub(super) async fn tables_apart(
     }
     let contents = Contents::read(streams.open(schema).await?.as_mut()).await?;
     let names = tables.iter().map(|(_, name)| name.clone()).collect();
-    let apart = without_tied(&contents, without_code(&contents, names));
+    let apart = match Tied::of(&contents) {
+        Some(Tied(tied)) => without_tied(&tied, names),
+        None => BTreeSet::new(),
+    };
     Ok(tables.into_iter().filter(|(_, name)| apart.contains(name)).map(|(stream, _)| stream.clone()).collect())
 }
 
-/// Takes out the tables whose rows code of the database looks at when they are loaded.
-fn without_code(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
-    let text = |field| String::from_utf8_lossy(contents.get(field)).into_owned();
-    let mut needed_by = BTreeMap::<i64, Vec<i64>>::new();
-    // An index or a constraint looks at the rows of the table that it needs, as do those above it.
-    for entry in contents.entries.iter().filter(|entry| CHECKED_KINDS.contains(&contents.get(&entry.kind))) {
-        for id in contents.needs(entry) {
-            needed_by.entry(id).or_default().push(entry.id);
+/// Sets of tables with rows, each tied by a foreign key or a materialized view.
+struct Tied(Vec<BTreeSet<TableName>>);
+
+impl Tied {
+    /// `None`: code looks at rows, or it is not clear what is tied.
+    fn of(contents: &Contents) -> Option<Self> {
+        let needs = Needs::of(contents);
+        let tables = contents.of_kind("TABLE").map(|table| needs.reach(table.id));
+        if tables.into_iter().any(|reached| reached.is_none()) {
+            return None;
         }
+        let known: BTreeMap<[&[u8]; 2], i64> = contents
+            .of_kind("TABLE")
+            .map(|entry| ([contents.get(&entry.schema), contents.get(&entry.tag)], entry.id))
+            .collect();
+        let of_key = |definition: &[u8]| {
+            let mut ids = BTreeSet::new();
+            for [schema, name] in [table_of(definition)?, referred_table(definition)?] {
+                ids.insert(*known.get(&[schema.as_slice(), name.as_slice()])?);
+            }
+            Some(ids)
+        };
+        let keys = contents.of_kind(FOREIGN_KEY).map(|key| of_key(contents.get(&key.definition)));
+        let views = contents.of_kind(MATERIALIZED_VIEW).map(|view| needs.reach(view.id));
+        keys.chain(views).map(|ids| with_rows(contents, ids?)).collect::<Option<_>>().map(Self)
     }
-    for entry in contents.of_kind("TABLE") {
-        let (mut seen, mut ahead) = (BTreeSet::from([entry.id]), vec![entry.id]);
-        ahead.extend(needed_by.get(&entry.id).into_iter().flatten());
-        let mut finds_code = false;
-        while let Some(id) = ahead.pop() {
-            let Some(one) = contents.by_number(id) else { continue };
-            finds_code |= CODE_KINDS.contains(&contents.get(&one.kind));
-            ahead.extend(contents.needs(one).filter(|id| seen.insert(*id)));
-        }
-        if finds_code {
-            tables.remove(&TableName { schema: text(&entry.schema), name: text(&entry.tag) });
-        }
-    }
-    tables
 }
 
-/// Takes out what keys tie to other tables, until nothing more is.
-fn without_tied(contents: &Contents, mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
-    let known: BTreeMap<[&[u8]; 2], i64> = contents
-        .of_kind("TABLE")
-        .map(|entry| ([contents.get(&entry.schema), contents.get(&entry.tag)], entry.id))
-        .collect();
-    let keys: Option<Vec<_>> =
-        contents.of_kind(FOREIGN_KEY).map(|key| tied_by(contents, &known, contents.get(&key.definition))).collect();
-    // Of one it is not clear what it ties.
-    let Some(keys) = keys else { return BTreeSet::new() };
-    loop {
-        let before = tables.len();
-        for tied in &keys {
-            if !tied.is_subset(&tables) {
-                tables.retain(|table| !tied.contains(table));
+/// What entries need, and what looks at the rows of a table.
+struct Needs<'a> {
+    contents: &'a Contents,
+    checked_by: BTreeMap<i64, Vec<i64>>,
+    has_functions: bool,
+}
+
+impl<'a> Needs<'a> {
+    fn of(contents: &'a Contents) -> Self {
+        let mut checked_by = BTreeMap::<i64, Vec<i64>>::new();
+        for entry in contents.entries.iter().filter(|entry| CHECKED_KINDS.contains(&contents.get(&entry.kind))) {
+            for id in contents.needs(entry) {
+                checked_by.entry(id).or_default().push(entry.id);
             }
         }
-        if tables.len() == before {
-            return tables;
+        let has_functions = contents.of_kind("FUNCTION").next().is_some();
+        Self { contents, checked_by, has_functions }
+    }
+
+    /// All that this entry needs, directly or not, and what looks at its rows. `None`: there is
+    /// code among it.
+    fn reach(&self, id: i64) -> Option<BTreeSet<i64>> {
+        let (mut seen, mut ahead) = (BTreeSet::from([id]), vec![id]);
+        ahead.extend(self.checked_by.get(&id).into_iter().flatten());
+        while let Some(id) = ahead.pop() {
+            let Some(one) = self.contents.by_number(id) else { continue };
+            let kind = self.contents.get(&one.kind);
+            if CODE_KINDS.contains(&kind) || (self.has_functions && self.excludes(one)) {
+                return None;
+            }
+            if kind == b"DOMAIN" {
+                ahead.extend(self.checked_by.get(&id).into_iter().flatten().filter(|id| seen.insert(**id)));
+            }
+            ahead.extend(self.contents.needs(one).filter(|id| seen.insert(*id)));
         }
+        Some(seen)
+    }
+
+    /// Whether it is a constraint by an index of which no entry tells what that calls.
+    fn excludes(&self, entry: &ContentsEntry) -> bool {
+        const EXCLUDE: &[u8] = b" EXCLUDE ";
+        let is_constraint = self.contents.get(&entry.kind) == b"CONSTRAINT";
+        is_constraint && self.contents.get(&entry.definition).windows(EXCLUDE.len()).any(|text| text == EXCLUDE)
     }
 }
 
-/// The tables with rows that a key is of, and those that it refers to.
-fn tied_by(contents: &Contents, known: &BTreeMap<[&[u8]; 2], i64>, definition: &[u8]) -> Option<BTreeSet<TableName>> {
-    let mut ids = BTreeSet::new();
-    for [schema, name] in [table_of(definition)?, referred_table(definition)?] {
-        ids.insert(*known.get(&[schema.as_slice(), name.as_slice()])?);
-    }
+/// The tables among these, with their partitions, that have rows of their own.
+fn with_rows(contents: &Contents, ids: BTreeSet<i64>) -> Option<BTreeSet<TableName>> {
+    let is_table = |id: &i64| contents.by_number(*id).is_some_and(|entry| contents.get(&entry.kind) == b"TABLE");
+    let mut ids: BTreeSet<i64> = ids.into_iter().filter(is_table).collect();
     with_partitions(contents, &mut ids);
     let text = |field| String::from_utf8(contents.get(field).to_vec()).ok();
     let mut tied = BTreeSet::new();
@@ -117,4 +143,19 @@ fn tied_by(contents: &Contents, known: &BTreeMap<[&[u8]; 2], i64>, definition: &
         }
     }
     Some(tied)
+}
+
+/// Takes out what is tied to other tables, until nothing more is.
+fn without_tied(tied: &[BTreeSet<TableName>], mut tables: BTreeSet<TableName>) -> BTreeSet<TableName> {
+    loop {
+        let before = tables.len();
+        for together in tied {
+            if !together.is_subset(&tables) {
+                tables.retain(|table| !together.contains(table));
+            }
+        }
+        if tables.len() == before {
+            return tables;
+        }
+    }
 }

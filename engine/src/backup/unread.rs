@@ -129,10 +129,30 @@ impl Unread {
 
     /// Remembers the fingerprints of the snapshot of this manifest, which was committed.
     pub(crate) fn remember(&self, run: &Backup<'_>, manifest: &Manifest, warnings: &mut Vec<String>) {
+        warnings.extend(self.changed_unseen(manifest));
         let written = fingerprints::write(run.state, &run.dataset.name, &run.keys.host_key, &self.of_streams(manifest));
         if let Err(error) = written {
             warnings.push(format!("the next run reads everything again: {}", error.chain_and_hint()));
         }
+    }
+
+    /// What to tell of streams that look as they did, and are not.
+    fn changed_unseen(&self, manifest: &Manifest) -> Option<String> {
+        let fingerprints = self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_changed = |stream: &&StreamEntry| {
+            let (former, now) = (self.former.get(&stream.name), fingerprints.get(&stream.name));
+            former
+                .zip(now)
+                .is_some_and(|(former, now)| former.fingerprint == now.fingerprint && former.blake3 != stream.blake3)
+        };
+        let changed: Vec<&StreamEntry> = manifest.streams.iter().filter(is_changed).collect();
+        let first = &changed.first()?.name;
+        Some(format!(
+            "{} parts have other content although no file in them looks changed, such as {}: either they were read \
+             wrongly, now or before, or something changed them behind the file system; compare with an older snapshot",
+            changed.len(),
+            first.escape_debug()
+        ))
     }
 
     fn of_streams(&self, manifest: &Manifest) -> Fingerprints {
@@ -223,8 +243,17 @@ mod tests {
             before = Some(manifest);
         }
         assert!(last_read.iter().all(|day| *day > 270));
+        // One that looks as it did, and is not, is told.
+        let unread = Unread::new(before.as_ref(), known.take(), DateTime::from_timestamp(400 * DAY, 0).unwrap());
+        (0..STREAMS).for_each(|number| unread.keep(&name(number), &fingerprint));
+        let mut manifest = manifest(DateTime::from_timestamp(400 * DAY, 0).unwrap());
+        assert_eq!(unread.changed_unseen(&manifest), None);
+        manifest.streams[3].blake3 = Digest([8; 32]);
+        assert!(unread.changed_unseen(&manifest).unwrap().starts_with("1 parts have other content"));
+        known = Some(unread.of_streams(&manifest));
+        before = Some(manifest);
         // It may be switched off, by nothing.
-        let unread = Unread::new(before.as_ref(), known, DateTime::from_timestamp(299 * DAY, 0).unwrap());
+        let unread = Unread::new(before.as_ref(), known, DateTime::from_timestamp(401 * DAY, 0).unwrap());
         let never = StreamFingerprint { read_every: 0, ..fingerprint };
         assert!(unread.find(&name(0), &never).is_none());
     }

@@ -106,7 +106,7 @@ impl DrillMemory {
         let mut attempts = self.attempts()?;
         for attempt in attempts.iter_mut().filter(|attempt| attempt.began == began) {
             attempt.running = false;
-            attempt.failed = failed && !cancelled;
+            attempt.failed |= failed && !cancelled;
             attempt.scheduled &= !cancelled;
         }
         self.write(&attempts)

@@ -239,7 +239,8 @@ impl Plan {
             began: self.began,
             scheduled: drill.is_scheduled,
             running: true,
-            failed: false,
+            // What cannot be read any more may be a failure.
+            failed: !self.remembers_all,
             snapshot: None,
             newest: false,
             replica: replica.cloned(),
@@ -415,8 +416,12 @@ fn last_failure(attempts: &[DrillTrace], reports: &[DrillReport], now: DateTime<
             attempts.iter().filter(|attempt| attempt.began <= report.started).max_by_key(|attempt| attempt.began);
         of_it.is_some_and(|attempt| !attempt.running && !attempt.failed)
     };
-    let reported =
-        reports.iter().filter(|report| !report.passed && !was_cancelled(report)).map(|report| report.started);
+    // What was proved wrong stays so, whatever came after.
+    let is_wrong = |report: &DrillReport| {
+        report.proof.as_ref().is_some_and(|proof| !proof.is_equal()) || report.checks.iter().any(|check| !check.passed)
+    };
+    let has_failed = |report: &DrillReport| !report.passed && (is_wrong(report) || !was_cancelled(report));
+    let reported = reports.iter().filter(|report| has_failed(report)).map(|report| report.started);
     let here = attempts.iter().filter(|attempt| attempt.failed || (attempt.running && attempt.began != now));
     reported.chain(here.map(|attempt| attempt.began)).max()
 }
