@@ -15,6 +15,16 @@ fn tables_left_out(report: &Value) -> Vec<String> {
     tables.map(str::to_owned).collect()
 }
 
+/// A source that captures tables of more than 100 KiB in streams of their own.
+fn large_tables_of(server: &Postgres) -> String {
+    format!(
+        "kind = \"postgres\"\nurl = \"{}\"\nclient_directories = [\"{}\"]\njobs = 2\nlarge_table = \"100KiB\"\n\
+         databases = [\"shop\"]",
+        server.url("postgres"),
+        server.programs().display()
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_tables_that_did_not_change_are_left_out_unless_a_key_refers_to_them() {
     let server = Postgres::start().await;
@@ -35,12 +45,7 @@ async fn large_tables_that_did_not_change_are_left_out_unless_a_key_refers_to_th
         rows(1, 39_999)
     );
     server.run_sql("shop", &fill).await;
-    let source = format!(
-        "kind = \"postgres\"\nurl = \"{}\"\nclient_directories = [\"{}\"]\njobs = 2\nlarge_table = \"100KiB\"\n\
-         databases = [\"shop\"]",
-        server.url("postgres"),
-        server.programs().display()
-    );
+    let source = large_tables_of(&server);
     let hosts = Hosts::of(|_| source).await;
     hosts.backup().await;
     let base = hosts.whole("the first", &[]).await;
@@ -90,12 +95,7 @@ async fn where_code_looks_at_rows_no_table_is_left_out() {
         CREATE TABLE logs (id int, name text);
         INSERT INTO logs SELECT i, md5(i::text) FROM generate_series(1, 60000) i";
     server.run_sql("shop", &fill.replace("STABLE", "IMMUTABLE")).await;
-    let source = format!(
-        "kind = \"postgres\"\nurl = \"{}\"\nclient_directories = [\"{}\"]\njobs = 2\nlarge_table = \"100KiB\"\n\
-         databases = [\"shop\"]",
-        server.url("postgres"),
-        server.programs().display()
-    );
+    let source = large_tables_of(&server);
     let hosts = Hosts::of(|_| source).await;
     hosts.backup().await;
     hosts.whole("the first", &[]).await;
