@@ -5,7 +5,7 @@ use lifeboat_base::Error;
 use crate::tool::causes::{self, Cause};
 
 /// What is said, and what to do about it. The first that fits counts.
-const CAUSES: [Cause; 18] = [
+const CAUSES: [Cause; 19] = [
     (
         &["SSL connection error", "TLS/SSL error", "certificate verify failed", "Certificate verification"],
         "check sslmode and sslrootcert in the address, and that the certificate names the host",
@@ -27,6 +27,10 @@ const CAUSES: [Cause; 18] = [
     (
         &["(1040)", "ERROR 1040", "error: 1040"],
         "the server has no connection left: raise max_connections there, or run this at another time",
+    ),
+    (
+        &["(1203)", "ERROR 1203", "error: 1203", "(1226)", "ERROR 1226", "error: 1226"],
+        "let the account have more connections at once (MAX_USER_CONNECTIONS), or restore with --jobs 1",
     ),
     (
         &["(1412)", "Table definition has changed"],
@@ -90,6 +94,7 @@ mod tests {
                 "mariadb-dump: Cannot use --dump-history for table `t` with transaction-precise history",
                 "exclude the database",
             ),
+            ("ERROR 1226 (42000): User 'x' has exceeded the 'max_user_connections' resource", "--jobs 1"),
             ("ERROR 1524 (HY000) at line 2: Plugin 'ed25519' is not loaded", "INSTALL SONAME"),
         ] {
             let error = explained(Error::source_failed(said));

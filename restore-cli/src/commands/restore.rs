@@ -72,7 +72,8 @@ pub(crate) struct Args {
     /// Restore the one --database under another name
     #[arg(long, value_name = "NEW", requires = "databases", conflicts_with_all = NOT_A_SERVER)]
     rename: Option<String>,
-    /// How many connections load at once [default: limits.cpu, or the number of cores]
+    /// How many connections load at once [default: limits.cpu, or the number of cores]; for MariaDB
+    /// no more than four, as each reads the whole dump
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
     jobs: Option<NonZeroUsize>,
     /// Replace what is already there. PostgreSQL drops a database once the new one is complete;

@@ -179,6 +179,100 @@ async fn a_restore_that_is_cancelled_leaves_no_database() {
     assert_eq!(to.query("", SHOP).await.trim(), "0", "a part of the database is still there");
 }
 
+/// Tables that name each other and a sequence, with a trigger, an event and a view.
+const SIDE_BY_SIDE: &str = "CREATE DATABASE shop; USE shop; CREATE SEQUENCE numbers; SET foreign_key_checks = 0;
+    CREATE TABLE a (id INT PRIMARY KEY, next INT REFERENCES b (id), n INT DEFAULT NEXTVAL(numbers), t TEXT);
+    CREATE TABLE b (id INT PRIMARY KEY, next INT REFERENCES c (id), n INT DEFAULT NEXTVAL(numbers), t TEXT);
+    CREATE TABLE c (id INT PRIMARY KEY, next INT REFERENCES a (id), n INT DEFAULT NEXTVAL(numbers), t TEXT);
+    CREATE TABLE z (id INT); INSERT INTO z VALUES (1);
+    INSERT INTO a (id, next, t) SELECT seq, seq, REPEAT(MD5(seq), 30) FROM seq_1_to_4000;
+    INSERT INTO b (id, next, t) SELECT seq, seq, REPEAT(MD5(seq), 31) FROM seq_1_to_4000;
+    INSERT INTO c (id, next, t) SELECT seq, seq, REPEAT(MD5(seq), 32) FROM seq_1_to_4000;
+    CREATE TRIGGER more AFTER INSERT ON a FOR EACH ROW INSERT INTO z VALUES (NEW.id);
+    CREATE EVENT clean ON SCHEDULE EVERY 1 HOUR DO DELETE FROM z;
+    CREATE PROCEDURE p() SELECT 1; CREATE VIEW v AS SELECT COUNT(*) AS all_of_z FROM z;";
+/// What they hold, in all.
+const ALL_OF_SHOP: &str = "CHECKSUM TABLE a, b, c, z; SELECT * FROM v; SELECT NEXTVAL(numbers) > 12000;
+    SELECT TRIGGER_NAME FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = 'shop';
+    SELECT EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'shop'; CALL p()";
+
+/// How a dump makes an event.
+const MAKES_EVENT: &str = "/*!50106 CREATE*/";
+
+/// A server that writes down every statement.
+async fn listening() -> MariaDb {
+    MariaDb::start_with(&["--general-log=1", "--log-output=TABLE"]).await
+}
+
+/// How many connections sent statements that begin so.
+async fn connections(server: &MariaDb, statements: &str) -> u32 {
+    let count = format!(
+        "SELECT COUNT(DISTINCT thread_id) FROM mysql.general_log WHERE CONVERT(argument USING utf8mb4) LIKE '{statements}%'"
+    );
+    server.query("", &count).await.trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_loaded_over_several_connections_and_the_rest_waits_for_them() {
+    let from = MariaDb::start().await;
+    from.run_sql("", SIDE_BY_SIDE).await;
+    let (streams, wanted, place) = (captured(&from).await, from.query("shop", ALL_OF_SHOP).await, scratch());
+    for (jobs, inserting) in [(1, 1..=1), (3, 2..=3), (64, 2..=4)] {
+        let to = listening().await;
+        let cx = WorkContext { jobs, ..context(&place) };
+        restored(&streams, &to.address("root"), None, Wanted::default(), &cx).await.unwrap();
+        assert_eq!(to.query("shop", ALL_OF_SHOP).await, wanted, "{jobs} jobs");
+        let inserted = connections(&to, "INSERT INTO").await;
+        assert!(inserting.contains(&inserted), "{jobs} jobs: {inserted} connections inserted rows");
+        let when = async |which: &str, like: &str| {
+            let text = "CONVERT(argument USING utf8mb4)";
+            let sql = format!("SELECT {which}(event_time) FROM mysql.general_log WHERE {text} LIKE '{like}%'");
+            let at = to.query("", &sql).await;
+            assert!(at.starts_with("20"), "{like}: {at}");
+            at
+        };
+        let (first_table, last_row) = (when("MIN", "CREATE TABLE").await, when("MAX", "INSERT INTO").await);
+        assert!(when("MAX", "CREATE SEQUENCE").await < first_table, "{jobs} jobs");
+        for late in [MAKES_EVENT, "CREATE DEFINER=%PROCEDURE"] {
+            assert!(when("MIN", late).await > last_row, "{jobs} jobs: {late}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_one_connection_cannot_load_ends_them_all() {
+    let from = MariaDb::start().await;
+    from.run_sql("", SIDE_BY_SIDE).await;
+    let (streams, place) = (captured(&from).await, scratch());
+    let whole = text(&streams, "database/shop");
+    for table in ["a", "b", "z"] {
+        let broken = whole.replacen(&format!("INSERT INTO `{table}` VALUES"), "INSERT INTO `nowhere` VALUES", 1);
+        assert_ne!(broken, whole);
+        let to = listening().await;
+        let streams = with_text(&streams, "database/shop", broken);
+        let failed = restored(&streams, &to.address("root"), None, Wanted::default(), &context(&place)).await;
+        let chain = failed.unwrap_err().chain();
+        assert!(chain.contains("nowhere") && chain.contains("cannot load database shop"), "{chain}");
+        assert_eq!(to.query("", SHOP).await.trim(), "0", "a part of the database is still there");
+        assert_eq!(connections(&to, MAKES_EVENT).await, 0, "an event was made beside half a table");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_begins_in_another_way_is_loaded_in_its_order() {
+    let from = MariaDb::start().await;
+    from.run_sql("", SIDE_BY_SIDE).await;
+    let (streams, wanted) = (captured(&from).await, from.query("shop", ALL_OF_SHOP).await);
+    let (before, rest) = (text(&streams, "database/shop"), "--\n-- Sequence structure for `numbers`");
+    let (before, rest) = before.split_at(before.find(rest).unwrap());
+    let odd = format!("{before}SET SESSION max_statement_time = 3600;\n\n{rest}");
+    let (to, place) = (listening().await, scratch());
+    let streams = with_text(&streams, "database/shop", odd);
+    restored(&streams, &to.address("root"), None, Wanted::default(), &context(&place)).await.unwrap();
+    assert_eq!(to.query("shop", ALL_OF_SHOP).await, wanted);
+    assert_eq!(connections(&to, "INSERT INTO").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stock_client_loads_the_files_of_a_restore() {
     let (from, to) = (MariaDb::start().await, MariaDb::start().await);
