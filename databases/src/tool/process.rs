@@ -25,6 +25,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -418,6 +419,7 @@ async fn feed_as_wanted(
     let cancel = invocation.cancel.clone();
     let mut tool = invocation.start(true)?;
     let mut stdin = tool.take_stdin();
+    let is_fed = Notify::new();
     let (fed, read) = {
         let feeding = async {
             while let Some(piece) = stream.next().await? {
@@ -435,6 +437,11 @@ async fn feed_as_wanted(
             while let Some(piece) = tool.read_unhurried().await? {
                 out(&piece)?;
             }
+            // Whoever has ended takes no more, however long the next piece is awaited.
+            tokio::select! {
+                () = is_fed.notified() => {}
+                _ = tool.child.wait() => {}
+            }
             Ok::<_, Error>(())
         };
         tokio::pin!(feeding, reading);
@@ -444,8 +451,14 @@ async fn feed_as_wanted(
                 break;
             }
             tokio::select! {
-                result = &mut feeding, if fed.is_none() => fed = Some(result),
-                result = &mut reading, if read.is_none() => read = Some(result),
+                result = &mut feeding, if fed.is_none() => {
+                    fed = Some(result);
+                    is_fed.notify_one();
+                }
+                result = &mut reading, if read.is_none() => {
+                    read = Some(result);
+                    fed.get_or_insert(Ok(false));
+                }
                 () = cancel.cancelled() => read = Some(Err(Error::failed("the work was cancelled").hint("run it again"))),
             }
         }
