@@ -8,10 +8,12 @@
 //! 3. `fetch.rs` fetches packs from the replica that has been fastest, and decrypts them.
 //!    `pack_cache.rs` keeps them for their next use.
 //! 4. `batches.rs` opens the extents of a stream. `decode.rs` and `workers.rs` decompress pieces.
-//! 5. `streams.rs` delivers the pieces in order, and checks length and hash at the end.
+//! 5. `streams.rs` delivers the pieces in order, and checks length and hash at the end. `beside.rs`
+//!    counts once what several readers of a stream read.
 
 mod batches;
 mod believed;
+mod beside;
 mod decode;
 pub(crate) mod fetch;
 mod pack_cache;

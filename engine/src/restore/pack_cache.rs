@@ -3,6 +3,7 @@
 //!
 //! - **Plan**: it is known beforehand what all streams need of a pack. Only the frames of that are
 //!   kept, still compressed. A pack is dropped once its last span was read.
+//!   Several readers may read a stream beside each other: each visits its spans.
 //! - **Bounds**: one budget covers the ciphertext under way and the frames that are kept. Packs
 //!   that no reader uses just now take at most half of it. Those that are needed last are dropped
 //!   first.
@@ -20,6 +21,7 @@ use lifeboat_format::pack::Excerpt;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::fetch::PackFetcher;
+use super::plan::Span;
 use super::wanted::{Wanted, WantedPack};
 
 /// The bytes that one permit of the budget stands for.
@@ -88,6 +90,16 @@ impl PackCache {
 
     fn state(&self) -> MutexGuard<'_, AllPacks> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that one more reader will visit these spans, beside the others.
+    pub(crate) fn expect(&self, spans: &[Span]) {
+        let mut state = self.state();
+        for (pack, _) in spans.iter().flat_map(|span| &span.packs) {
+            if let Some(wanted) = state.wanted.get_mut(*pack as usize) {
+                wanted.visits += 1;
+            }
+        }
     }
 
     /// Pins a pack, unless that would mean to wait for memory.

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batches::{Batch, MIN_LONE_EXTENT_BYTES, What, batches};
+use super::beside::{ReaderBeside, ReadersBeside};
 use super::decode::ChunkCache;
 use super::fetch::PackFetcher;
 use super::pack_cache::{Content, PackCache, Pin};
@@ -68,6 +69,8 @@ pub struct SnapshotStreams {
     /// The chunks that short extents are gathered from.
     chunks: Arc<ChunkCache>,
     delivered: Arc<AtomicU64>,
+    /// The readers of each stream.
+    readers: Vec<Arc<ReadersBeside>>,
     cancel: CancellationToken,
 }
 
@@ -145,8 +148,9 @@ impl SnapshotStreams {
         let ahead = (pieces / PIECE_BUFFER_BYTES).min(2 * limits.cpu as u64 + 2).max(4);
         let buffers = BufferPool::new(ahead as usize, PIECE_BUFFER_BYTES as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
+        let readers = plans.iter().map(|_| Arc::default()).collect();
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
-        Ok(Self { manifest, hash, before, plans, packs, buffers, chunks, delivered, cancel })
+        Ok(Self { manifest, hash, before, plans, packs, buffers, chunks, delivered, readers, cancel })
     }
 
     /// The streams that an operator calls by this name, in order; none if there are none.
@@ -230,6 +234,10 @@ impl StoredStreams for SnapshotStreams {
                 .hint(format!("use one of its streams: {}", self.wholes().join(", ")))
         })?;
         let (stream, (extents, spans)) = (&self.manifest.streams[number], &self.plans[number]);
+        let (reader, are_others_at_work) = self.readers[number].join(&self.delivered);
+        if are_others_at_work {
+            self.packs.expect(spans);
+        }
         Ok(Box::new(ExtentReader {
             name: name.to_owned(),
             spans: spans.clone(),
@@ -247,7 +255,7 @@ impl StoredStreams for SnapshotStreams {
             pieces: VecDeque::new(),
             hasher: blake3::Hasher::new(),
             expected: (stream.length, stream.blake3),
-            delivered: self.delivered.clone(),
+            reader,
             cancel: self.cancel.clone(),
         }))
     }
@@ -288,7 +296,7 @@ struct ExtentReader {
     pieces: VecDeque<Work<Bytes>>,
     hasher: blake3::Hasher,
     expected: (u64, Digest),
-    delivered: Arc<AtomicU64>,
+    reader: ReaderBeside,
     cancel: CancellationToken,
 }
 
@@ -452,7 +460,7 @@ impl StreamReader for ExtentReader {
         match piece {
             Some(piece) => {
                 self.hasher.update(&piece);
-                self.delivered.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                self.reader.reached(self.hasher.count());
                 Ok(Some(piece))
             }
             None => self.verdict().map(|()| None),
