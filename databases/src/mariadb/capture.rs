@@ -72,10 +72,12 @@ impl Source for MariaSource {
             let (server, facts) = self.reach(cx).await?;
             let rights = AccountRights::ask(&server).await?;
             let databases = self.databases(&server, &rights).await?;
-            let broken = databases.iter().filter_map(|database| rights.lacking(database, &facts.account)).collect();
+            let mut broken: Vec<Error> =
+                databases.iter().filter_map(|database| rights.lacking(database, &facts.account)).collect();
             let mut weak = lacks(&server, &facts, &rights);
             let extras = DumpExtras::of(facts.version.series, false);
             for database in &databases {
+                broken.extend(losses::endless(&server, database).await?);
                 weak.extend(losses::of_database(&server, database, extras.history).await?);
             }
             Ok(SourceCheck { broken, weak, scratch_bytes: 0 })
@@ -143,6 +145,11 @@ impl MariaSource {
         let databases = self.databases(server, &rights).await?;
         if let Some(error) = databases.iter().find_map(|database| rights.lacking(database, &facts.account)) {
             return Err(error);
+        }
+        for database in &databases {
+            if let Some(error) = losses::endless(server, database).await? {
+                return Err(error);
+            }
         }
         let mut warnings = lacks(server, facts, &rights);
         let with_users = rights.reads_users();

@@ -1,6 +1,6 @@
 //! What a dump of a database does not hold as it was, in words for the operator.
 
-use lifeboat_base::Result;
+use lifeboat_base::{Error, Result};
 
 use super::server::MariaServer;
 use super::tokens::{name, text};
@@ -16,6 +16,10 @@ const SINGLE_PRECISION: &str = "SELECT TABLE_NAME, COLUMN_NAME FROM information_
 /// Tables whose old rows are kept.
 const SYSTEM_VERSIONED: &str =
     "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED' AND TABLE_SCHEMA = ";
+/// Events whose dump never ends: `mariadb-dump` seeks a delimiter that is not in them, and has `;;`
+/// alone to offer.
+const ENDLESS_EVENTS: &str = "SELECT EVENT_NAME FROM information_schema.EVENTS WHERE \
+    CONCAT_WS(' ', EVENT_NAME, DEFINER, EVENT_COMMENT, EVENT_DEFINITION) LIKE '%;;%' AND EVENT_SCHEMA = ";
 /// What a server holds beside databases and accounts.
 const LOST_OF_SERVER: [(&str, &str); 2] = [
     (
@@ -39,6 +43,20 @@ pub(super) async fn of_server(server: &MariaServer<'_>) -> Result<Vec<String>> {
         }
     }
     Ok(warnings)
+}
+
+/// Why `mariadb-dump` would never end on this database, if it would not.
+pub(super) async fn endless(server: &MariaServer<'_>, database: &str) -> Result<Option<Error>> {
+    let events = server.column(&format!("{ENDLESS_EVENTS}{} ORDER BY 1", text(database))).await?;
+    Ok((!events.is_empty()).then(|| {
+        let named = some(events.iter().map(|event| event.escape_debug().to_string()));
+        Error::source_failed(format!(
+            "database {}: {} with `;;` in the text, at which mariadb-dump never ends: {named}",
+            database.escape_debug(),
+            counted(events.len(), "event"),
+        ))
+        .hint("write `; ;` there (ALTER EVENT), in comments of the event, too")
+    }))
 }
 
 /// Of one database. `history`: dumps hold the old rows of system-versioned tables.

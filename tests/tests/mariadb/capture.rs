@@ -221,6 +221,23 @@ async fn a_password_is_in_no_command_line_and_no_environment() {
     assert!(sink.acted.load(Ordering::SeqCst) && !sink.seen.load(Ordering::SeqCst), "the password was seen");
 }
 
+/// The tool would write nothing for as long as it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_at_which_the_dump_would_never_end_is_named_at_once() {
+    let server = MariaDb::start().await;
+    let event = "CREATE DATABASE shop; CREATE EVENT shop.clean ON SCHEDULE EVERY 1 DAY DO SELECT ';;'";
+    server.run_sql("", event).await;
+    let place = scratch();
+    let cx = context(&place);
+    let failed = try_captured(server.source("root"), &cx).await.unwrap_err();
+    let told = "database shop: 1 event with `;;` in the text, at which mariadb-dump never ends: clean";
+    assert!(failed.chain().contains(told) && failed.hint_text().unwrap().contains("ALTER EVENT"), "{failed:?}");
+    let found = MariaSource(server.source("root")).check(&cx).await;
+    assert!(found.broken.iter().any(|error| error.chain().contains(told)), "{found:?}");
+    server.run_sql("shop", "ALTER EVENT clean DO SELECT '; ;'").await;
+    captured(&server).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_changed_row_changes_one_line() {
     let server = MariaDb::start().await;
