@@ -22,7 +22,7 @@ const CAUSES: [Cause; 19] = [
     ),
     (
         &["ERROR 2013", "error: 2013", "Error 2013", "ERROR 2006", "error: 2006", "Error 2006", "Lost connection"],
-        "the server went away in the middle: see its error log; if it runs, raise net_write_timeout and net_read_timeout there",
+        "the server went away in the middle: see its error log; if it runs, raise net_write_timeout, net_read_timeout and wait_timeout there",
     ),
     (
         &["(1040)", "ERROR 1040", "error: 1040"],

@@ -29,6 +29,12 @@ pub(super) async fn engines_of(server: &MariaServer<'_>, database: &str) -> Resu
     Ok(engines.join(&ENGINE_SEPARATOR.to_string()))
 }
 
+/// The engines of the tables in a stream, as its snapshot tells them.
+pub(super) fn engines_in<'f>(facts: &'f SourceFacts, stream: &str) -> impl Iterator<Item = &'f str> {
+    let told = facts.details.get(&format!("{ENGINES_OF}{stream}")).map_or("", String::as_str);
+    told.split(ENGINE_SEPARATOR)
+}
+
 /// Refuses a server in which two names of the snapshot could be one: one table would replace the
 /// other.
 ///
@@ -56,8 +62,7 @@ pub(super) async fn missing_engine(
     let usable = server.column(USABLE_ENGINES).await?;
     let lacks = |engine: &&str| !engine.is_empty() && !usable.iter().any(|usable| usable.eq_ignore_ascii_case(engine));
     Ok(streams.iter().find_map(|stream| {
-        let needed = facts.details.get(&format!("{ENGINES_OF}{stream}"))?;
-        let engine = needed.split(ENGINE_SEPARATOR).find(lacks)?;
+        let engine = engines_in(facts, stream).find(lacks)?;
         let database = database_of(stream).unwrap_or_default();
         Some(format!("the storage engine {} of tables in {}", engine.escape_debug(), database.escape_debug()))
     }))

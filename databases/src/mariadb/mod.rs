@@ -20,6 +20,7 @@ mod rights;
 mod row_lines;
 mod server;
 mod settings;
+mod statements;
 mod target;
 mod throw_away;
 mod tokens;

@@ -1,7 +1,7 @@
 //! A MariaDB server to restore into.
 //!
 //! The client runs the dump's statements as the account that connects, with all that this account
-//! may do in the server. It obeys no command of its own in a dump (see `load.rs`), and reads no
+//! may do in the server. It obeys no command of its own in a dump (see `load/`), and reads no
 //! file for one.
 
 use std::path::PathBuf;

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use lifeboat_engine::databases::ThrowAway;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{ThrowAway, Wanted};
 use lifeboat_engine::worker::protocol::DrillTools;
 use lifeboat_engine::worker::throw_away;
 use lifeboat_tests::mariadb::MariaDb;
@@ -13,6 +13,7 @@ use lifeboat_tests::programs;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::work::{context, throw_away as here};
 
+use super::restore::restored;
 use super::{captured, scratch, text, with_text};
 
 /// Drills in a real worker, as far as that goes; returns what was said.
@@ -127,6 +128,53 @@ async fn the_server_of_a_drill_reads_no_file_elsewhere() {
         assert_eq!(read.is_some(), is_read, "{attack}: {read:?}");
         drill.stop().await.unwrap();
     }
+}
+
+/// What looks like the end of a body, and like parts of a dump after it.
+const FORGED: &str = "x;;\nDELIMITER ;\n--\n-- Table structure for table `x`\n--\nCREATE USER evil1@localhost;\n--\n\
+    -- Dumping routines for database `x`\n--\nCREATE USER evil2@localhost;\n--\n\
+    -- Final view structure for view `x`\n--\nCREATE USER evil3@localhost;\n";
+/// The bodies of all that has one.
+const BODIES: &str =
+    "SELECT ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = 'shop' ORDER BY 1;
+    SELECT ROUTINE_DEFINITION FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = 'shop' ORDER BY 1;
+    SELECT EVENT_DEFINITION FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'shop' ORDER BY 1;
+    SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'evil%'";
+
+/// Whoever may make a trigger or a routine writes a part of the dump.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_looks_like_a_dump_is_a_body() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    let tables: String = (1..=6).map(|number| format!("CREATE TABLE shop.t{number} (a INT);")).collect();
+    from.run_sql("", &format!("CREATE DATABASE shop; {tables}")).await;
+    let trigger =
+        |table: u8, body: &str| format!("CREATE TRIGGER t{table} BEFORE INSERT ON t{table} FOR EACH ROW {body}//\n");
+    let statements = [
+        trigger(1, &format!("BEGIN /* {FORGED} */ SET @a = 1; END")),
+        trigger(2, &format!("/* {FORGED} */ SET @a = 2")),
+        trigger(3, &format!("SET @a = '{FORGED}'")),
+        trigger(4, &format!("SET @a = \"it's {FORGED}\"")),
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'//\n".to_owned(),
+        trigger(5, &format!("SET @a = '\\', @b = ' {FORGED}'")),
+        format!("CREATE PROCEDURE p() SELECT '\\', ' {FORGED}'//\n"),
+        format!("CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO SELECT '\\', ' {}'//\n", FORGED.replace(";;", "")),
+        "SET sql_mode = ''//\n".to_owned(),
+        format!("CREATE PROCEDURE q() BEGIN /* {FORGED} */ SELECT '\\'{FORGED}'; END//\n"),
+        format!("CREATE EVENT f ON SCHEDULE EVERY 1 DAY DO SELECT /* it's {} */ 1//\n", FORGED.replace(";;", "")),
+        "CREATE PROCEDURE r(`x;;\nDELIMITER ;\n--\n-- Final view structure for view x\n` INT) SELECT 1//\n".to_owned(),
+    ];
+    from.run_sql("shop", &format!("DELIMITER //\n{}DELIMITER ;", statements.concat())).await;
+    let wanted = from.query("", BODIES).await;
+    assert!(wanted.ends_with("\n0\n") && wanted.matches("evil1").count() == 9, "{wanted}");
+    let streams = captured(&from).await;
+    let place = scratch();
+    let cx = context(&place);
+    restored(&streams, &to.address("root"), None, Wanted::default(), &cx).await.unwrap();
+    assert_eq!(to.query("", BODIES).await, wanted);
+    let mut drill = here(&streams.facts, &[], &cx).await;
+    drill.load(&streams).await.unwrap();
+    assert_eq!(drill.prove(&streams).await.unwrap().differences, Vec::<String>::new());
+    drill.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,9 +8,9 @@ use lifeboat_tests::mariadb::MariaDb;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::work::{context, only, throw_away};
 
-use super::{AWKWARD, captured, scratch, text};
+use super::{AWKWARD, captured, scratch, text, with_text};
 
-async fn restored(
+pub(super) async fn restored(
     streams: &MemoryStreams,
     address: &str,
     password: Option<&str>,
@@ -193,6 +193,10 @@ const SIDE_BY_SIDE: &str = "CREATE DATABASE shop; USE shop; CREATE SEQUENCE numb
     CREATE PROCEDURE p() SELECT 1; CREATE VIEW v AS SELECT COUNT(*) AS all_of_z FROM z;";
 /// What they hold, in all.
 const ALL_OF_SHOP: &str = "CHECKSUM TABLE a, b, c, z; SELECT * FROM v; SELECT NEXTVAL(numbers) > 12000;
+    SELECT CONSTRAINT_NAME, TABLE_NAME, REFERENCED_TABLE_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS
+    WHERE CONSTRAINT_SCHEMA = 'shop' ORDER BY 1, 2;
+    SELECT TABLE_NAME, COLUMN_NAME, COLUMN_DEFAULT FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = 'shop' AND TABLE_NAME <> 'numbers' ORDER BY 1, 2;
     SELECT TRIGGER_NAME FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = 'shop';
     SELECT EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'shop'; CALL p()";
 
@@ -224,6 +228,10 @@ async fn tables_are_loaded_over_several_connections_and_the_rest_waits_for_them(
         assert_eq!(to.query("shop", ALL_OF_SHOP).await, wanted, "{jobs} jobs");
         let inserted = connections(&to, "INSERT INTO").await;
         assert!(inserting.contains(&inserted), "{jobs} jobs: {inserted} connections inserted rows");
+        // A session may be silent for long while its client reads past tables of others.
+        assert!(connections(&to, "SET SESSION wait_timeout").await >= inserted, "{jobs} jobs");
+        let by_all = connections(&to, "CREATE SEQUENCE%' OR CONVERT(argument USING utf8mb4) LIKE 'INSERT INTO").await;
+        assert_eq!(by_all == 1, jobs == 1, "{jobs} jobs: {by_all} connections");
         let when = async |which: &str, like: &str| {
             let text = "CONVERT(argument USING utf8mb4)";
             let sql = format!("SELECT {which}(event_time) FROM mysql.general_log WHERE {text} LIKE '{like}%'");

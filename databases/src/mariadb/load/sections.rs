@@ -1,12 +1,12 @@
 //! The sections of a dump: which of its lines are settings, sequences, a table, routines or views.
 //!
-//! A section begins after a line `--` with a comment that names it. Names and texts can look like
-//! such a comment, and so can the body of a routine: what is in quotes, or under another delimiter,
-//! begins nothing.
+//! A section begins after a line `--` with a comment that names it. Names, texts, and bodies of
+//! routines can hold lines that look like that, so a comment counts only between two statements.
 
 use lifeboat_base::Result;
 
-use crate::mariadb::lines::{Delimiter, LinePart, Lines, Quotes};
+use crate::mariadb::lines::{LinePart, Lines};
+use crate::mariadb::statements::DumpStatements;
 
 const SEQUENCE_MARK: &[u8] = b"-- Sequence structure for ";
 /// A stand-in for a view is a table for its users, until the view is made.
@@ -39,9 +39,8 @@ pub(super) enum DumpPlace {
 pub(super) struct Sections {
     lines: Lines,
     place: DumpPlace,
-    delimiter: Delimiter,
-    /// Where the delimiter is `;`.
-    quotes: Quotes,
+    /// Followed up to the views.
+    statements: DumpStatements,
     after_dashes: bool,
     settings: Vec<u8>,
     /// Whether something else than settings came before the first section.
@@ -56,17 +55,25 @@ impl Sections {
     /// The first of `each`.
     pub(super) fn cut(&mut self, piece: &[u8], each: &mut impl FnMut(DumpPlace, &[u8]) -> Result<()>) -> Result<()> {
         let mut lines = std::mem::take(&mut self.lines);
-        let done = lines.cut(piece, &mut |part| {
-            let (text, ended) = match part {
-                LinePart::Whole(line) => (self.begin(line, true), true),
-                LinePart::Begin(line) => (self.begin(line, false), false),
-                LinePart::More(text) => (self.more(text), false),
-                LinePart::End => (&b""[..], true),
-            };
-            each(self.place, text)?;
-            match ended {
-                true => each(self.place, self.more(b"\n")),
-                false => Ok(()),
+        let done = lines.cut(piece, &mut |part| match part {
+            LinePart::Whole(line) => {
+                self.begin(line, true);
+                self.follow(|statements| statements.see_line(line));
+                each(self.place, line)?;
+                each(self.place, b"\n")
+            }
+            LinePart::Begin(line) => {
+                self.begin(line, false);
+                self.follow(|statements| statements.see(line));
+                each(self.place, line)
+            }
+            LinePart::More(more) => {
+                self.follow(|statements| statements.see(more));
+                each(self.place, more)
+            }
+            LinePart::End => {
+                self.follow(DumpStatements::end_line);
+                each(self.place, b"\n")
             }
         });
         self.lines = lines;
@@ -92,39 +99,26 @@ impl Sections {
         !self.does_more
     }
 
-    fn more<'t>(&mut self, text: &'t [u8]) -> &'t [u8] {
-        self.delimiter.see_more(text);
-        if self.delimiter.is_plain() && self.place != DumpPlace::Views {
-            self.quotes.see(text);
+    fn follow(&mut self, see: impl FnOnce(&mut DumpStatements)) {
+        if self.place != DumpPlace::Views {
+            see(&mut self.statements);
         }
-        text
     }
 
-    fn begin<'t>(&mut self, line: &'t [u8], is_whole: bool) -> &'t [u8] {
-        if self.place == DumpPlace::Views {
-            return line;
-        }
-        let in_quotes = self.delimiter.is_plain() && self.quotes.are_open();
-        if self.delimiter.is_plain() {
-            self.quotes.see_begin(line);
-        }
-        if in_quotes {
-            self.after_dashes = false;
-            return line;
-        }
-        self.delimiter.see_begin(line);
-        if self.delimiter.is_plain() && self.after_dashes {
+    fn begin(&mut self, line: &[u8], is_whole: bool) {
+        let is_between = self.statements.is_between();
+        if is_between && std::mem::take(&mut self.after_dashes) {
             self.place = self.place.at(line);
         }
+        self.after_dashes = is_between && line == b"--";
         if self.place == DumpPlace::Settings && !line.is_empty() && !line.starts_with(b"--") {
-            let sets = is_whole && SETTING_BEGINS.iter().any(|begin| line.starts_with(begin));
+            let sets =
+                is_whole && self.statements.is_outside() && SETTING_BEGINS.iter().any(|begin| line.starts_with(begin));
             match sets && self.settings.len() + line.len() < MAX_SETTINGS_BYTES {
                 true => self.settings.extend(line.iter().chain(b"\n")),
                 false => self.does_more = true,
             }
         }
-        self.after_dashes = line == b"--";
-        line
     }
 }
 

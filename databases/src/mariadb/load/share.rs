@@ -16,7 +16,7 @@ use super::aside::Aside;
 use super::sections::{DumpPlace, Sections};
 use crate::streams::{Once, StreamReader};
 
-/// What comes before the first table of a dump that is shared has no more.
+/// A dump is shared only if no more than this comes before its first table.
 const MAX_HEAD_BYTES: usize = 16 << 20;
 
 /// Who loads what.
@@ -66,6 +66,7 @@ pub(super) struct Share<'s> {
 /// What only the first client sees to.
 struct Lead<'s> {
     target: &'s LoadTarget<'s>,
+    shares: bool,
     /// All that comes before the first table.
     head: Vec<u8>,
     has_sequences: bool,
@@ -74,7 +75,7 @@ struct Lead<'s> {
 }
 
 impl<'s> Share<'s> {
-    /// The share of the first client.
+    /// The share of the first client, which lets others load tables if it `shares` them.
     ///
     /// # Errors
     /// Nothing can be put aside.
@@ -82,10 +83,11 @@ impl<'s> Share<'s> {
         stream: Box<dyn StreamReader>,
         target: &'s LoadTarget<'s>,
         claims: &'s Claims,
+        shares: bool,
     ) -> Result<Self> {
         let scratch = &target.server.cx.scratch;
         let (routines, views) = (Aside::new(scratch)?, Aside::new(scratch)?);
-        let lead = Lead { target, head: Vec::new(), has_sequences: false, routines, views };
+        let lead = Lead { target, shares, head: Vec::new(), has_sequences: false, routines, views };
         Ok(Self { lead: Some(lead), ..Self::following(stream, target, claims) })
     }
 
@@ -153,7 +155,7 @@ impl<'s> Share<'s> {
         let mut first = [self.before.as_bytes(), settings].concat();
         if let Some(lead) = &mut self.lead {
             let head = [self.before.as_bytes(), &std::mem::take(&mut lead.head)].concat();
-            let shared = self.sections.knows_settings() && head.len() <= MAX_HEAD_BYTES;
+            let shared = lead.shares && self.sections.knows_settings() && head.len() <= MAX_HEAD_BYTES;
             if !shared {
                 first = head;
             } else if lead.has_sequences {

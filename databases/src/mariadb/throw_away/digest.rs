@@ -8,7 +8,8 @@
 use lifeboat_base::{Error, Result};
 
 use super::marks::{DROPS, HeaderLine, INSERT, ROWS_OF, TITLES, header_line, is_of_the_dump};
-use crate::mariadb::lines::{Delimiter, LinePart, Lines, Quotes};
+use crate::mariadb::lines::{LinePart, Lines};
+use crate::mariadb::statements::DumpStatements;
 use crate::proof::multiset::{ProofKey, Titled};
 use crate::streams::StreamReader;
 
@@ -58,9 +59,8 @@ pub(super) struct DumpReader<'k> {
     held: Option<u8>,
     /// Whether a row that comes in parts is at work.
     in_row: bool,
-    delimiter: Delimiter,
-    /// Where the delimiter is `;`, and no rows come.
-    quotes: Quotes,
+    /// Where no rows come.
+    statements: DumpStatements,
     after_dashes: bool,
     /// Whether anything but the beginning was read.
     begun: bool,
@@ -98,8 +98,7 @@ impl<'k> DumpReader<'k> {
             row: blake3::Hasher::new_keyed(key),
             held: None,
             in_row: false,
-            delimiter: Delimiter::default(),
-            quotes: Quotes::default(),
+            statements: DumpStatements::default(),
             after_dashes: false,
             begun: false,
         }
@@ -125,7 +124,8 @@ impl<'k> DumpReader<'k> {
                 Ok(())
             }
             (At::Definition, LinePart::End) => {
-                self.definition(b"\n");
+                self.text.update(b"\n");
+                self.statements.end_line();
                 Ok(())
             }
             (At::Header, _) => Err(not_understood("the columns of an INSERT are too long")),
@@ -135,28 +135,24 @@ impl<'k> DumpReader<'k> {
     /// More of a line in the text of a definition.
     fn definition(&mut self, more: &[u8]) {
         self.text.update(more);
-        self.delimiter.see_more(more);
-        if self.delimiter.is_plain() {
-            self.quotes.see(more);
-        }
+        self.statements.see(more);
     }
 
     /// A line that is no row.
     fn line(&mut self, line: &[u8], whole: bool) -> Result<()> {
-        let in_quotes = self.delimiter.is_plain() && self.quotes.are_open();
-        if self.delimiter.is_plain() {
-            self.quotes.see_begin(line);
-            self.quotes.see(if whole { b"\n" } else { b"" });
+        let (is_outside, is_between) = (self.statements.is_outside(), self.statements.is_between());
+        match whole {
+            true => self.statements.see_line(line),
+            false => self.statements.see(line),
         }
-        // A name or a text can look like anything.
-        if in_quotes {
+        // A name, a text or a comment can look like anything.
+        if !is_outside {
             self.after_dashes = false;
             self.add_line(line, whole);
             return Ok(());
         }
-        self.delimiter.see_begin(line);
-        let after_dashes = std::mem::replace(&mut self.after_dashes, line == b"--");
-        let title = TITLES.iter().find(|(mark, _)| self.delimiter.is_plain() && after_dashes && line.starts_with(mark));
+        let after_dashes = std::mem::replace(&mut self.after_dashes, is_between && line == b"--");
+        let title = TITLES.iter().find(|(mark, _)| is_between && after_dashes && line.starts_with(mark));
         if let Some((mark, what)) = title {
             self.begin(what, &line[mark.len()..]);
             return Ok(());
@@ -169,12 +165,12 @@ impl<'k> DumpReader<'k> {
             return Ok(());
         }
         // A trigger of the table may hold such a line, too.
-        if self.delimiter.is_plain() && self.table.is_some() && line.starts_with(INSERT) {
+        if is_between && self.table.is_some() && line.starts_with(INSERT) {
             self.header.clear();
-            self.quotes = Quotes::default();
+            self.statements.end_statement();
             return self.insert_line(line, whole);
         }
-        if self.delimiter.is_plain() && whole && is_of_the_dump(line, self.begun) {
+        if self.statements.is_plain() && whole && is_of_the_dump(line, self.begun) {
             return Ok(());
         }
         self.add_line(line, whole);

@@ -1,0 +1,337 @@
+//! Follows the statements of a dump as the stock client does, to tell what is a statement's own
+//! text from what stands in a name, a text, a comment or the body of a routine.
+//!
+//! Whoever may make a routine or a trigger writes a part of a dump: its body can hold lines that
+//! look like the end of the body, and like the dump's comments after it. The client is not misled,
+//! as it follows quotes and comments under every delimiter. So this does the same, byte by byte:
+//! `DELIMITER` counts only where a line begins between two statements. `sql_mode` of the session
+//! decides what a backslash means, so the dump's own `SET sql_mode` is followed, too.
+
+/// So many bytes of a line decide what the first of them means.
+const LOOK_AHEAD: usize = 4;
+/// So much of a statement is kept, to know those that set `sql_mode`.
+const MAX_STATEMENT_HEAD_BYTES: usize = 4 << 10;
+const DELIMITER_COMMAND: &[u8] = b"DELIMITER";
+/// A dump sets `;`, and as many of them as its text does not hold.
+const DELIMITERS: &[u8] = b";;;;;;;;;;;;;;;;";
+
+/// What a byte stands in.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    #[default]
+    Nothing,
+    /// A name or a text in these quotes.
+    Quote(u8),
+    Comment,
+}
+
+/// The statements of a dump, as far as it was read.
+#[derive(Debug)]
+pub(super) struct DumpStatements {
+    open: Open,
+    /// What ends a statement; `None` if it is no delimiter that a dump sets.
+    delimiter: Option<&'static [u8]>,
+    ansi_quotes: bool,
+    no_backslash_escapes: bool,
+    /// The beginning of the statement at work.
+    kept: Vec<u8>,
+    is_between: bool,
+    line: LineState,
+    /// The end of what was read of a line: what it means depends on what follows.
+    ahead: Vec<u8>,
+}
+
+/// What is known of the line at work.
+#[derive(Debug, Default)]
+struct LineState {
+    has_begun: bool,
+    /// Whether any of it belongs to the statement at work.
+    is_taken: bool,
+    /// Whether a statement ended in it, and only blanks came since.
+    is_after_end: bool,
+    /// Whether it is in a comment `/*!`, which the server reads.
+    is_conditional: bool,
+    /// Whether the rest of it is a comment, or a command of the client.
+    is_over: bool,
+}
+
+impl Default for DumpStatements {
+    fn default() -> Self {
+        Self {
+            open: Open::Nothing,
+            delimiter: Some(b";"),
+            ansi_quotes: false,
+            no_backslash_escapes: false,
+            kept: Vec::new(),
+            is_between: true,
+            line: LineState::default(),
+            ahead: Vec::new(),
+        }
+    }
+}
+
+impl DumpStatements {
+    /// Whether no name, text or comment is open.
+    pub(super) fn is_outside(&self) -> bool {
+        self.open == Open::Nothing
+    }
+
+    /// Whether `;` ends a statement.
+    pub(super) fn is_plain(&self) -> bool {
+        self.delimiter == Some(b";")
+    }
+
+    /// Whether a dump's own comment can stand here, where a line begins: between two statements
+    /// that `;` ends.
+    pub(super) fn is_between(&self) -> bool {
+        self.is_between && self.is_plain()
+    }
+
+    /// Sees a whole line, without its line break.
+    pub(super) fn see_line(&mut self, line: &[u8]) {
+        self.scan(line, true);
+        self.begin_line();
+    }
+
+    /// Sees a part of a line.
+    pub(super) fn see(&mut self, part: &[u8]) {
+        let joined = [&std::mem::take(&mut self.ahead), part].concat();
+        let seen = self.scan(&joined, false);
+        self.ahead.extend_from_slice(&joined[seen..]);
+    }
+
+    /// Sees the line break after parts of a line.
+    pub(super) fn end_line(&mut self) {
+        let rest = std::mem::take(&mut self.ahead);
+        self.see_line(&rest);
+    }
+
+    fn begin_line(&mut self) {
+        if !self.is_between {
+            self.keep(b"\n");
+        }
+        self.line = LineState::default();
+    }
+
+    /// Says that the statement at work has ended: its rest was read in another way.
+    pub(super) fn end_statement(&mut self) {
+        self.open = Open::Nothing;
+        self.kept.clear();
+        self.is_between = true;
+        self.line = LineState::default();
+        self.ahead.clear();
+    }
+
+    /// Returns how much of `text` was seen. All of it, if the line ends with it.
+    fn scan(&mut self, text: &[u8], ends: bool) -> usize {
+        if !self.line.has_begun && (ends || text.len() >= LOOK_AHEAD) {
+            self.line.has_begun = true;
+            self.obey_command(text);
+        }
+        let mut at = 0;
+        while !self.line.is_over && at < text.len() && (ends || text.len() - at >= LOOK_AHEAD) {
+            let rest = &text[at..];
+            match self.delimiter {
+                Some(delimiter) if self.open == Open::Nothing && rest.starts_with(delimiter) => {
+                    self.obey_statement();
+                    at += delimiter.len();
+                }
+                _ => {
+                    let (seen, is_text) = self.step(rest);
+                    let seen = seen.min(rest.len());
+                    if is_text {
+                        self.keep(&rest[..seen]);
+                        (self.is_between, self.line.is_taken, self.line.is_after_end) = (false, true, false);
+                    }
+                    at += seen;
+                }
+            }
+        }
+        if self.line.is_over { text.len() } else { at }
+    }
+
+    /// Looks at the first byte of `rest`. Returns how many bytes are thereby seen, and whether they
+    /// belong to a statement.
+    fn step(&mut self, rest: &[u8]) -> (usize, bool) {
+        let opens = rest.starts_with(b"/*") && !rest.starts_with(b"/*!") && !rest.starts_with(b"/*M!");
+        match (self.open, rest[0]) {
+            (Open::Quote(quote), _) => return (self.quoted(quote, rest), true),
+            (Open::Nothing, b'\\') => return (2, true),
+            (Open::Nothing, b'#') => self.line.is_over = true,
+            (Open::Nothing, b'-') if self.is_comment(rest) => self.line.is_over = true,
+            (_, b'/') if opens => {
+                self.open = Open::Comment;
+                return (2, true);
+            }
+            (Open::Comment, b'*') if !self.line.is_conditional && rest.starts_with(b"*/") => {
+                self.open = Open::Nothing;
+                return (2, true);
+            }
+            (_, b'/') if rest.starts_with(b"/*!") => self.line.is_conditional = true,
+            (_, b'*') if rest.starts_with(b"*/") => self.line.is_conditional = false,
+            (Open::Nothing, quote @ (b'\'' | b'"' | b'`')) => self.open = Open::Quote(quote),
+            (Open::Nothing, blank) if self.line.is_after_end && blank.is_ascii_whitespace() => return (1, false),
+            _ => {}
+        }
+        (1, !self.line.is_over)
+    }
+
+    /// How many bytes of `rest` are in the quotes that are open, or end them.
+    fn quoted(&mut self, quote: u8, rest: &[u8]) -> usize {
+        let escapes = quote != b'`' && !(quote == b'"' && self.ansi_quotes) && !self.no_backslash_escapes;
+        match rest.iter().position(|byte| *byte == quote || (escapes && *byte == b'\\')) {
+            Some(end) if rest[end] == quote => {
+                self.open = Open::Nothing;
+                end + 1
+            }
+            // What is escaped must be here, too.
+            Some(0) => 2,
+            Some(escape) => escape,
+            None => rest.len(),
+        }
+    }
+
+    /// Whether two dashes begin a comment.
+    fn is_comment(&self, rest: &[u8]) -> bool {
+        let is_begin = self.is_between && !self.line.is_taken;
+        rest.starts_with(b"--") && rest.get(2).is_none_or(|third| third.is_ascii_whitespace() || is_begin)
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        let room = MAX_STATEMENT_HEAD_BYTES.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&text[..text.len().min(room)]);
+    }
+
+    /// A command counts where a line begins between two statements.
+    fn obey_command(&mut self, line: &[u8]) {
+        let line = line.trim_ascii();
+        let is_command =
+            line.get(..DELIMITER_COMMAND.len()).is_some_and(|word| word.eq_ignore_ascii_case(DELIMITER_COMMAND));
+        if self.is_between && self.is_outside() && is_command {
+            let set = line[DELIMITER_COMMAND.len()..].trim_ascii();
+            self.delimiter = DELIMITERS.get(..set.len()).filter(|known| *known == set && !set.is_empty());
+            self.line.is_over = true;
+        }
+    }
+
+    /// A statement has ended.
+    fn obey_statement(&mut self) {
+        if let Some(mode) = sql_mode(&self.kept) {
+            let has = |name: &[u8]| mode.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
+            (self.ansi_quotes, self.no_backslash_escapes) = (has(b"ANSI_QUOTES"), has(b"NO_BACKSLASH_ESCAPES"));
+        }
+        self.kept.clear();
+        self.is_between = true;
+        (self.line.is_taken, self.line.is_after_end) = (false, true);
+    }
+}
+
+/// What a statement of a dump, such as `/*!50003 SET sql_mode = 'ANSI' */`, sets `sql_mode` to.
+fn sql_mode(statement: &[u8]) -> Option<&[u8]> {
+    let statement = statement.trim_ascii_start();
+    let statement = statement.strip_prefix(b"/*!").or_else(|| statement.strip_prefix(b"/*M!")).unwrap_or(statement);
+    let word = statement.iter().position(|byte| !byte.is_ascii_digit() && !byte.is_ascii_whitespace())?;
+    let set = after_word(&statement[word..], b"SET")?;
+    after_word(set, b"sql_mode")?.strip_prefix(b"=")
+}
+
+/// What follows this word and blanks.
+fn after_word<'t>(text: &'t [u8], word: &[u8]) -> Option<&'t [u8]> {
+    let (begin, rest) = text.split_at_checked(word.len())?;
+    begin.eq_ignore_ascii_case(word).then(|| rest.trim_ascii_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The state after these lines: outside, plain, and between statements.
+    fn after(lines: &str) -> (bool, bool, bool) {
+        let (mut whole, mut parts) = (DumpStatements::default(), DumpStatements::default());
+        for line in lines.split('\n') {
+            whole.see_line(line.as_bytes());
+            match line.starts_with("DELIMITER") {
+                true => parts.see_line(line.as_bytes()),
+                false => {
+                    line.as_bytes().chunks(5).for_each(|part| parts.see(part));
+                    parts.end_line();
+                }
+            }
+        }
+        let told = |it: &DumpStatements| (it.is_outside(), it.is_plain(), it.is_between());
+        assert_eq!(told(&whole), told(&parts), "{lines}");
+        told(&whole)
+    }
+
+    #[test]
+    fn statements_end_outside_of_quotes_and_comments_alone() {
+        for (lines, outside, between) in [
+            ("SELECT 1;", true, true),
+            ("SELECT 1;  -- and; more", true, true),
+            ("SELECT 1", true, false),
+            ("SELECT 'a;", false, false),
+            ("SELECT 'it''s \\' ` \";", false, false),
+            ("SELECT 'it''s \\\\' , \"`\\\"\";", true, true),
+            ("CREATE TABLE `a``'\"\\`;", true, true),
+            ("CREATE TABLE `a``;", false, false),
+            ("-- of `a'b", true, true),
+            ("--'", true, true),
+            ("SELECT 1--'", false, false),
+            ("# it's", true, true),
+            ("SELECT 1 -- it's;\n;", true, true),
+            ("/* it's; */ SELECT 1;", true, true),
+            ("/* ; -- */", true, false),
+            ("/*/ ; */;", true, true),
+            ("/*!50001 `;", false, false),
+            ("/*!50001 SET @a = '*/' */;", true, true),
+            ("/*!50003 trigger t /* a */ x\n*/;", true, true),
+            ("SELECT '\\\n';", true, true),
+        ] {
+            assert_eq!(after(lines), (outside, true, between), "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_delimiter_counts_only_between_statements() {
+        let body = |body: &str| format!("DELIMITER ;;\nCREATE TRIGGER t BEGIN {body}\nDELIMITER ;\n");
+        for (lines, plain) in [
+            (body("END ;;"), true),
+            (body("/* x;;"), false),
+            (body("SET @a = 'x;;"), false),
+            (body("SET @a = `x;;"), false),
+            (body("-- x;;"), false),
+            (body("# x;;"), false),
+            (body("SET @a = 'it\\'s;;"), false),
+            (body("/* it's */ END ;;"), true),
+            (body("END ;; -- it's"), true),
+            (body("END ;; x"), false),
+            (body("'\\' END ;;"), false),
+            (body("\"\\\" END ;;"), false),
+            ("DELIMITER ;;;;\nSELECT ';;' /*;;;*/ ;;;;\nDELIMITER ;".to_owned(), true),
+            ("DELIMITER //\nSELECT 1//\nDELIMITER ;".to_owned(), false),
+            ("  delimiter ;;\nSELECT 1;;\ndelimiter ;".to_owned(), true),
+        ] {
+            assert_eq!(after(&lines).1, plain, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_means_what_the_mode_of_the_session_says() {
+        let with = |mode: &str, text: &str| {
+            after(&format!("/*!50003 SET sql_mode              = {mode} */ ;\nSELECT {text};"))
+        };
+        let (open, closed) = ((false, true, false), (true, true, true));
+        for (mode, text, expected) in [
+            ("'STRICT_TRANS_TABLES'", "'\\'", open),
+            ("'STRICT_TRANS_TABLES,NO_BACKSLASH_ESCAPES'", "'\\'", closed),
+            ("'STRICT_TRANS_TABLES,NO_BACKSLASH_ESCAPES'", "\"\\\"", closed),
+            ("'PIPES_AS_CONCAT,ANSI_QUOTES,ORACLE'", "\"\\\"", closed),
+            ("'PIPES_AS_CONCAT,ANSI_QUOTES,ORACLE'", "'\\'", open),
+        ] {
+            assert_eq!(with(mode, text), expected, "{mode} {text}");
+            assert_eq!(with("@saved_sql_mode", "'\\'"), open);
+        }
+        let body = "CREATE PROCEDURE p() SET sql_mode = 'NO_BACKSLASH_ESCAPES';\nSELECT '\\';";
+        assert_eq!(after(body), open);
+    }
+}
