@@ -8,10 +8,12 @@ use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use lifeboat_base::{Error, Result};
 
-use super::rdb::RDB_MAGIC;
+use super::rdb::begins_as_dump;
 
 /// What ends a dump that has no length.
 const MARK_BYTES: usize = 40;
+/// No dump begins with more that is always the same.
+const BEGIN_BYTES: usize = 6;
 /// The last byte of content, and the checksum.
 const END_BYTES: usize = 9;
 pub(super) const CHECKSUM_BYTES: usize = 8;
@@ -22,12 +24,13 @@ pub(super) struct DumpTail {
     digest: Digest,
     /// The last bytes that came, which may be the end.
     held: BytesMut,
-    length: u64,
+    /// The first bytes that came.
+    begin: Vec<u8>,
 }
 
 impl Default for DumpTail {
     fn default() -> Self {
-        Self { digest: Digest::new(CrcAlgorithm::Crc64Redis), held: BytesMut::new(), length: 0 }
+        Self { digest: Digest::new(CrcAlgorithm::Crc64Redis), held: BytesMut::new(), begin: Vec::new() }
     }
 }
 
@@ -40,20 +43,9 @@ impl DumpTail {
         self.held.extend_from_slice(piece);
         let known = self.held.len().saturating_sub(MARK_BYTES + END_BYTES);
         let passed = self.held.split_to(known).freeze();
-        self.check_begin(&passed)?;
+        check_begin(&mut self.begin, &passed)?;
         self.digest.update(&passed);
-        self.length += passed.len() as u64;
         Ok(passed)
-    }
-
-    fn check_begin(&self, passed: &[u8]) -> Result<()> {
-        let at = usize::try_from(self.length).unwrap_or(usize::MAX);
-        let expected = RDB_MAGIC.get(at..).unwrap_or_default();
-        match expected.iter().zip(passed).all(|(expected, byte)| expected == byte) {
-            true => Ok(()),
-            false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis does")
-                .hint("a server that writes another format, such as Valkey 9, can be backed up by a source of kind = \"command\"")),
-        }
     }
 
     /// The rest of the dump, and whether it has a checksum.
@@ -61,7 +53,7 @@ impl DumpTail {
     /// # Errors
     /// The dump is not whole.
     pub(super) fn end(mut self) -> Result<(Bytes, bool)> {
-        self.check_begin(&self.held)?;
+        check_begin(&mut self.begin, &self.held)?;
         let ends = [MARK_BYTES, 0].into_iter().filter_map(|mark| self.held.len().checked_sub(mark));
         let mut unchecked = None;
         for end in ends.filter(|end| *end >= END_BYTES) {
@@ -90,12 +82,24 @@ impl DumpTail {
     }
 }
 
+/// Looks at the first bytes, of which `begin` holds those that came before.
+fn check_begin(begin: &mut Vec<u8>, passed: &[u8]) -> Result<()> {
+    let missing = BEGIN_BYTES - begin.len();
+    begin.extend_from_slice(&passed[..passed.len().min(missing)]);
+    match begins_as_dump(begin) {
+        true => Ok(()),
+        false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis or Valkey does")
+            .hint("a server that writes another format can be backed up by a source of kind = \"command\"")),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
     const DUMP: &[u8] = include_bytes!("rdb/given/v10-functions.rdb");
+    const OF_VALKEY: &[u8] = include_bytes!("rdb/given/v80-fields.rdb");
     const UNCHECKED: &[u8] = include_bytes!("rdb/given/v10-unchecked.rdb");
     const MARK: &[u8] = b"93f27954bd9fb602c1df20246042e5319c1e29c8";
 
@@ -113,7 +117,7 @@ mod tests {
     #[test]
     fn a_dump_comes_out_as_it_is_without_the_mark() {
         for size in [1, 7, 48, 49, 50, 1000] {
-            for (dump, is_checked) in [(DUMP, true), (UNCHECKED, false)] {
+            for (dump, is_checked) in [(DUMP, true), (OF_VALKEY, true), (UNCHECKED, false)] {
                 assert_eq!(passed(dump, size).unwrap(), (dump.to_vec(), is_checked));
                 assert_eq!(passed(&[dump, MARK].concat(), size).unwrap(), (dump.to_vec(), is_checked));
             }
@@ -132,7 +136,8 @@ mod tests {
             changed[at] ^= 4;
             assert!(passed(&changed, 64).is_err(), "{at}");
         }
-        for (begin, size) in [(&b"VALKEY080"[..], 64), (b"REDIX0010", 1), (b"REDIX0010", 64)] {
+        let begins = [&b"VALKEX080"[..], b"REDIX0010", b"RALKEY080", b"VEDIS0010"];
+        for (begin, size) in begins.into_iter().flat_map(|begin| [(begin, 1), (begin, 64)]) {
             let error = passed(&[begin, &DUMP[9..]].concat(), size).unwrap_err();
             assert!(error.message().contains("does not begin"), "{error}");
         }
