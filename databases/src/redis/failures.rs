@@ -5,10 +5,6 @@ use lifeboat_base::Error;
 
 use crate::tool::causes::{self, Cause};
 
-/// The rights that a capture needs.
-pub(super) const CAPTURE_RIGHTS: &str =
-    "+ping +info +time +sync +replconf +config|get +acl|list +acl|whoami +acl|dryrun";
-
 /// What is said, and what to do about it. The first that fits counts.
 const REDIS_CAUSES: [Cause; 10] = [
     (
@@ -32,7 +28,13 @@ const REDIS_CAUSES: [Cause; 10] = [
     ),
     (&["max number of clients"], "the server has no connection left: raise maxclients there"),
     (
-        &["I/O Error reading", "I/O error reading", "Server closed the connection", "Connection reset"],
+        &[
+            "I/O Error reading",
+            "I/O error reading",
+            "Error reading bulk length",
+            "Server closed the connection",
+            "Connection reset",
+        ],
         "the server closed the connection: see its log; if it tells of a replica that timed out, raise repl-timeout \
         there, as the upload was slower than the dump",
     ),
@@ -68,6 +70,7 @@ mod tests {
             ("SYNC with master failed: -NOMASTERLINK Can't SYNC while not connected with my master", "its master"),
             ("SYNC with master failed: -ERR unknown command 'SYNC', with args beginning with: ", "no dump"),
             ("I/O Error reading RDB payload from socket", "repl-timeout"),
+            ("Error reading bulk length while SYNCing", "see its log"),
             ("redis-cli gave no byte for 600s and was stopped", "append-only"),
         ] {
             let error = explained(Error::source_failed(said));

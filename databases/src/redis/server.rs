@@ -49,11 +49,28 @@ impl RedisInfo {
         self.values.get(name).map(String::as_str).unwrap_or_default()
     }
 
+    /// `standalone`, `cluster` or `sentinel`.
+    pub(super) fn mode(&self) -> &str {
+        // Valkey calls it by a name of its own.
+        let mode = ["redis_mode", "server_mode"].into_iter().map(|name| self.value(name));
+        mode.into_iter().find(|mode| !mode.is_empty()).unwrap_or_default()
+    }
+
     /// How many keys are in each database that has any.
     pub(super) fn key_counts(&self) -> BTreeMap<u64, u64> {
+        self.counts("keys=")
+    }
+
+    /// How many hashes have fields that expire. Only Valkey tells it.
+    pub(super) fn expiring_hashes(&self) -> u64 {
+        self.counts("keys_with_volatile_items=").into_values().sum()
+    }
+
+    /// A number of each database that has any key.
+    fn counts(&self, named: &str) -> BTreeMap<u64, u64> {
         let count = |(name, value): (&String, &String)| {
             let database = name.strip_prefix("db")?.parse().ok()?;
-            let keys = value.split(',').find_map(|part| part.strip_prefix("keys="))?;
+            let keys = value.split(',').find_map(|part| part.strip_prefix(named))?;
             Some((database, keys.parse().ok()?))
         };
         self.values.iter().filter_map(count).collect()
@@ -85,6 +102,14 @@ mod tests {
         assert_eq!(info.key_counts().into_iter().collect::<Vec<_>>(), [(0, 46), (12, 1)]);
         let valkey = RedisInfo::of("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.3\r\n").unwrap();
         assert_eq!(valkey.version.told(), "Valkey 8.1.3");
+        let valkey = RedisInfo::of(
+            "valkey_version:9.1.2\r\nserver_mode:sentinel\r\n\
+            db0:keys=2,expires=0,avg_ttl=0,keys_with_volatile_items=1\r\n\
+            db3:keys=9,expires=0,avg_ttl=0,keys_with_volatile_items=2\r\n",
+        )
+        .unwrap();
+        assert_eq!((valkey.mode(), valkey.expiring_hashes(), valkey.key_counts()[&3]), ("sentinel", 3, 9));
+        assert_eq!((info.mode(), info.expiring_hashes()), ("", 0));
         assert!(RedisInfo::of("+OK").is_err());
     }
 }
