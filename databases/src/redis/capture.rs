@@ -70,7 +70,7 @@ impl Source for RedisSource {
         if let Some(error) = unusable(&info) {
             return Err(error);
         }
-        if let Some(error) = forgets_fields(&connection, &info, cx).await? {
+        if let Some(error) = lacks_own_form(&connection, &info, cx).await? {
             return Err(error);
         }
         let mut warnings = weaknesses(&info);
@@ -171,14 +171,16 @@ async fn lacks_rights(connection: &RedisConnection, info: &RedisInfo, cx: &WorkC
             }
         }
     }
-    forgets_fields(connection, info, cx).await
+    lacks_own_form(connection, info, cx).await
 }
 
-/// Why Valkey would send no dump of hashes with fields that expire. A client that says that it can
-/// do without a file (`REPLCONF capa eof`), and does not say which version it is, as no `valkey-cli`
-/// and no `redis-cli` does, is sent the old form, which cannot hold them. One that may not say it
-/// is sent Valkey's own form, through a file of the server.
-async fn forgets_fields(connection: &RedisConnection, info: &RedisInfo, cx: &WorkContext) -> Result<Option<Error>> {
+/// Why Valkey would send no dump of hashes with fields that expire.
+///
+/// A client that says that it needs no length (`REPLCONF capa eof`), but not which version it is,
+/// is sent the form of Redis, which cannot hold such fields. That is how `redis-cli` 7.0 and
+/// `valkey-cli` 8.1 ask. One that may not say so is sent Valkey's own form, through a file of the
+/// server.
+async fn lacks_own_form(connection: &RedisConnection, info: &RedisInfo, cx: &WorkContext) -> Result<Option<Error>> {
     let hashes = info.expiring_hashes();
     if hashes == 0 || !info.version.has_own_dumps() {
         return Ok(None);
