@@ -84,12 +84,7 @@ impl Source for RedisSource {
             stream.write(Bytes::from(text)).await?;
             stream.finish(0).await?;
         }
-        if !dump(&connection, sink, cx).await? {
-            warnings.push(
-                "sends its dump without a checksum: set rdbchecksum yes there, so that what is damaged on its way is found"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(dump(&connection, sink, cx).await?);
         let client = connection.client().version.clone();
         Ok(SourceFacts {
             engine: REDIS_KIND.to_owned(),
@@ -302,8 +297,8 @@ fn users_text(lines: &[Vec<u8>]) -> std::result::Result<String, String> {
         .map_err(|_| "is captured without its users: its ACL LIST is not understood".to_owned())
 }
 
-/// Captures the dump. Returns whether it has a checksum.
-async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkContext) -> Result<bool> {
+/// Captures the dump. Returns what is told about it.
+async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkContext) -> Result<Vec<String>> {
     let failed = |error: Error| explained(error).within("cannot dump the Redis server");
     let mut tool = connection.start(&["--rdb", "-"], cx).await?;
     let (mut stream, mut tail) = (sink.open(DUMP_STREAM)?, DumpTail::default());
@@ -329,10 +324,20 @@ async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkCont
         connection.finish(&mut tool).await.map_err(failed)?;
     }
     pumped?;
-    let (rest, is_checked) = tail.end()?;
-    stream.write(rest).await?;
+    let end = tail.end()?;
+    stream.write(end.rest).await?;
     stream.finish(0).await?;
-    Ok(is_checked)
+    let mut warnings = Vec::new();
+    if !end.is_checked {
+        warnings.push(
+            "sends its dump without a checksum: set rdbchecksum yes there, so that what is damaged on its way is found"
+                .to_owned(),
+        );
+    }
+    if let Some(why) = end.unread {
+        warnings.push(format!("sends a dump that is stored, but that no drill can read: {}", why.chain_and_hint()));
+    }
+    Ok(warnings)
 }
 
 #[cfg(test)]

@@ -8,12 +8,10 @@ use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use lifeboat_base::{Error, Result};
 
-use super::rdb::begins_as_dump;
+use super::rdb::{RDB_HEAD_BYTES, begins_as_dump, version_in};
 
 /// What ends a dump that has no length.
 const MARK_BYTES: usize = 40;
-/// No dump begins with more that is always the same.
-const BEGIN_BYTES: usize = 6;
 /// The last byte of content, and the checksum.
 const END_BYTES: usize = 9;
 pub(super) const CHECKSUM_BYTES: usize = 8;
@@ -26,6 +24,16 @@ pub(super) struct DumpTail {
     held: BytesMut,
     /// The first bytes that came.
     begin: Vec<u8>,
+}
+
+/// The end of a dump.
+pub(super) struct DumpEnd {
+    /// The rest of it.
+    pub(super) rest: Bytes,
+    /// Whether it has a checksum.
+    pub(super) is_checked: bool,
+    /// Why no drill and no restore of this version of Lifeboat reads it.
+    pub(super) unread: Option<Error>,
 }
 
 impl Default for DumpTail {
@@ -48,11 +56,9 @@ impl DumpTail {
         Ok(passed)
     }
 
-    /// The rest of the dump, and whether it has a checksum.
-    ///
     /// # Errors
     /// The dump is not whole.
-    pub(super) fn end(mut self) -> Result<(Bytes, bool)> {
+    pub(super) fn end(mut self) -> Result<DumpEnd> {
         check_begin(&mut self.begin, &self.held)?;
         let ends = [MARK_BYTES, 0].into_iter().filter_map(|mark| self.held.len().checked_sub(mark));
         let mut unchecked = None;
@@ -65,8 +71,7 @@ impl DumpTail {
             let mut digest = self.digest;
             digest.update(content);
             if digest.finalize().to_le_bytes() == checksum {
-                self.held.truncate(end);
-                return Ok((self.held.freeze(), true));
+                return Ok(self.until(end, true));
             }
             // A server can leave it out.
             if checksum == [0; CHECKSUM_BYTES] {
@@ -77,14 +82,18 @@ impl DumpTail {
             Error::source_failed("the dump that the server sent is not whole: its end or its checksum is wrong")
                 .hint("run the backup again; if it happens again, see the server's log")
         })?;
+        Ok(self.until(end, false))
+    }
+
+    fn until(mut self, end: usize, is_checked: bool) -> DumpEnd {
         self.held.truncate(end);
-        Ok((self.held.freeze(), false))
+        DumpEnd { rest: self.held.freeze(), is_checked, unread: version_in(&self.begin).err() }
     }
 }
 
 /// Looks at the first bytes, of which `begin` holds those that came before.
 fn check_begin(begin: &mut Vec<u8>, passed: &[u8]) -> Result<()> {
-    let missing = BEGIN_BYTES - begin.len();
+    let missing = RDB_HEAD_BYTES - begin.len();
     begin.extend_from_slice(&passed[..passed.len().min(missing)]);
     match begins_as_dump(begin) {
         true => Ok(()),
@@ -109,9 +118,10 @@ mod tests {
         for piece in sent.chunks(size) {
             all.extend_from_slice(&tail.see(piece)?);
         }
-        let (rest, is_checked) = tail.end()?;
-        all.extend_from_slice(&rest);
-        Ok((all, is_checked))
+        let end = tail.end()?;
+        assert!(end.unread.is_none());
+        all.extend_from_slice(&end.rest);
+        Ok((all, end.is_checked))
     }
 
     #[test]
@@ -120,6 +130,22 @@ mod tests {
             for (dump, is_checked) in [(DUMP, true), (OF_VALKEY, true), (UNCHECKED, false)] {
                 assert_eq!(passed(dump, size).unwrap(), (dump.to_vec(), is_checked));
                 assert_eq!(passed(&[dump, MARK].concat(), size).unwrap(), (dump.to_vec(), is_checked));
+            }
+        }
+    }
+
+    #[test]
+    fn a_dump_of_an_unknown_version_passes_and_is_told() {
+        for (begin, told) in [(&b"VALKEY081"[..], "Valkey dump has version 81"), (b"REDIS0013", "version 13")] {
+            let content = [begin, &DUMP[9..DUMP.len() - CHECKSUM_BYTES]].concat();
+            let checksum = crc_fast::checksum(CrcAlgorithm::Crc64Redis, &content).to_le_bytes();
+            for size in [1, 7, 1000] {
+                let mut tail = DumpTail::default();
+                for piece in [&content[..], &checksum].concat().chunks(size) {
+                    tail.see(piece).unwrap();
+                }
+                let end = tail.end().unwrap();
+                assert!(end.is_checked && end.unread.unwrap().message().contains(told), "{told}");
             }
         }
     }

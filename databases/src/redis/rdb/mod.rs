@@ -29,7 +29,7 @@ use self::input::{RdbInput, damaged, unsupported};
 pub(super) use self::passing::without_passing_fields;
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
-pub(super) use self::version::{FIRST_VALKEY_RDB_VERSION, begins_as_dump};
+pub(super) use self::version::{FIRST_VALKEY_RDB_VERSION, RDB_HEAD_BYTES, begins_as_dump, version_in};
 use crate::proof::multiset::ProofKey;
 
 /// A server with more databases would need much memory for them alone.

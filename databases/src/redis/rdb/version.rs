@@ -14,7 +14,7 @@ use super::input::{RdbInput, damaged};
 /// rest of the beginning.
 const RDB_MAGICS: [&[u8]; 2] = [b"REDIS", b"VALKEY"];
 /// The beginning of a file has so many bytes.
-pub(super) const RDB_HEAD_BYTES: usize = 9;
+pub(in crate::redis) const RDB_HEAD_BYTES: usize = 9;
 /// What is read of Redis's form. Older files have no checksum; newer ones are not known.
 const REDIS_RDB_VERSIONS: RangeInclusive<u32> = 5..=12;
 /// What is read of Valkey's own form.
@@ -29,7 +29,14 @@ pub(in crate::redis) fn begins_as_dump(bytes: &[u8]) -> bool {
 
 /// Reads the beginning of a file, and returns its version.
 pub(super) fn read_version<R: Read>(input: &mut RdbInput<R>) -> Result<u32> {
-    let begin: [u8; RDB_HEAD_BYTES] = input.exact()?;
+    version_in(&input.exact::<RDB_HEAD_BYTES>()?)
+}
+
+/// The version that the beginning of a file tells.
+///
+/// # Errors
+/// It is none of a dump, or the version is not read.
+pub(in crate::redis) fn version_in(begin: &[u8]) -> Result<u32> {
     let digits = RDB_MAGICS.iter().find_map(|magic| begin.strip_prefix(*magic));
     let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_digit));
     let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
