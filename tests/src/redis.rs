@@ -1,5 +1,5 @@
-//! Real throw-away Redis servers: a unix socket in a short private path, nothing saved, gone on
-//! drop. And a client that speaks with any of them, in any bytes.
+//! Real throw-away servers of Redis and Valkey: a unix socket in a short private path, nothing
+//! saved, gone on drop. And a client that speaks with any of them, in any bytes.
 //!
 //! Root starts it as the user `redis`, or `nobody` where there is none.
 
@@ -22,6 +22,34 @@ use crate::tools;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// A Valkey that `make setup` installs. Each writes another form of dumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValkeySeries {
+    /// 8.1, which writes the form of Redis.
+    Eight,
+    /// 9.1, which writes a form of its own.
+    Nine,
+}
+
+impl ValkeySeries {
+    /// Where its programs are.
+    ///
+    /// # Panics
+    /// It is not installed.
+    #[must_use]
+    pub fn programs(self) -> PathBuf {
+        let directory = tools::workspace().join(match self {
+            Self::Eight => ".tools/valkey8",
+            Self::Nine => ".tools/valkey9",
+        });
+        for program in ["valkey-server", "valkey-check-rdb"] {
+            let path = directory.join(program);
+            assert!(path.is_file(), "{} is not installed: run `make setup`", path.display());
+        }
+        directory
+    }
+}
+
 /// A running server.
 pub struct Redis {
     place: TempDir,
@@ -42,9 +70,21 @@ impl Redis {
     /// # Panics
     /// As [`Self::start`].
     pub async fn start_with(options: &[&str]) -> Self {
+        Self::launch(&tools::find("redis-server"), options).await
+    }
+
+    /// Starts a server of Valkey that lets everybody in.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_valkey(series: ValkeySeries) -> Self {
+        Self::launch(&series.programs().join("valkey-server"), &[]).await
+    }
+
+    async fn launch(program: &Path, options: &[&str]) -> Self {
         let place = tempfile::Builder::new().prefix("lifeboat-re-").tempdir_in("/tmp").expect("a temporary directory");
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
-        let mut server = Command::new(tools::find("redis-server"));
+        let mut server = Command::new(program);
         server.args(["--port", "0", "--save", "", "--unixsocketperm", "777", "--repl-diskless-sync-delay", "0"]);
         server.arg("--dir").arg(place.path()).arg("--unixsocket").arg(place.path().join("socket")).args(options);
         server.current_dir(place.path());
@@ -54,7 +94,7 @@ impl Redis {
         }
         let log = std::fs::File::create(place.path().join("log")).expect("a log");
         let server = server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
-        let server = server.kill_on_drop(true).spawn().expect("redis-server runs");
+        let server = server.kill_on_drop(true).spawn().expect("the server runs");
         let started = Self { place, server };
         let began = Instant::now();
         while UnixStream::connect(started.socket()).await.is_err() {

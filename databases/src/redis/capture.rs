@@ -14,8 +14,9 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
+use super::clients::RedisVersion;
 use super::connect::RedisConnection;
-use super::failures::{CAPTURE_RIGHTS, explained};
+use super::failures::explained;
 use super::replies::RedisReply;
 use super::server::RedisInfo;
 use super::settings::RedisConfig;
@@ -29,6 +30,8 @@ use crate::streams::StreamSink;
 const SECRET_WORDS: [&str; 2] = ["pass", "secret"];
 /// … and those whose names end so: `masterauth`, and `primaryauth` of Valkey.
 const SECRET_ENDING: &str = "auth";
+/// The part of `+replconf` with which Valkey 9 sends its own form of a dump.
+const OWN_FORM_RIGHT: &str = "+replconf|rdb-only";
 /// So much is read of what is no dump, until whoever sends it ends.
 const MAX_ODD_BYTES: usize = 1 << 20;
 /// What stands in the place of a secret that is set.
@@ -51,7 +54,8 @@ impl Source for RedisSource {
     async fn check(&self, cx: &WorkContext) -> SourceCheck {
         let looked = async {
             let (connection, info) = self.reach(cx).await?;
-            let broken = unusable(&info).into_iter().chain(lacks_sync(&connection, cx).await?).collect();
+            let lacks = lacks_rights(&connection, &info, cx).await?;
+            let broken = unusable(&info).into_iter().chain(lacks).collect();
             let mut weak = weaknesses(&info);
             let (_, settings_warnings) = settings(&connection, cx).await?;
             let (_, users_warnings) = users(&connection, cx).await?;
@@ -66,6 +70,9 @@ impl Source for RedisSource {
         if let Some(error) = unusable(&info) {
             return Err(error);
         }
+        if let Some(error) = lacks_own_form(&connection, &info, cx).await? {
+            return Err(error);
+        }
         let mut warnings = weaknesses(&info);
         let (users, left_out) = users(&connection, cx).await?;
         warnings.extend(left_out);
@@ -77,12 +84,7 @@ impl Source for RedisSource {
             stream.write(Bytes::from(text)).await?;
             stream.finish(0).await?;
         }
-        if !dump(&connection, sink, cx).await? {
-            warnings.push(
-                "sends its dump without a checksum: set rdbchecksum yes there, so that what is damaged on its way is found"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(dump(&connection, sink, cx).await?);
         let client = connection.client().version.clone();
         Ok(SourceFacts {
             engine: REDIS_KIND.to_owned(),
@@ -110,7 +112,7 @@ fn unusable(info: &RedisInfo) -> Option<Error> {
     if info.value("loading") == "1" {
         return Some(explained(Error::source_failed("the Redis server is LOADING its data")));
     }
-    if info.value("redis_mode") == "sentinel" {
+    if info.mode() == "sentinel" {
         return Some(
             Error::source_failed("this is a Sentinel, which holds no data")
                 .hint("name the address of a Redis server that it watches"),
@@ -124,15 +126,29 @@ fn unusable(info: &RedisInfo) -> Option<Error> {
     })
 }
 
-/// Whether the server says that it would refuse to send a dump. Older ones do not say it.
-async fn lacks_sync(connection: &RedisConnection, cx: &WorkContext) -> Result<Option<Error>> {
-    let RedisReply::Values(me) = connection.ask(&["ACL", "WHOAMI"], cx).await? else { return Ok(None) };
-    let me = String::from_utf8_lossy(&me.concat()).into_owned();
-    for command in ["SYNC", "REPLCONF"] {
-        let said = match connection.ask(&["ACL", "DRYRUN", &me, command], cx).await? {
-            RedisReply::Refused(why) if why.contains(&format!("Command '{command}' not found")) => {
+/// The rights that a capture needs.
+fn capture_rights(version: &RedisVersion) -> String {
+    let replconf = if version.has_own_dumps() { OWN_FORM_RIGHT } else { "+replconf" };
+    format!("+ping +info +time +sync {replconf} +config|get +acl|list +acl|whoami +acl|dryrun")
+}
+
+/// Who we are to the server, if we may ask.
+async fn our_name(connection: &RedisConnection, cx: &WorkContext) -> Result<Option<String>> {
+    Ok(match connection.ask(&["ACL", "WHOAMI"], cx).await? {
+        RedisReply::Values(me) => Some(String::from_utf8_lossy(&me.concat()).into_owned()),
+        RedisReply::Refused(_) => None,
+    })
+}
+
+/// Why the server would refuse to send a dump, if it says so. Older ones do not say it.
+async fn lacks_rights(connection: &RedisConnection, info: &RedisInfo, cx: &WorkContext) -> Result<Option<Error>> {
+    let Some(me) = our_name(connection, cx).await? else { return Ok(None) };
+    for command in [&["SYNC"][..], &["REPLCONF", "rdb-only", "1"]] {
+        let named = command[0];
+        let said = match connection.ask(&[&["ACL", "DRYRUN", &me], command].concat(), cx).await? {
+            RedisReply::Refused(why) if why.contains(&format!("Command '{named}' not found")) => {
                 return Ok(Some(explained(Error::source_failed(format!(
-                    "the Redis server says: unknown command '{command}'"
+                    "the Redis server says: unknown command '{named}'"
                 )))));
             }
             said => said,
@@ -141,13 +157,45 @@ async fn lacks_sync(connection: &RedisConnection, cx: &WorkContext) -> Result<Op
             let said = String::from_utf8_lossy(&said.concat()).into_owned();
             if said.contains("no permissions") {
                 return Ok(Some(
-                    Error::source_failed(format!("the user {} may not run {command}", me.escape_debug()))
-                        .hint(format!("ACL SETUSER {} {CAPTURE_RIGHTS}", me.escape_debug())),
+                    Error::source_failed(format!("the user {} may not run {named}", me.escape_debug())).hint(format!(
+                        "ACL SETUSER {} {}",
+                        me.escape_debug(),
+                        capture_rights(&info.version)
+                    )),
                 ));
             }
         }
     }
-    Ok(None)
+    lacks_own_form(connection, info, cx).await
+}
+
+/// Why Valkey would send no dump of hashes with fields that expire.
+///
+/// A client that says that it needs no length (`REPLCONF capa eof`), but not which version it is,
+/// is sent the form of Redis, which cannot hold such fields. That is how `redis-cli` 7.0 and
+/// `valkey-cli` 8.1 ask. One that may not say so is sent Valkey's own form, through a file of the
+/// server.
+async fn lacks_own_form(connection: &RedisConnection, info: &RedisInfo, cx: &WorkContext) -> Result<Option<Error>> {
+    let hashes = info.expiring_hashes();
+    if hashes == 0 || !info.version.has_own_dumps() {
+        return Ok(None);
+    }
+    let Some(me) = our_name(connection, cx).await? else { return Ok(None) };
+    match connection.ask(&["ACL", "DRYRUN", &me, "REPLCONF", "capa", "eof"], cx).await? {
+        RedisReply::Values(said) if said.concat() == b"OK" => {}
+        _ => return Ok(None),
+    }
+    let error = Error::source_failed(format!(
+        "{hashes} hashes of the Valkey server have fields that expire, and it sends no dump of them to a user with all \
+        of +replconf"
+    ));
+    // Replicas may sign in as the default user.
+    Ok(Some(match me.as_str() {
+        "default" => error.hint(format!(
+            "back up as a user of its own, with {OWN_FORM_RIGHT} in place of +replconf: see Redis in OPERATIONS.md"
+        )),
+        _ => error.hint(format!("ACL SETUSER {} -replconf {OWN_FORM_RIGHT}", me.escape_debug())),
+    }))
 }
 
 /// What a capture lives with.
@@ -249,8 +297,8 @@ fn users_text(lines: &[Vec<u8>]) -> std::result::Result<String, String> {
         .map_err(|_| "is captured without its users: its ACL LIST is not understood".to_owned())
 }
 
-/// Captures the dump. Returns whether it has a checksum.
-async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkContext) -> Result<bool> {
+/// Captures the dump. Returns what is told about it.
+async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkContext) -> Result<Vec<String>> {
     let failed = |error: Error| explained(error).within("cannot dump the Redis server");
     let mut tool = connection.start(&["--rdb", "-"], cx).await?;
     let (mut stream, mut tail) = (sink.open(DUMP_STREAM)?, DumpTail::default());
@@ -276,10 +324,20 @@ async fn dump(connection: &RedisConnection, sink: &dyn StreamSink, cx: &WorkCont
         connection.finish(&mut tool).await.map_err(failed)?;
     }
     pumped?;
-    let (rest, is_checked) = tail.end()?;
-    stream.write(rest).await?;
+    let end = tail.end()?;
+    stream.write(end.rest).await?;
     stream.finish(0).await?;
-    Ok(is_checked)
+    let mut warnings = Vec::new();
+    if !end.is_checked {
+        warnings.push(
+            "sends its dump without a checksum: set rdbchecksum yes there, so that what is damaged on its way is found"
+                .to_owned(),
+        );
+    }
+    if let Some(why) = end.unread {
+        warnings.push(format!("sends a dump that is stored, but that no drill can read: {}", why.chain_and_hint()));
+    }
+    Ok(warnings)
 }
 
 #[cfg(test)]

@@ -4,14 +4,21 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_base::{Error, Result};
 
+use super::rdb::FIRST_VALKEY_RDB_VERSION;
 use crate::database::{ToolFound, WorkContext};
 use crate::tool::places;
 use crate::tool::process::{Invocation, output};
 
 /// What to do if there is no client.
-pub(super) const REDIS_CLIENT_REMEDY: &str = "install redis-tools, or name its directory in client_directories";
+pub(super) const REDIS_CLIENT_REMEDY: &str =
+    "install redis-tools or valkey-tools, or name its directory in client_directories";
 /// The oldest series that a drill can start: older servers check no value when they load it.
 const OLDEST_SERIES: (u32, u32) = (6, 2);
+
+/// The version of dumps that Redis 7.2 and Valkey up to 8 write.
+const LAST_COMMON_VERSION: u32 = 11;
+/// Since this series, Valkey has a form of dump of its own.
+const FIRST_WITH_OWN_DUMPS: (u32, u32) = (9, 0);
 
 /// Redis, or what was made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +95,23 @@ impl RedisVersion {
         }
     }
 
+    /// Whether the server takes what is in a dump of this version by `RESTORE` and by files.
+    /// Neither product takes what the other one wrote since they parted.
+    pub(super) fn takes_dump(&self, version: u32) -> bool {
+        let newest_of_redis = match (self.product, self.series) {
+            (RedisProduct::Redis, series) if series < (7, 0) => 9,
+            (RedisProduct::Redis, series) if series < (7, 2) => 10,
+            (RedisProduct::Redis, series) if series >= (7, 4) => FIRST_VALKEY_RDB_VERSION - 1,
+            (RedisProduct::Redis | RedisProduct::Valkey, _) => LAST_COMMON_VERSION,
+        };
+        version <= newest_of_redis || (version >= FIRST_VALKEY_RDB_VERSION && self.has_own_dumps())
+    }
+
+    /// Whether it is a server that writes a form of dump that is not Redis's.
+    pub(super) fn has_own_dumps(&self) -> bool {
+        self.product == RedisProduct::Valkey && self.series >= FIRST_WITH_OWN_DUMPS
+    }
+
     fn series_text(&self) -> String {
         format!("{} {}.{}", self.product.name(), self.series.0, self.series.1)
     }
@@ -123,9 +147,12 @@ fn named(directories: &[PathBuf], name: &str) -> Vec<PathBuf> {
 pub(super) async fn installed(extra: &[PathBuf], cx: &WorkContext) -> Vec<RedisClient> {
     let directories = places::directories(extra.iter().cloned(), cx);
     let mut found = Vec::new();
-    for product in RedisProduct::ALL {
-        for path in named(&directories, &format!("{}-cli", product.prefix())) {
-            if let Some(version) = version(product, &path, cx).await {
+    for directory in &directories {
+        for product in RedisProduct::ALL {
+            let path = directory.join(format!("{}-cli", product.prefix()));
+            if path.is_file()
+                && let Some(version) = version(product, &path, cx).await
+            {
                 found.push(RedisClient { path, version });
             }
         }
@@ -193,6 +220,26 @@ pub(super) async fn tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dump_suits_the_servers_that_know_its_form() {
+        let takes = |told: &str| {
+            let server = RedisVersion::of_told(told).unwrap();
+            [9, 10, 11, 12, 80].into_iter().filter(|version| server.takes_dump(*version)).collect::<Vec<_>>()
+        };
+        assert_eq!(takes("6.2.14"), [9]);
+        assert_eq!(takes("7.0.15"), [9, 10]);
+        assert_eq!(takes("7.2.4"), [9, 10, 11]);
+        for redis in ["7.4.0", "8.0.1", "9.0.0"] {
+            assert_eq!(takes(redis), [9, 10, 11, 12], "{redis}");
+        }
+        for valkey in ["Valkey 7.2.5", "Valkey 8.1.3"] {
+            assert_eq!(takes(valkey), [9, 10, 11], "{valkey}");
+        }
+        for valkey in ["Valkey 9.0.0", "Valkey 10.1.0"] {
+            assert_eq!(takes(valkey), [9, 10, 11, 80], "{valkey}");
+        }
+    }
 
     #[test]
     fn versions_are_read_and_written() {

@@ -5,12 +5,8 @@ use lifeboat_base::Error;
 
 use crate::tool::causes::{self, Cause};
 
-/// The rights that a capture needs.
-pub(super) const CAPTURE_RIGHTS: &str =
-    "+ping +info +time +sync +replconf +config|get +acl|list +acl|whoami +acl|dryrun";
-
 /// What is said, and what to do about it. The first that fits counts.
-const REDIS_CAUSES: [Cause; 10] = [
+const REDIS_CAUSES: [Cause; 11] = [
     (
         &["SSL_connect failed", "certificate verify failed", "Invalid CA Certificate", "Failed to set client cert"],
         "check sslrootcert, sslcert and sslkey in the url, and that the port is the one with TLS",
@@ -29,6 +25,11 @@ const REDIS_CAUSES: [Cause; 10] = [
     (
         &["unknown command 'SYNC'", "unknown command 'REPLCONF'"],
         "use the snapshots of its provider: this server sends no dump, as its commands for replicas are disabled",
+    ),
+    (
+        &["Error reading bulk length"],
+        "see the server's log; if it says `Can't store key`, give the user +replconf|rdb-only in place of +replconf: see \
+        Redis in OPERATIONS.md",
     ),
     (&["max number of clients"], "the server has no connection left: raise maxclients there"),
     (
@@ -68,6 +69,7 @@ mod tests {
             ("SYNC with master failed: -NOMASTERLINK Can't SYNC while not connected with my master", "its master"),
             ("SYNC with master failed: -ERR unknown command 'SYNC', with args beginning with: ", "no dump"),
             ("I/O Error reading RDB payload from socket", "repl-timeout"),
+            ("Error reading bulk length while SYNCing", "+replconf|rdb-only"),
             ("redis-cli gave no byte for 600s and was stopped", "append-only"),
         ] {
             let error = explained(Error::source_failed(said));

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::chosen::ChosenDatabase;
+use super::clients::RedisVersion;
 use super::connect::RedisConnection;
 use super::failures::{explained, in_one_line};
-use super::rdb::{RdbEntry, RdbPayload, entries};
+use super::rdb::{FIRST_VALKEY_RDB_VERSION, RdbEntry, RdbPayload, entries};
 use crate::blocking::{StreamBytes, read_apart};
 use crate::database::WorkContext;
 use crate::streams::StreamReader;
@@ -334,14 +335,33 @@ impl Commands<'_> {
     }
 }
 
-/// Loads the dump, then runs the commands `after`.
+/// Refuses a dump of a version that the server does not take, before it is sent anything.
+fn suits(server: &RedisVersion, dump: u32) -> Result<()> {
+    if server.takes_dump(dump) {
+        return Ok(());
+    }
+    let into = match dump {
+        FIRST_VALKEY_RDB_VERSION.. => "Valkey 9.0 or newer: no Redis and no older Valkey knows this form",
+        12.. => "Redis 7.4 or newer: Valkey does not know this form",
+        _ => "Redis 7.2 or newer, or into Valkey",
+    };
+    let product = server.product.name();
+    Err(Error::usage(format!(
+        "the snapshot's dump has version {dump}, and {product} {} does not take it: nothing was changed",
+        server.whole
+    ))
+    .hint(format!("restore it into {into}")))
+}
+
+/// Loads the dump into a server of this version, then runs the commands `after`.
 ///
 /// # Errors
-/// The dump cannot be read to its checked end, a database is not empty, or the server refuses a
-/// command.
+/// The dump cannot be read to its checked end or does not suit the server, a database is not empty,
+/// or the server refuses a command.
 pub(super) async fn load_keys(
     connection: &RedisConnection,
     dump: Box<dyn StreamReader>,
+    server: &RedisVersion,
     wanted: WantedKeys,
     after: &[RedisCommand],
     cx: &WorkContext,
@@ -356,6 +376,7 @@ pub(super) async fn load_keys(
         write_command(&words.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut last);
     }
     let errors = ServerErrors::default();
+    let server = server.clone();
     let mut commands = Commands {
         connection,
         cx,
@@ -380,7 +401,8 @@ pub(super) async fn load_keys(
             sent: Instant::now(),
             loaded: LoadedKeys::default(),
         };
-        let read = entries(from, &|database| wanted.wants(database), &mut |entry| writer.take(&entry));
+        let takes = |dump| suits(&server, dump);
+        let read = entries(from, &takes, &|database| wanted.wants(database), &mut |entry| writer.take(&entry));
         let end = read.and_then(|empty| writer.end(empty));
         // Who would take it may be gone.
         let _ = sender.blocking_send(end);

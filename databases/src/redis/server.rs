@@ -8,6 +8,10 @@ use super::clients::{RedisProduct, RedisVersion};
 use super::connect::RedisConnection;
 use crate::database::WorkContext;
 
+/// A module that Valkey has of itself since 9.1: the language of scripts and functions. It holds no
+/// data, and each server of a drill has it, too.
+const VALKEY_LANGUAGE: &str = "lua";
+
 /// What a server says about itself: `INFO`.
 #[derive(Debug, Clone)]
 pub(super) struct RedisInfo {
@@ -41,6 +45,9 @@ impl RedisInfo {
         let of = |product, name: &str| values.get(name).and_then(|whole| RedisVersion::of(product, whole));
         let version = of(RedisProduct::Valkey, "valkey_version").or_else(|| of(RedisProduct::Redis, "redis_version"));
         let version = version.ok_or_else(|| Error::source_failed("the server does not say which Redis it is"))?;
+        if version.product == RedisProduct::Valkey {
+            modules.retain(|module| module != VALKEY_LANGUAGE);
+        }
         Ok(Self { version, values, modules })
     }
 
@@ -49,11 +56,28 @@ impl RedisInfo {
         self.values.get(name).map(String::as_str).unwrap_or_default()
     }
 
+    /// `standalone`, `cluster` or `sentinel`.
+    pub(super) fn mode(&self) -> &str {
+        // Valkey calls it by a name of its own.
+        let mode = ["redis_mode", "server_mode"].into_iter().map(|name| self.value(name));
+        mode.into_iter().find(|mode| !mode.is_empty()).unwrap_or_default()
+    }
+
     /// How many keys are in each database that has any.
     pub(super) fn key_counts(&self) -> BTreeMap<u64, u64> {
+        self.counts("keys=")
+    }
+
+    /// How many hashes have fields that expire. Only Valkey tells it.
+    pub(super) fn expiring_hashes(&self) -> u64 {
+        self.counts("keys_with_volatile_items=").into_values().sum()
+    }
+
+    /// A number of each database that has any key.
+    fn counts(&self, named: &str) -> BTreeMap<u64, u64> {
         let count = |(name, value): (&String, &String)| {
             let database = name.strip_prefix("db")?.parse().ok()?;
-            let keys = value.split(',').find_map(|part| part.strip_prefix("keys="))?;
+            let keys = value.split(',').find_map(|part| part.strip_prefix(named))?;
             Some((database, keys.parse().ok()?))
         };
         self.values.iter().filter_map(count).collect()
@@ -85,6 +109,15 @@ mod tests {
         assert_eq!(info.key_counts().into_iter().collect::<Vec<_>>(), [(0, 46), (12, 1)]);
         let valkey = RedisInfo::of("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.3\r\n").unwrap();
         assert_eq!(valkey.version.told(), "Valkey 8.1.3");
+        let valkey = RedisInfo::of(
+            "valkey_version:9.1.2\r\nserver_mode:sentinel\r\nmodule:name=lua,ver=1\r\nmodule:name=json,ver=1\r\n\
+            db0:keys=2,expires=0,avg_ttl=0,keys_with_volatile_items=1\r\n\
+            db3:keys=9,expires=0,avg_ttl=0,keys_with_volatile_items=2\r\n",
+        )
+        .unwrap();
+        assert_eq!((valkey.mode(), valkey.expiring_hashes(), valkey.key_counts()[&3]), ("sentinel", 3, 9));
+        assert_eq!((info.mode(), info.expiring_hashes()), ("", 0));
+        assert_eq!(valkey.modules, ["json"]);
         assert!(RedisInfo::of("+OK").is_err());
     }
 }

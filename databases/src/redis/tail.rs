@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use lifeboat_base::{Error, Result};
 
-use super::rdb::RDB_MAGIC;
+use super::rdb::{RDB_HEAD_BYTES, begins_as_dump, version_in};
 
 /// What ends a dump that has no length.
 const MARK_BYTES: usize = 40;
@@ -22,12 +22,23 @@ pub(super) struct DumpTail {
     digest: Digest,
     /// The last bytes that came, which may be the end.
     held: BytesMut,
-    length: u64,
+    /// The first bytes that came.
+    begin: Vec<u8>,
+}
+
+/// The end of a dump.
+pub(super) struct DumpEnd {
+    /// The rest of it.
+    pub(super) rest: Bytes,
+    /// Whether it has a checksum.
+    pub(super) is_checked: bool,
+    /// Why no drill and no restore of this version of Lifeboat reads it.
+    pub(super) unread: Option<Error>,
 }
 
 impl Default for DumpTail {
     fn default() -> Self {
-        Self { digest: Digest::new(CrcAlgorithm::Crc64Redis), held: BytesMut::new(), length: 0 }
+        Self { digest: Digest::new(CrcAlgorithm::Crc64Redis), held: BytesMut::new(), begin: Vec::new() }
     }
 }
 
@@ -40,28 +51,15 @@ impl DumpTail {
         self.held.extend_from_slice(piece);
         let known = self.held.len().saturating_sub(MARK_BYTES + END_BYTES);
         let passed = self.held.split_to(known).freeze();
-        self.check_begin(&passed)?;
+        check_begin(&mut self.begin, &passed)?;
         self.digest.update(&passed);
-        self.length += passed.len() as u64;
         Ok(passed)
     }
 
-    fn check_begin(&self, passed: &[u8]) -> Result<()> {
-        let at = usize::try_from(self.length).unwrap_or(usize::MAX);
-        let expected = RDB_MAGIC.get(at..).unwrap_or_default();
-        match expected.iter().zip(passed).all(|(expected, byte)| expected == byte) {
-            true => Ok(()),
-            false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis does")
-                .hint("a server that writes another format, such as Valkey 9, can be backed up by a source of kind = \"command\"")),
-        }
-    }
-
-    /// The rest of the dump, and whether it has a checksum.
-    ///
     /// # Errors
     /// The dump is not whole.
-    pub(super) fn end(mut self) -> Result<(Bytes, bool)> {
-        self.check_begin(&self.held)?;
+    pub(super) fn end(mut self) -> Result<DumpEnd> {
+        check_begin(&mut self.begin, &self.held)?;
         let ends = [MARK_BYTES, 0].into_iter().filter_map(|mark| self.held.len().checked_sub(mark));
         let mut unchecked = None;
         for end in ends.filter(|end| *end >= END_BYTES) {
@@ -73,8 +71,7 @@ impl DumpTail {
             let mut digest = self.digest;
             digest.update(content);
             if digest.finalize().to_le_bytes() == checksum {
-                self.held.truncate(end);
-                return Ok((self.held.freeze(), true));
+                return Ok(self.until(end, true));
             }
             // A server can leave it out.
             if checksum == [0; CHECKSUM_BYTES] {
@@ -85,8 +82,23 @@ impl DumpTail {
             Error::source_failed("the dump that the server sent is not whole: its end or its checksum is wrong")
                 .hint("run the backup again; if it happens again, see the server's log")
         })?;
+        Ok(self.until(end, false))
+    }
+
+    fn until(mut self, end: usize, is_checked: bool) -> DumpEnd {
         self.held.truncate(end);
-        Ok((self.held.freeze(), false))
+        DumpEnd { rest: self.held.freeze(), is_checked, unread: version_in(&self.begin).err() }
+    }
+}
+
+/// Looks at the first bytes, of which `begin` holds those that came before.
+fn check_begin(begin: &mut Vec<u8>, passed: &[u8]) -> Result<()> {
+    let missing = RDB_HEAD_BYTES - begin.len();
+    begin.extend_from_slice(&passed[..passed.len().min(missing)]);
+    match begins_as_dump(begin) {
+        true => Ok(()),
+        false => Err(Error::source_failed("what the server sends does not begin as a dump of Redis or Valkey does")
+            .hint("a server that writes another format can be backed up by a source of kind = \"command\"")),
     }
 }
 
@@ -96,6 +108,7 @@ mod tests {
     use super::*;
 
     const DUMP: &[u8] = include_bytes!("rdb/given/v10-functions.rdb");
+    const OF_VALKEY: &[u8] = include_bytes!("rdb/given/v80-fields.rdb");
     const UNCHECKED: &[u8] = include_bytes!("rdb/given/v10-unchecked.rdb");
     const MARK: &[u8] = b"93f27954bd9fb602c1df20246042e5319c1e29c8";
 
@@ -105,17 +118,34 @@ mod tests {
         for piece in sent.chunks(size) {
             all.extend_from_slice(&tail.see(piece)?);
         }
-        let (rest, is_checked) = tail.end()?;
-        all.extend_from_slice(&rest);
-        Ok((all, is_checked))
+        let end = tail.end()?;
+        assert!(end.unread.is_none());
+        all.extend_from_slice(&end.rest);
+        Ok((all, end.is_checked))
     }
 
     #[test]
     fn a_dump_comes_out_as_it_is_without_the_mark() {
         for size in [1, 7, 48, 49, 50, 1000] {
-            for (dump, is_checked) in [(DUMP, true), (UNCHECKED, false)] {
+            for (dump, is_checked) in [(DUMP, true), (OF_VALKEY, true), (UNCHECKED, false)] {
                 assert_eq!(passed(dump, size).unwrap(), (dump.to_vec(), is_checked));
                 assert_eq!(passed(&[dump, MARK].concat(), size).unwrap(), (dump.to_vec(), is_checked));
+            }
+        }
+    }
+
+    #[test]
+    fn a_dump_of_an_unknown_version_passes_and_is_told() {
+        for (begin, told) in [(&b"VALKEY081"[..], "Valkey dump has version 81"), (b"REDIS0013", "version 13")] {
+            let content = [begin, &DUMP[9..DUMP.len() - CHECKSUM_BYTES]].concat();
+            let checksum = crc_fast::checksum(CrcAlgorithm::Crc64Redis, &content).to_le_bytes();
+            for size in [1, 7, 1000] {
+                let mut tail = DumpTail::default();
+                for piece in [&content[..], &checksum].concat().chunks(size) {
+                    tail.see(piece).unwrap();
+                }
+                let end = tail.end().unwrap();
+                assert!(end.is_checked && end.unread.unwrap().message().contains(told), "{told}");
             }
         }
     }
@@ -132,7 +162,8 @@ mod tests {
             changed[at] ^= 4;
             assert!(passed(&changed, 64).is_err(), "{at}");
         }
-        for (begin, size) in [(&b"VALKEY080"[..], 64), (b"REDIX0010", 1), (b"REDIX0010", 64)] {
+        let begins = [&b"VALKEX080"[..], b"REDIX0010", b"RALKEY080", b"VEDIS0010"];
+        for (begin, size) in begins.into_iter().flat_map(|begin| [(begin, 1), (begin, 64)]) {
             let error = passed(&[begin, &DUMP[9..]].concat(), size).unwrap_err();
             assert!(error.message().contains("does not begin"), "{error}");
         }

@@ -71,7 +71,8 @@ impl ServerTarget for RedisTarget {
         let now = milliseconds(&connection, cx).await?;
         let evicted = info.value("evicted_keys").to_owned();
         let dump = streams.open(DUMP_STREAM).await?;
-        let (loaded, progress) = match load_keys(&connection, dump, WantedKeys { now, ..keys }, &users, cx).await {
+        let keys = WantedKeys { now, ..keys };
+        let (loaded, progress) = match load_keys(&connection, dump, &info.version, keys, &users, cx).await {
             Ok(done) => done,
             Err(failed) => return Err(undone(&connection, failed, cx).await),
         };

@@ -1,6 +1,6 @@
 //! Redis, the whole way, on real servers: capture, restore, throw-away server, proof.
 //!
-//! Tested with Redis 7.0.
+//! Tested with Redis 7.0, and in `valkey` with Valkey 8.1 and 9.1.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod attacks;
@@ -9,6 +9,7 @@ mod here;
 mod programs;
 mod proof;
 mod restore;
+mod valkey;
 
 use lifeboat_engine::Result;
 use lifeboat_engine::databases::redis::{RedisConfig, RedisSource};

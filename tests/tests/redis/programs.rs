@@ -15,6 +15,11 @@ use super::{captured, content, scratch};
 
 /// A host whose dataset is this server, and its replica.
 async fn host(server: &Redis, vault: &tempfile::TempDir) -> BackupHost {
+    host_with(server, vault, "", "").await
+}
+
+/// The same, with more lines for the source and for the drill.
+pub(super) async fn host_with(server: &Redis, vault: &tempfile::TempDir, source: &str, drill: &str) -> BackupHost {
     let replica = ReplicaConfig {
         name: name("r1"),
         region: "away".to_owned(),
@@ -23,7 +28,7 @@ async fn host(server: &Redis, vault: &tempfile::TempDir) -> BackupHost {
         bandwidth: Bandwidth::default(),
     };
     let source = format!(
-        "kind = \"redis\"\nsocket = \"{}\"\n[dataset.drill]\nlevel = \"proved\"\n\
+        "kind = \"redis\"\nsocket = \"{}\"\n{source}[dataset.drill]\nlevel = \"proved\"\n{drill}\
         queries = [{{ database = \"15\", sql = \"GET only\", expect = \"here\" }}]",
         server.socket().display()
     );

@@ -157,7 +157,7 @@ async fn a_lost_function_is_found() {
 }
 
 /// Runs commands in the throw-away server, which takes writes from now on.
-async fn sabotage(drill: &dyn ThrowAway, commands: &str) {
+pub(super) async fn sabotage(drill: &dyn ThrowAway, commands: &str) {
     let address = drill.address().unwrap();
     let mut client = RedisClient::connect(&address.socket_directory.join("redis.sock")).await;
     client.command(&[b"AUTH", address.user.as_bytes(), b""]).await.unwrap();
@@ -165,7 +165,7 @@ async fn sabotage(drill: &dyn ThrowAway, commands: &str) {
     client.run(commands).await;
 }
 
-fn query(command: &str, expect: Option<&str>) -> DrillQuery {
+pub(super) fn query(command: &str, expect: Option<&str>) -> DrillQuery {
     DrillQuery { database: None, sql: command.to_owned(), expect: expect.map(str::to_owned), ..DrillQuery::default() }
 }
 

@@ -9,9 +9,12 @@ use lifeboat_tests::work::{context, throw_away};
 
 use super::{captured, content, scratch, with_content};
 
+/// The user of OPERATIONS.md that restores.
+pub(super) const RESTORER: &str = "ACL SETUSER restorer on >secret ~* &* +ping +echo +info +time +eval +select +dbsize \
+    +flushdb +restore +function|restore +acl|users +acl|setuser";
 const TWO_DATABASES: &str = "SET kept 1\nSET late x PXAT 4102444800123\nSELECT 3\nSET other 3";
 
-async fn restored(
+pub(super) async fn restored(
     streams: &MemoryStreams,
     to: &Redis,
     who: Option<(&str, &str)>,
@@ -26,7 +29,7 @@ async fn restored(
 }
 
 /// How many keys a database has.
-async fn keys(server: &Redis, database: u64) -> String {
+pub(super) async fn keys(server: &Redis, database: u64) -> String {
     let mut client = server.client().await;
     client.run(&format!("SELECT {database}")).await;
     client.text("DBSIZE").await
@@ -126,12 +129,10 @@ async fn a_load_that_fails_leaves_no_part_that_looks_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_the_documented_rights_restores() {
-    const RIGHTS: &str = "ACL SETUSER restorer on >secret ~* &* +ping +echo +info +time +eval +select +dbsize +flushdb +restore \
-        +function|restore +acl|users +acl|setuser";
     let (from, to) = (Redis::start().await, Redis::start().await);
     from.run(TWO_DATABASES).await;
     from.run("ACL SETUSER app on >x ~app:* +get").await;
-    to.run(RIGHTS).await;
+    to.run(RESTORER).await;
     let (streams, place) = (captured(&from).await, scratch());
     let cx = context(&place);
     let wrong = restored(&streams, &to, Some(("restorer", "wrong")), Wanted::default(), &cx).await.unwrap_err();

@@ -9,7 +9,8 @@ use lifeboat_base::Result;
 use super::input::RdbInput;
 use super::stream_value::StreamDetail;
 use super::values::RedisType;
-use super::{RdbContent, RdbKey, read, version};
+use super::version::read_version;
+use super::{RdbContent, RdbKey, read};
 use crate::proof::multiset::{Multiset, ProofKey, Titled};
 
 /// What a file holds.
@@ -114,10 +115,10 @@ impl RdbContent for Digesting<'_> {
 /// The file is not as a server writes it, or holds what is not known.
 pub(in crate::redis) fn digest(from: impl Read, key: &ProofKey, now: i64, like: Option<u32>) -> Result<RdbDigest> {
     let mut input = RdbInput::new(from);
-    let version = version(&mut input)?;
+    let version = read_version(&mut input)?;
     let detail = StreamDetail::of_version(like.unwrap_or(version).min(version));
     let mut digesting = Digesting { key, now, digest: RdbDigest { version, ..RdbDigest::default() } };
-    let end = read(&mut input, detail, key, &mut digesting)
+    let end = read(&mut input, version, detail, key, &mut digesting)
         .map_err(|error| error.within(format!("cannot read the dump, near byte {}", input.position())))?;
     digesting.digest.is_checked = end.is_checked;
     Ok(digesting.digest)

@@ -8,7 +8,8 @@ use lifeboat_base::Result;
 
 use super::input::{MAX_KEPT_BYTES, RdbInput, damaged};
 use super::stream_value::StreamDetail;
-use super::{RdbContent, RdbKey, read, version};
+use super::version::read_version;
+use super::{RdbContent, RdbKey, read};
 
 /// Behind the bytes: the version of the file, and a checksum over all before it.
 const WRAP_BYTES: usize = 10;
@@ -76,22 +77,25 @@ impl RdbContent for Wrapping<'_> {
     }
 }
 
-/// Reads a file to its checked end, and gives each part to `each`. Only of the databases that are
-/// wanted (`None`: the functions) are there payloads. Returns how many keys have no element, which
-/// no server takes.
+/// Reads a file to its checked end, and gives each part to `each`; but first its version to
+/// `takes`. Only of the databases that are wanted (`None`: the functions) are there payloads.
+/// Returns how many keys have no element, which no server takes.
 ///
 /// # Errors
-/// The file is not as a server writes it, or holds what is not known; or the error of `each`.
+/// The file is not as a server writes it, or holds what is not known; or the error of `takes` or
+/// of `each`.
 pub(in crate::redis) fn entries(
     from: impl Read,
+    takes: &dyn Fn(u32) -> Result<()>,
     wants: &dyn Fn(Option<u64>) -> bool,
     each: &mut dyn FnMut(RdbEntry<'_>) -> Result<()>,
 ) -> Result<u64> {
     let mut input = RdbInput::new(from);
-    let version = version(&mut input)?;
+    let version = read_version(&mut input)?;
+    takes(version)?;
     let mut wrapping = Wrapping { version: u16::try_from(version).unwrap_or(u16::MAX), wants, each, empty: 0 };
     // The hashes of values are not looked at, but are what checks them.
-    read(&mut input, StreamDetail::of_version(version), &[0; 32], &mut wrapping)
+    read(&mut input, version, StreamDetail::of_version(version), &[0; 32], &mut wrapping)
         .map_err(|error| error.within(format!("cannot read the dump, near byte {}", input.position())))?;
     Ok(wrapping.empty)
 }

@@ -1,9 +1,10 @@
-//! Reads RDB files, the dumps of Redis and Valkey, of versions 5 to 12 (Redis 2.6 to 8.0).
+//! Reads RDB files, the dumps of Redis and Valkey: of versions 5 to 12 (Redis 2.6 to 8.0, Valkey
+//! before 9), and of version 80 (Valkey 9.0 and 9.1).
 //!
 //! The reader is strict: what it does not know it refuses, and a file counts only after its
 //! checksum and its end. Each length comes from whoever wrote the file. So memory is bounded by one
 //! key and one packed value, of at most about 1 GiB each, and usually a few kilobytes. Other
-//! strings are read in chunks. The form follows `rdb.c` of Redis.
+//! strings are read in chunks. The form follows `rdb.c` of Redis, and of Valkey.
 
 mod digest;
 mod entries;
@@ -16,6 +17,7 @@ mod strings;
 #[cfg(test)]
 mod tests;
 mod values;
+mod version;
 
 use std::io::Read;
 
@@ -27,17 +29,16 @@ use self::input::{RdbInput, damaged, unsupported};
 pub(super) use self::passing::without_passing_fields;
 use self::stream_value::StreamDetail;
 use self::values::{RedisType, ValueForm, hash_value};
+pub(super) use self::version::{FIRST_VALKEY_RDB_VERSION, RDB_HEAD_BYTES, begins_as_dump, version_in};
 use crate::proof::multiset::ProofKey;
 
-/// Every file begins with this, and its version as four digits.
-pub(super) const RDB_MAGIC: &[u8; 5] = b"REDIS";
-/// Older files have no checksum; newer ones are not known.
-const RDB_VERSIONS: std::ops::RangeInclusive<u32> = 5..=12;
 /// A server with more databases would need much memory for them alone.
 pub(super) const MAX_REDIS_DATABASES: u64 = 16_384;
 
 /// What stands between keys.
 mod opcode {
+    /// Of Valkey alone.
+    pub(super) const SLOT_IMPORT: u8 = 243;
     pub(super) const SLOT_INFO: u8 = 244;
     pub(super) const FUNCTION: u8 = 245;
     pub(super) const FUNCTION_PRE_RELEASE: u8 = 246;
@@ -96,27 +97,10 @@ trait RdbContent {
     }
 }
 
-/// Reads the beginning of a file, and returns its version.
-fn version<R: Read>(input: &mut RdbInput<R>) -> Result<u32> {
-    let begin: [u8; 9] = input.exact()?;
-    let digits = begin.strip_prefix(RDB_MAGIC).filter(|digits| digits.iter().all(u8::is_ascii_digit));
-    let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-    let version = digits.and_then(|digits| digits.parse::<u32>().ok());
-    let version = version.ok_or_else(|| damaged("it does not begin as a dump of Redis does"))?;
-    match RDB_VERSIONS.contains(&version) {
-        true => Ok(version),
-        false => Err(Error::integrity(format!(
-            "the Redis dump has version {version}, and this version of Lifeboat reads {} to {}",
-            RDB_VERSIONS.start(),
-            RDB_VERSIONS.end()
-        ))
-        .hint("use a newer version of Lifeboat")),
-    }
-}
-
 /// Reads all that follows the version, to the checked end. Of streams, `detail` is hashed.
 fn read<R: Read>(
     input: &mut RdbInput<R>,
+    version: u32,
     detail: StreamDetail,
     key: &ProofKey,
     content: &mut dyn RdbContent,
@@ -154,6 +138,9 @@ fn read<R: Read>(
                     input.length()?;
                 }
             }
+            opcode::SLOT_IMPORT if version >= FIRST_VALKEY_RDB_VERSION => {
+                return Err(unsupported("it was made while slots of the cluster were moved to this node"));
+            }
             opcode::FUNCTION => {
                 let mut hasher = blake3::Hasher::new_keyed(key);
                 if content.keeps(None) {
@@ -180,7 +167,7 @@ fn read<R: Read>(
                 if content.keeps(Some(database)) {
                     input.mark(form);
                 }
-                let form = ValueForm::of(form)?;
+                let form = ValueForm::of(form, version)?;
                 let mut hasher = blake3::Hasher::new_keyed(key);
                 let elements = hash_value(input, form, detail, key, &mut hasher)?;
                 let (value, redis_type) = (hasher.finalize(), form.redis_type());

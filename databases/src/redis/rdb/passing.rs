@@ -1,15 +1,15 @@
 //! What of the beginning of a file only tells of the moment of its dump: when it was made, how much
 //! memory the server used, how far its replication was.
 
-use super::{RDB_MAGIC, opcode};
+use super::opcode;
+use super::version::RDB_HEAD_BYTES;
 
 /// The fields of the beginning that differ from dump to dump.
 const PASSING_FIELDS: [&[u8]; 5] = [b"ctime", b"used-mem", b"repl-stream-db", b"repl-id", b"repl-offset"];
 
 /// Takes them out of the beginning of a file.
 pub(in crate::redis) fn without_passing_fields(head: &mut Vec<u8>) {
-    // The version has four digits.
-    let mut at = RDB_MAGIC.len() + 4;
+    let mut at = RDB_HEAD_BYTES;
     while head.get(at) == Some(&opcode::AUX) {
         let Some((name, value)) = string(head, at + 1) else { return };
         let Some((_, end)) = string(head, value) else { return };
@@ -57,6 +57,9 @@ mod tests {
         for rest in [&[opcode::AUX][..], &[opcode::AUX, 0x3f, b'c'], &[opcode::DATABASE, 0]] {
             assert_eq!(of(&one, rest), dumped(&[], rest));
         }
+        let mut of_valkey = [b"VALKEY080", &version[..], &one.concat(), &rest].concat();
+        without_passing_fields(&mut of_valkey);
+        assert_eq!(of_valkey, [b"VALKEY080", &version[..], &rest].concat());
         let mut nothing = b"RED".to_vec();
         without_passing_fields(&mut nothing);
         assert_eq!(nothing, b"RED");

@@ -1,5 +1,5 @@
-//! Files of real servers of 6.2, 7.0 and 7.4 in `given/`: the same data in every encoding, and what
-//! is made of them.
+//! Files of real servers in `given/`, of Redis 6.2, 7.0 and 7.4 and of Valkey 8.1 (`v11`) and 9.1
+//! (`v80`): the same data in every encoding, and what is made of them.
 //!
 //! `v9` was written by Redis 6.2. Servers of other versions and settings loaded it and saved it
 //! again: `…-wide` without packed values, `…-plain` without compression. `v6` was put together by
@@ -11,6 +11,9 @@ use super::*;
 const V9: &[u8] = include_bytes!("given/v9.rdb");
 const V10: &[u8] = include_bytes!("given/v10.rdb");
 const V12: &[u8] = include_bytes!("given/v12.rdb");
+const V80: &[u8] = include_bytes!("given/v80.rdb");
+/// A hash of which two fields expire, another hash, and a library of functions.
+const VALKEY_FIELDS: &[u8] = include_bytes!("given/v80-fields.rdb");
 const FUNCTIONS: &[u8] = include_bytes!("given/v10-functions.rdb");
 const FIELDS: &[u8] = include_bytes!("given/v12-fields.rdb");
 const V6: &[u8] = include_bytes!("given/v6.rdb");
@@ -52,7 +55,12 @@ fn replaced(file: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 /// A file of version 12 with this between its beginning and its end.
 fn made(content: &[u8]) -> Vec<u8> {
-    checked([b"REDIS0012", content, b"\xff", &[0; 8]].concat())
+    begun(b"REDIS0012", content)
+}
+
+/// A file that begins so, with this before its end.
+fn begun(begin: &[u8], content: &[u8]) -> Vec<u8> {
+    checked([begin, content, b"\xff", &[0; 8]].concat())
 }
 
 fn said(file: &[u8]) -> String {
@@ -69,6 +77,9 @@ fn every_encoding_of_the_same_data_has_one_digest() {
         (V9, V12),
         (V10, V12),
         (V12, include_bytes!("given/v12-plain.rdb")),
+        (V9, include_bytes!("given/v11.rdb")),
+        (V10, V80),
+        (include_bytes!("given/v11.rdb"), V80),
         (V6, include_bytes!("given/v6-again.rdb")),
         (FIELDS, include_bytes!("given/v12-fields-wide.rdb")),
         (include_bytes!("given/v10-plain-nodes.rdb"), include_bytes!("given/v10-packed-nodes.rdb")),
@@ -131,7 +142,7 @@ fn each_difference_is_seen() {
 /// Each bit counts: for the checksum, and for whoever makes it right again.
 #[test]
 fn a_file_that_is_cut_or_changed_is_refused() {
-    for file in [V6, FUNCTIONS, FIELDS, V10] {
+    for file in [V6, FUNCTIONS, FIELDS, V10, VALKEY_FIELDS, V80] {
         let step = if file.len() > 1000 { 97 } else { 1 };
         for cut in (0..file.len()).step_by(step) {
             assert!(digest_like(&file[..cut], None).is_err(), "cut at {cut}");
@@ -150,7 +161,7 @@ fn a_file_that_is_cut_or_changed_is_refused() {
 #[test]
 fn lies_with_a_right_checksum_do_no_harm() {
     let (mut refused, mut read) = (0, 0);
-    for file in [V6, FUNCTIONS, FIELDS, V9, V12] {
+    for file in [V6, FUNCTIONS, FIELDS, V9, V12, VALKEY_FIELDS, V80] {
         let step = if file.len() > 1000 { 127 } else { 1 };
         for at in (9..file.len() - 8).step_by(step) {
             for change in [0x01, 0x80, 0xff] {
@@ -219,7 +230,12 @@ fn what_is_not_known_is_refused_by_name() {
     for (begin, named) in [
         (&b"REDIS0013"[..], "version 13"),
         (b"REDIS0004", "version 4"),
-        (b"VALKEY080", "does not begin"),
+        (b"REDIS0080", "version 80"),
+        (b"VALKEY081", "version 81"),
+        (b"VALKEY079", "version 79"),
+        (b"VALKEY011", "version 11"),
+        (b"VALKEY08x", "does not begin"),
+        (b"VALKEx080", "does not begin"),
         (b"REDIS00x2", "does not begin"),
         (b"REDIS+012", "does not begin"),
         (b"SQLite fo", "does not begin"),
@@ -228,6 +244,57 @@ fn what_is_not_known_is_refused_by_name() {
         assert!(said(&file).contains(named), "{}", said(&file));
     }
     assert!(digest_like(&made(b"\x00\x01k\x01v"), None).is_ok());
+}
+
+/// By the same numbers Redis and Valkey mean different forms.
+#[test]
+fn what_only_the_other_product_writes_is_refused() {
+    let expiring = b"\x16\x01k\x01\x01f\x01v\x00\x01\0\0\0\0\0\0";
+    assert!(digest_like(&begun(b"VALKEY080", expiring), None).is_ok());
+    for begin in [b"REDIS0011", b"REDIS0012"] {
+        assert!(said(&begun(begin, expiring)).contains("release candidate of Redis 7.4"));
+    }
+    for (content, named) in [
+        (&b"\x17\x01k\x01v"[..], "unknown type 23"),
+        (b"\x18\x01k\x01v", "unknown type 24"),
+        (b"\x19\x01k\x01v", "unknown type 25"),
+        (b"\xf2\x01k\x01v", "unknown type 242"),
+        (b"\xf3\x01k\x00", "slots of the cluster were moved"),
+    ] {
+        let file = begun(b"VALKEY080", content);
+        assert!(said(&file).contains(named), "{}", said(&file));
+    }
+    assert!(said(&made(b"\xf3\x01k\x00")).contains("unknown type 243"));
+}
+
+/// Valkey writes the time of each field behind its value, and -1 for one that stays.
+#[test]
+fn each_field_of_valkey_counts_with_its_time() {
+    let digest = digested(VALKEY_FIELDS);
+    assert_eq!((digest.version, digest.key_count(), digest.functions().count), (80, 2, 1));
+    for (from, to) in [
+        (&4_102_444_800_123_i64.to_le_bytes(), &4_102_444_800_124_i64.to_le_bytes()),
+        (&4_102_444_800_123_i64.to_le_bytes(), &(-1_i64).to_le_bytes()),
+        (&(-1_i64).to_le_bytes(), &0_i64.to_le_bytes()),
+        (&(-1_i64).to_le_bytes(), &4_102_444_800_124_i64.to_le_bytes()),
+    ] {
+        let changed = digested(&replaced(VALKEY_FIELDS, from, to));
+        let [stored, again] = [&digest, &changed].map(|of| of.keys()["hashes in database 0"]);
+        assert!(stored != again && stored.count == 2 && digest.expiries() == changed.expiries(), "{from:?} {to:?}");
+    }
+    // Times that two fields exchange differ, too.
+    let at = |time: i64| VALKEY_FIELDS.windows(8).position(|window| window == time.to_le_bytes()).unwrap();
+    let (soon, late) = (at(4_102_444_800_123), at(4_102_444_900_123));
+    let mut exchanged = VALKEY_FIELDS.to_vec();
+    (0..8).for_each(|byte| exchanged.swap(soon + byte, late + byte));
+    assert!(!same(VALKEY_FIELDS, &checked(exchanged)));
+    let never = replaced(VALKEY_FIELDS, &(-1_i64).to_le_bytes(), &(-2_i64).to_le_bytes());
+    assert!(said(&never).contains("expires at no time"), "{}", said(&never));
+    // A hash that says that it has more fields than the file has bytes costs no memory.
+    let many = begun(b"VALKEY080", b"\x16\x01k\x81\x7f\xff\xff\xff\xff\xff\xff\xff");
+    assert!(said(&many).contains("damaged"), "{}", said(&many));
+    let empty = digested(&begun(b"VALKEY080", b"\x16\x01k\x00"));
+    assert_eq!((empty.key_count(), empty.empty), (0, 1));
 }
 
 /// A server takes both zeros for one score, and loads no key without an element.

@@ -10,7 +10,11 @@ use lifeboat_base::Result;
 use super::input::{RdbInput, damaged, unsupported};
 use super::packed::{Intset, Listpack, PackedEntries, Ziplist, Zipmap};
 use super::stream_value::{StreamDetail, StreamForm, hash_stream};
+use super::version::FIRST_VALKEY_RDB_VERSION;
 use crate::proof::multiset::{Multiset, ProofKey};
+
+/// What Valkey writes for a field that does not expire.
+const NEVER_EXPIRES: i64 = -1;
 
 /// The types of values, as people name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,18 +62,22 @@ pub(super) enum ValueForm {
     /// Nodes that are one element or a listpack.
     ListOfListpacks,
     SetListpack,
-    /// Fields that expire.
+    /// Fields that expire, as Redis writes them.
     HashOfExpiring,
     HashListpackOfExpiring,
+    /// Fields that expire, as Valkey writes them.
+    ValkeyHashOfExpiring,
     Stream(StreamForm),
 }
 
 impl ValueForm {
-    /// The form with this number.
+    /// The form with this number, in a file of this version. From 22 on, Redis and Valkey mean
+    /// other forms by the same numbers.
     ///
     /// # Errors
     /// It is of a module, or unknown.
-    pub(super) fn of(number: u8) -> Result<Self> {
+    pub(super) fn of(number: u8, version: u32) -> Result<Self> {
+        let is_of_valkey = version >= FIRST_VALKEY_RDB_VERSION;
         Ok(match number {
             0 => Self::String,
             1 => Self::List,
@@ -90,9 +98,10 @@ impl ValueForm {
             19 => Self::Stream(StreamForm::WithCounters),
             20 => Self::SetListpack,
             21 => Self::Stream(StreamForm::WithActiveTimes),
-            24 => Self::HashOfExpiring,
-            25 => Self::HashListpackOfExpiring,
-            22 | 23 => return Err(unsupported("it holds hashes of a release candidate of Redis 7.4")),
+            22 if is_of_valkey => Self::ValkeyHashOfExpiring,
+            24 if !is_of_valkey => Self::HashOfExpiring,
+            25 if !is_of_valkey => Self::HashListpackOfExpiring,
+            22 | 23 if !is_of_valkey => return Err(unsupported("it holds hashes of a release candidate of Redis 7.4")),
             _ => return Err(damaged(&format!("there is a value of the unknown type {number}"))),
         })
     }
@@ -110,7 +119,8 @@ impl ValueForm {
             | Self::HashZiplist
             | Self::HashListpack
             | Self::HashOfExpiring
-            | Self::HashListpackOfExpiring => RedisType::Hash,
+            | Self::HashListpackOfExpiring
+            | Self::ValkeyHashOfExpiring => RedisType::Hash,
             Self::Stream(_) => RedisType::Stream,
         }
     }
@@ -191,7 +201,19 @@ pub(super) fn hash_value<R: Read>(
                 let mut pair = new();
                 input.hash_string(&mut pair)?;
                 input.hash_string(&mut pair)?;
-                add_pair(&mut pair, 0, &mut members);
+                add_pair(&mut pair, None, &mut members);
+            }
+        }
+        ValueForm::ValkeyHashOfExpiring => {
+            for _ in 0..input.length()? {
+                let mut pair = new();
+                input.hash_string(&mut pair)?;
+                input.hash_string(&mut pair)?;
+                let expires = match i64::from_le_bytes(input.exact()?) {
+                    NEVER_EXPIRES => None,
+                    told => Some(u64::try_from(told).map_err(|_| expires_at_no_time())?),
+                };
+                add_pair(&mut pair, expires, &mut members);
             }
         }
         ValueForm::HashOfExpiring => {
@@ -200,11 +222,8 @@ pub(super) fn hash_value<R: Read>(
                 let mut pair = new();
                 // Counted from the earliest, and one more, as 0 is for a field that stays.
                 let expires = match input.length()? {
-                    0 => 0,
-                    later => {
-                        let expires = earliest.checked_add(later - 1);
-                        expires.ok_or_else(|| damaged("a field of a hash expires at no time"))?
-                    }
+                    0 => None,
+                    later => Some(earliest.checked_add(later - 1).ok_or_else(expires_at_no_time)?),
                 };
                 input.hash_string(&mut pair)?;
                 input.hash_string(&mut pair)?;
@@ -263,10 +282,10 @@ fn add_pairs<'a>(
         field.hash(&mut pair);
         entries.expect()?.hash(&mut pair);
         let expires = match expiring {
-            false => 0,
+            false => None,
             true => {
                 let told = entries.expect()?.number().and_then(|told| u64::try_from(told).ok());
-                told.ok_or_else(|| damaged("a field of a hash expires at no time"))?
+                Some(told.ok_or_else(expires_at_no_time)?).filter(|told| *told != 0)
             }
         };
         add_pair(&mut pair, expires, members);
@@ -274,10 +293,17 @@ fn add_pairs<'a>(
     Ok(())
 }
 
-/// Adds a field with its value, and when it expires: 0 if it does not.
-fn add_pair(pair: &mut blake3::Hasher, expires: u64, members: &mut Multiset) {
-    pair.update(&expires.to_le_bytes());
+/// Adds a field with its value, and when it expires, in milliseconds since 1970.
+fn add_pair(pair: &mut blake3::Hasher, expires: Option<u64>, members: &mut Multiset) {
+    match expires {
+        None => pair.update(&[0]),
+        Some(expires) => pair.update(&[1]).update(&expires.to_le_bytes()),
+    };
     members.add(pair);
+}
+
+fn expires_at_no_time() -> lifeboat_base::Error {
+    damaged("a field of a hash expires at no time")
 }
 
 fn hash_score(score: f64, member: &mut blake3::Hasher) {
