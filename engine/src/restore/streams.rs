@@ -432,7 +432,7 @@ impl ExtentReader {
         if self.pieces.is_empty() && !self.begin_piece(true).await? {
             return Ok(None);
         }
-        while self.begin_piece(false).await? {}
+        while self.pieces.len() < self.reader.share(self.buffers.count()) && self.begin_piece(false).await? {}
         let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
         piece.await.context(Class::Failed, || "the thread that decompresses a piece failed")?.map(Some)
     }
