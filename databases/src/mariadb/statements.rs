@@ -7,13 +7,17 @@
 //! `DELIMITER` counts only where a line begins between two statements. `sql_mode` of the session
 //! decides what a backslash means, so the dump's own `SET sql_mode` is followed, too.
 
-/// So many bytes of a line decide what the first of them means.
-const LOOK_AHEAD: usize = 4;
+/// So many bytes of a line decide what the first of them means: the longest delimiter.
+const LOOK_AHEAD: usize = 16;
 /// So much of a statement is kept, to know those that set `sql_mode`.
 const MAX_STATEMENT_HEAD_BYTES: usize = 4 << 10;
 const DELIMITER_COMMAND: &[u8] = b"DELIMITER";
 /// A dump sets `;`, and as many of them as its text does not hold.
-const DELIMITERS: &[u8] = b";;;;;;;;;;;;;;;;";
+const DELIMITERS: &[u8; LOOK_AHEAD] = b";;;;;;;;;;;;;;;;";
+/// Encodings in which the last byte of a character can be a backslash, quote or letter of ASCII.
+const ENCODINGS_WITH_ASCII: [&[u8]; 4] = [b"big5", b"cp932", b"gbk", b"sjis"];
+/// What a dump writes after each body.
+const AFTER_BODY: &[u8] = b"/*!50003 SET sql_mode ";
 
 /// What a byte stands in.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,9 @@ pub(super) struct DumpStatements {
     delimiter: Option<&'static [u8]>,
     ansi_quotes: bool,
     no_backslash_escapes: bool,
+    /// Whether the session's texts are in one of [`ENCODINGS_WITH_ASCII`].
+    has_ascii_in_characters: bool,
+    odd: Option<&'static str>,
     /// The beginning of the statement at work.
     kept: Vec<u8>,
     is_between: bool,
@@ -62,6 +69,8 @@ impl Default for DumpStatements {
             delimiter: Some(b";"),
             ansi_quotes: false,
             no_backslash_escapes: false,
+            has_ascii_in_characters: false,
+            odd: None,
             kept: Vec::new(),
             is_between: true,
             line: LineState::default(),
@@ -85,6 +94,11 @@ impl DumpStatements {
     /// that `;` ends.
     pub(super) fn is_between(&self) -> bool {
         self.is_between && self.is_plain()
+    }
+
+    /// What stands in a body that the client and the server read differently, if there was any.
+    pub(super) fn odd(&self) -> Option<&'static str> {
+        self.odd
     }
 
     /// Sees a whole line, without its line break.
@@ -126,7 +140,11 @@ impl DumpStatements {
     fn scan(&mut self, text: &[u8], ends: bool) -> usize {
         if !self.line.has_begun && (ends || text.len() >= LOOK_AHEAD) {
             self.line.has_begun = true;
-            self.obey_command(text);
+            if self.is_outside() {
+                self.obey_command(text);
+            } else if text.starts_with(AFTER_BODY) {
+                self.odd = Some("a body that has no end");
+            }
         }
         let mut at = 0;
         while !self.line.is_over && at < text.len() && (ends || text.len() - at >= LOOK_AHEAD) {
@@ -156,9 +174,18 @@ impl DumpStatements {
         let opens = rest.starts_with(b"/*") && !rest.starts_with(b"/*!") && !rest.starts_with(b"/*M!");
         match (self.open, rest[0]) {
             (Open::Quote(quote), _) => return (self.quoted(quote, rest), true),
-            (Open::Nothing, b'\\') => return (2, true),
+            (Open::Nothing, b'\\') => {
+                // In its first line, a dump switches the client to its sandbox.
+                if !rest.starts_with(b"\\N") && !rest.starts_with(b"\\-") {
+                    self.odd = Some("a backslash outside of quotes");
+                }
+                return (2, true);
+            }
             (Open::Nothing, b'#') => self.line.is_over = true,
             (Open::Nothing, b'-') if self.is_comment(rest) => self.line.is_over = true,
+            (Open::Comment, b'/') if rest.starts_with(b"/*/") || rest.starts_with(b"/*!") => {
+                self.odd = Some("`/*/` or `/*!` in a comment");
+            }
             (_, b'/') if opens => {
                 self.open = Open::Comment;
                 return (2, true);
@@ -170,7 +197,10 @@ impl DumpStatements {
             (_, b'/') if rest.starts_with(b"/*!") => self.line.is_conditional = true,
             (_, b'*') if rest.starts_with(b"*/") => self.line.is_conditional = false,
             (Open::Nothing, quote @ (b'\'' | b'"' | b'`')) => self.open = Open::Quote(quote),
-            (Open::Nothing, blank) if self.line.is_after_end && blank.is_ascii_whitespace() => return (1, false),
+            (Open::Nothing, blank) if self.line.is_after_end && is_blank(blank) => return (1, false),
+            (Open::Nothing, b'-') if rest.starts_with(b"--") && rest.get(2).is_some_and(u8::is_ascii_control) => {
+                self.odd = Some("`--` before a control character");
+            }
             _ => {}
         }
         (1, !self.line.is_over)
@@ -180,6 +210,10 @@ impl DumpStatements {
     fn quoted(&mut self, quote: u8, rest: &[u8]) -> usize {
         let escapes = quote != b'`' && !(quote == b'"' && self.ansi_quotes) && !self.no_backslash_escapes;
         match rest.iter().position(|byte| *byte == quote || (escapes && *byte == b'\\')) {
+            Some(end) if self.has_ascii_in_characters && end > 0 && !rest[end - 1].is_ascii() => {
+                self.odd = Some("a character that ends in a quote or a backslash");
+                end + 1
+            }
             Some(end) if rest[end] == quote => {
                 self.open = Open::Nothing;
                 end + 1
@@ -194,7 +228,7 @@ impl DumpStatements {
     /// Whether two dashes begin a comment.
     fn is_comment(&self, rest: &[u8]) -> bool {
         let is_begin = self.is_between && !self.line.is_taken;
-        rest.starts_with(b"--") && rest.get(2).is_none_or(|third| third.is_ascii_whitespace() || is_begin)
+        rest.starts_with(b"--") && rest.get(2).is_none_or(|third| is_blank(*third) || is_begin)
     }
 
     fn keep(&mut self, text: &[u8]) {
@@ -204,11 +238,11 @@ impl DumpStatements {
 
     /// A command counts where a line begins between two statements.
     fn obey_command(&mut self, line: &[u8]) {
-        let line = line.trim_ascii();
-        let is_command =
-            line.get(..DELIMITER_COMMAND.len()).is_some_and(|word| word.eq_ignore_ascii_case(DELIMITER_COMMAND));
-        if self.is_between && self.is_outside() && is_command {
-            let set = line[DELIMITER_COMMAND.len()..].trim_ascii();
+        let line = trimmed(line);
+        let word = line.iter().position(|byte| is_blank(*byte)).unwrap_or(line.len());
+        let (word, set) = line.split_at(word);
+        if self.is_between && word.eq_ignore_ascii_case(DELIMITER_COMMAND) {
+            let set = trimmed(set);
             self.delimiter = DELIMITERS.get(..set.len()).filter(|known| *known == set && !set.is_empty());
             self.line.is_over = true;
         }
@@ -216,7 +250,16 @@ impl DumpStatements {
 
     /// A statement has ended.
     fn obey_statement(&mut self) {
-        if let Some(mode) = sql_mode(&self.kept) {
+        if trimmed(&self.kept)
+            .get(..DELIMITER_COMMAND.len())
+            .is_some_and(|word| word.eq_ignore_ascii_case(DELIMITER_COMMAND))
+        {
+            self.odd = Some("a statement that sets the delimiter");
+        }
+        if let Some(charset) = set_to(&self.kept, b"character_set_client") {
+            self.has_ascii_in_characters = ENCODINGS_WITH_ASCII.iter().any(|name| trimmed(charset).starts_with(name));
+        }
+        if let Some(mode) = set_to(&self.kept, b"sql_mode") {
             let has = |name: &[u8]| mode.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
             (self.ansi_quotes, self.no_backslash_escapes) = (has(b"ANSI_QUOTES"), has(b"NO_BACKSLASH_ESCAPES"));
         }
@@ -226,19 +269,30 @@ impl DumpStatements {
     }
 }
 
-/// What a statement of a dump, such as `/*!50003 SET sql_mode = 'ANSI' */`, sets `sql_mode` to.
-fn sql_mode(statement: &[u8]) -> Option<&[u8]> {
-    let statement = statement.trim_ascii_start();
+/// What a statement of a dump, such as `/*!50003 SET sql_mode = 'ANSI' */`, sets this variable to.
+fn set_to<'t>(statement: &'t [u8], variable: &[u8]) -> Option<&'t [u8]> {
+    let statement = trimmed(statement);
     let statement = statement.strip_prefix(b"/*!").or_else(|| statement.strip_prefix(b"/*M!")).unwrap_or(statement);
-    let word = statement.iter().position(|byte| !byte.is_ascii_digit() && !byte.is_ascii_whitespace())?;
+    let word = statement.iter().position(|byte| !byte.is_ascii_digit() && !is_blank(*byte))?;
     let set = after_word(&statement[word..], b"SET")?;
-    after_word(set, b"sql_mode")?.strip_prefix(b"=")
+    after_word(set, variable)?.strip_prefix(b"=")
 }
 
 /// What follows this word and blanks.
 fn after_word<'t>(text: &'t [u8], word: &[u8]) -> Option<&'t [u8]> {
     let (begin, rest) = text.split_at_checked(word.len())?;
-    begin.eq_ignore_ascii_case(word).then(|| rest.trim_ascii_start())
+    begin.eq_ignore_ascii_case(word).then(|| trimmed(rest))
+}
+
+/// Whether the client takes a byte for a blank.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+fn trimmed(text: &[u8]) -> &[u8] {
+    let begin = text.iter().position(|byte| !is_blank(*byte)).unwrap_or(text.len());
+    let end = text.iter().rposition(|byte| !is_blank(*byte)).map_or(begin, |last| last + 1);
+    &text[begin..end]
 }
 
 #[cfg(test)]
@@ -312,6 +366,38 @@ mod tests {
             ("  delimiter ;;\nSELECT 1;;\ndelimiter ;".to_owned(), true),
         ] {
             assert_eq!(after(&lines).1, plain, "{lines}");
+        }
+    }
+
+    #[test]
+    fn what_client_and_server_read_differently_is_told() {
+        let odd = |text: &str| {
+            let mut statements = DumpStatements::default();
+            text.split('\n').for_each(|line| statements.see_line(line.as_bytes()));
+            statements.odd()
+        };
+        let body = |body: &str| format!("DELIMITER ;;\nCREATE PROCEDURE p() {body} ;;\nDELIMITER ;\n");
+        for (text, told) in [
+            (body("SELECT 1 --\u{1} '\n-- '"), Some("control character")),
+            (body("SELECT 1 --\u{b} '\n"), None),
+            (body("/* /*! */ -- */"), Some("in a comment")),
+            (body("/* /*/ ' */ ;; SELECT 2 ;; '"), Some("in a comment")),
+            (body("/* /* */ SELECT '/*!' -- /*!"), None),
+            (body("SELECT \\C gbk"), Some("backslash")),
+            (body("SELECT \\N, '\\C'"), None),
+            (body("SELECT 'a"), None),
+            (format!("{}/*!50003 SET sql_mode              = @saved_sql_mode */ ;", body("SELECT 'a")), Some("no end")),
+            (" \nDELIMITER ;;\n;".to_owned(), Some("delimiter")),
+        ] {
+            let said = odd(&text);
+            assert_eq!(said.is_some(), told.is_some(), "{text}: {said:?}");
+            assert!(said.unwrap_or_default().contains(told.unwrap_or_default()), "{text}: {said:?}");
+        }
+        for (charset, is_odd) in [("gbk", true), ("sjis", true), ("utf8mb4", false), ("latin1", false)] {
+            let mut statements = DumpStatements::default();
+            let set = format!("/*!50003 SET character_set_client  = {charset} */ ;");
+            [set.as_bytes(), b"SELECT 1;", b"SELECT '\xbf\\' -- ';"].iter().for_each(|line| statements.see_line(line));
+            assert_eq!(statements.odd().is_some(), is_odd, "{charset}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::streams::StoredStreams;
 use lifeboat_engine::databases::{ThrowAway, Wanted};
@@ -154,6 +155,8 @@ async fn a_body_that_looks_like_a_dump_is_a_body() {
         trigger(2, &format!("/* {FORGED} */ SET @a = 2")),
         trigger(3, &format!("SET @a = '{FORGED}'")),
         trigger(4, &format!("SET @a = \"it's {FORGED}\"")),
+        // A blank to the client and the server.
+        trigger(6, &format!("BEGIN\n--\u{b} '\nSET @a = ' {FORGED}'; END")),
         "SET sql_mode = 'NO_BACKSLASH_ESCAPES'//\n".to_owned(),
         trigger(5, &format!("SET @a = '\\', @b = ' {FORGED}'")),
         format!("CREATE PROCEDURE p() SELECT '\\', ' {FORGED}'//\n"),
@@ -165,7 +168,7 @@ async fn a_body_that_looks_like_a_dump_is_a_body() {
     ];
     from.run_sql("shop", &format!("DELIMITER //\n{}DELIMITER ;", statements.concat())).await;
     let wanted = from.query("", BODIES).await;
-    assert!(wanted.ends_with("\n0\n") && wanted.matches("evil1").count() == 9, "{wanted}");
+    assert!(wanted.ends_with("\n0\n") && wanted.matches("evil1").count() == 10, "{wanted}");
     let streams = captured(&from).await;
     let place = scratch();
     let cx = context(&place);
@@ -175,6 +178,34 @@ async fn a_body_that_looks_like_a_dump_is_a_body() {
     drill.load(&streams).await.unwrap();
     assert_eq!(drill.prove(&streams).await.unwrap().differences, Vec::<String>::new());
     drill.stop().await.unwrap();
+}
+
+/// What is a text or a comment to the server and a statement to the client runs in no load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_the_client_reads_otherwise_than_the_server_is_refused() {
+    let (from, to) = (MariaDb::start().await, MariaDb::start().await);
+    let evil = ";; CREATE USER evil@localhost ;; -- ";
+    let place = scratch();
+    let cx = context(&place);
+    for (body, told) in [
+        (format!("SET @a = 1 --\u{1} '\n-- '{evil}\n"), "control character"),
+        (format!("SET @a = 1 /* /*! */ -- */ {evil}\n"), "in a comment"),
+        (format!("BEGIN /* /*/ SET @a = ' */ {evil}'; END"), "in a comment"),
+    ] {
+        let made = format!(
+            "DELIMITER //\nDROP DATABASE IF EXISTS shop//\nCREATE DATABASE shop//\nUSE shop//\n\
+            CREATE PROCEDURE p() {body}\n//\nDELIMITER ;"
+        );
+        from.run_sql("", &made).await;
+        let streams = captured(&from).await;
+        let refused = restored(&streams, &to.address("root"), None, Wanted::default(), &cx).await.unwrap_err();
+        assert!(refused.class() == Class::Integrity && refused.chain().contains(told), "{body}: {refused:?}");
+        assert!(refused.hint_text().unwrap().contains("--to-directory"), "{refused:?}");
+        assert_eq!(to.query("", "SELECT COUNT(*) FROM mysql.user WHERE User = 'evil'").await, "0\n", "{body}");
+        let mut drill = here(&streams.facts, &[], &cx).await;
+        assert!(drill.load(&streams).await.unwrap_err().chain().contains(told), "{body}");
+        drill.stop().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,11 @@ pub(super) struct Sections {
 }
 
 impl Sections {
+    /// What somebody may have written to mislead whoever loads the dump, if there was any.
+    pub(super) fn odd(&self) -> Option<&'static str> {
+        self.statements.odd()
+    }
+
     /// Gives each line of `piece`, or each part of a long one, with its place, and then its line
     /// break.
     ///

@@ -119,7 +119,10 @@ impl<'s> Share<'s> {
         let mut sections = std::mem::take(&mut self.sections);
         let done = sections.cut(piece, &mut |place, text| self.take(place, text));
         self.sections = sections;
-        done
+        match self.sections.odd() {
+            Some(odd) => Err(misleading(odd)),
+            None => done,
+        }
     }
 
     fn take(&mut self, place: DumpPlace, text: &[u8]) -> Result<()> {
@@ -177,6 +180,17 @@ impl<'s> Share<'s> {
             || !self.sections.knows_settings()
             || head > MAX_HEAD_BYTES
     }
+}
+
+fn misleading(odd: &str) -> Error {
+    Error::integrity(format!(
+        "the dump holds {odd} in a trigger, routine or event: the client and the server read that differently, \
+        and what is a text or a comment there could run as a statement here"
+    ))
+    .hint(
+        "read the dump (restore --to-directory), mend what holds it in the source and back up again; if it is harmless, \
+        load that dump by hand",
+    )
 }
 
 #[async_trait]
