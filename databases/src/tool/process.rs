@@ -437,15 +437,17 @@ async fn feed_as_wanted(
             while let Some(piece) = tool.read_unhurried().await? {
                 out(&piece)?;
             }
-            // Whoever has ended takes no more, however long the next piece is awaited.
-            tokio::select! {
-                () = is_fed.notified() => {}
-                _ = tool.child.wait() => {}
-            }
-            Ok::<_, Error>(())
+            // Whoever has failed takes no more, however long the next piece is awaited.
+            let failed = tokio::select! {
+                () = is_fed.notified() => false,
+                ended = tool.child.wait() => {
+                    !ended.is_ok_and(|status| status.code().is_some_and(|code| expected.contains(&code)))
+                }
+            };
+            Ok::<_, Error>(failed)
         };
         tokio::pin!(feeding, reading);
-        let (mut fed, mut read): (Option<Result<bool>>, Option<Result<()>>) = (None, None);
+        let (mut fed, mut read): (Option<Result<bool>>, Option<Result<bool>>) = (None, None);
         while fed.is_none() || read.is_none() {
             if matches!(fed, Some(Err(_))) || matches!(read, Some(Err(_))) {
                 break;
@@ -456,15 +458,17 @@ async fn feed_as_wanted(
                     is_fed.notify_one();
                 }
                 result = &mut reading, if read.is_none() => {
+                    if matches!(result, Ok(true)) {
+                        fed.get_or_insert(Ok(false));
+                    }
                     read = Some(result);
-                    fed.get_or_insert(Ok(false));
                 }
                 () = cancel.cancelled() => read = Some(Err(Error::failed("the work was cancelled").hint("run it again"))),
             }
         }
         (fed, read)
     };
-    if !matches!((&fed, &read), (Some(Ok(_)), Some(Ok(())))) {
+    if !matches!((&fed, &read), (Some(Ok(_)), Some(Ok(_)))) {
         tool.kill();
     }
     let complete = fed.transpose()?;
