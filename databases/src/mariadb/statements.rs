@@ -210,8 +210,8 @@ impl DumpStatements {
     fn quoted(&mut self, quote: u8, rest: &[u8]) -> usize {
         let escapes = quote != b'`' && !(quote == b'"' && self.ansi_quotes) && !self.no_backslash_escapes;
         match rest.iter().position(|byte| *byte == quote || (escapes && *byte == b'\\')) {
-            Some(end) if self.has_ascii_in_characters && end > 0 && !rest[end - 1].is_ascii() => {
-                self.odd = Some("a character that ends in a quote or a backslash");
+            Some(end) if self.has_ascii_in_characters && rest[end] == b'\\' && end > 0 && !rest[end - 1].is_ascii() => {
+                self.odd = Some("a character that may end in a backslash");
                 end + 1
             }
             Some(end) if rest[end] == quote => {
@@ -398,6 +398,9 @@ mod tests {
             let set = format!("/*!50003 SET character_set_client  = {charset} */ ;");
             [set.as_bytes(), b"SELECT 1;", b"SELECT '\xbf\\' -- ';"].iter().for_each(|line| statements.see_line(line));
             assert_eq!(statements.odd().is_some(), is_odd, "{charset}");
+            let mut harmless = DumpStatements::default();
+            [set.as_bytes(), b"SELECT '\xd6\xd0', \"\xd6\xd0\";"].iter().for_each(|line| harmless.see_line(line));
+            assert!(harmless.odd().is_none() && harmless.is_between(), "{charset}");
         }
     }
 
