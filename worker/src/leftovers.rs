@@ -337,7 +337,8 @@ mod tests {
         assert!(!Listed::all().values().any(|listed| listed.session == pid), "one in its session lives on");
         assert!(bystander.try_wait().unwrap().is_none());
         // A number that another process has by now is nobody's.
-        let other = ProcessKey { started: key.started.saturating_sub(1), pid: bystander.id().cast_signed() };
+        let living = ProcessKey::of(bystander.id().cast_signed()).unwrap();
+        let other = ProcessKey { started: living.started - 1, ..living };
         assert_eq!((other.session(), other.kill_session()), (Vec::new(), 0));
         bystander.kill().unwrap();
         bystander.wait().unwrap();
