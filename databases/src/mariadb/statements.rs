@@ -14,8 +14,24 @@ const MAX_STATEMENT_HEAD_BYTES: usize = 4 << 10;
 const DELIMITER_COMMAND: &[u8] = b"DELIMITER";
 /// A dump sets `;`, and as many of them as its text does not hold.
 const DELIMITERS: &[u8; LOOK_AHEAD] = b";;;;;;;;;;;;;;;;";
-/// Encodings in which the last byte of a character can be a backslash, quote or letter of ASCII.
-const ENCODINGS_WITH_ASCII: [&[u8]; 4] = [b"big5", b"cp932", b"gbk", b"sjis"];
+/// Encodings in which the second byte of a character can be a backslash or a backquote, with the
+/// first and the second bytes of their characters. Shift-JIS has characters of one such byte, too.
+const WIDE_ENCODINGS: [(&[u8], Wide); 5] = [
+    (
+        b"big5",
+        Wide { first: |byte| matches!(byte, 0xa1..=0xf9), second: |byte| matches!(byte, 0x40..=0x7e | 0xa1..=0xfe) },
+    ),
+    (b"cp932", SHIFT_JIS),
+    (b"gb18030", GBK),
+    (b"gbk", GBK),
+    (b"sjis", SHIFT_JIS),
+];
+const GBK: Wide =
+    Wide { first: |byte| matches!(byte, 0x81..=0xfe), second: |byte| matches!(byte, 0x40..=0x7e | 0x80..=0xfe) };
+const SHIFT_JIS: Wide = Wide {
+    first: |byte| matches!(byte, 0x81..=0x9f | 0xe0..=0xfc),
+    second: |byte| matches!(byte, 0x40..=0x7e | 0x80..=0xfc),
+};
 /// What a dump writes after each body.
 const AFTER_BODY: &[u8] = b"/*!50003 SET sql_mode ";
 
@@ -29,6 +45,19 @@ enum Open {
     Comment,
 }
 
+/// Which bytes make a character of two bytes.
+#[derive(Debug, Clone, Copy)]
+struct Wide {
+    first: fn(u8) -> bool,
+    second: fn(u8) -> bool,
+}
+
+impl Wide {
+    fn begins(self, text: &[u8]) -> bool {
+        matches!(text, [first, second, ..] if (self.first)(*first) && (self.second)(*second))
+    }
+}
+
 /// The statements of a dump, as far as it was read.
 #[derive(Debug)]
 pub(super) struct DumpStatements {
@@ -37,8 +66,8 @@ pub(super) struct DumpStatements {
     delimiter: Option<&'static [u8]>,
     ansi_quotes: bool,
     no_backslash_escapes: bool,
-    /// Whether the session's texts are in one of [`ENCODINGS_WITH_ASCII`].
-    has_ascii_in_characters: bool,
+    /// If the session's texts are in one of [`WIDE_ENCODINGS`].
+    wide: Option<Wide>,
     odd: Option<&'static str>,
     /// The beginning of the statement at work.
     kept: Vec<u8>,
@@ -69,7 +98,7 @@ impl Default for DumpStatements {
             delimiter: Some(b";"),
             ansi_quotes: false,
             no_backslash_escapes: false,
-            has_ascii_in_characters: false,
+            wide: None,
             odd: None,
             kept: Vec::new(),
             is_between: true,
@@ -172,6 +201,13 @@ impl DumpStatements {
     /// belong to a statement.
     fn step(&mut self, rest: &[u8]) -> (usize, bool) {
         let opens = rest.starts_with(b"/*") && !rest.starts_with(b"/*!") && !rest.starts_with(b"/*M!");
+        if self.wide.is_some_and(|wide| wide.begins(rest)) {
+            // The client takes the second byte for itself.
+            if self.open != Open::Comment && matches!(rest[1], b'\\' | b'`') {
+                self.odd = Some("a character that ends in a backslash or a backquote");
+            }
+            return (2, true);
+        }
         match (self.open, rest[0]) {
             (Open::Quote(quote), _) => return (self.quoted(quote, rest), true),
             (Open::Nothing, b'\\') => {
@@ -209,18 +245,18 @@ impl DumpStatements {
     /// How many bytes of `rest` are in the quotes that are open, or end them.
     fn quoted(&mut self, quote: u8, rest: &[u8]) -> usize {
         let escapes = quote != b'`' && !(quote == b'"' && self.ansi_quotes) && !self.no_backslash_escapes;
-        match rest.iter().position(|byte| *byte == quote || (escapes && *byte == b'\\')) {
-            Some(end) if self.has_ascii_in_characters && rest[end] == b'\\' && end > 0 && !rest[end - 1].is_ascii() => {
-                self.odd = Some("a character that may end in a backslash");
-                end + 1
-            }
+        let is_looked_at =
+            |byte: u8| byte == quote || (escapes && byte == b'\\') || (self.wide.is_some() && !byte.is_ascii());
+        match rest.iter().position(|byte| is_looked_at(*byte)) {
             Some(end) if rest[end] == quote => {
                 self.open = Open::Nothing;
                 end + 1
             }
+            // A byte that begins no character of two bytes.
+            Some(0) if rest[0] != b'\\' => 1,
             // What is escaped must be here, too.
             Some(0) => 2,
-            Some(escape) => escape,
+            Some(next) => next,
             None => rest.len(),
         }
     }
@@ -257,7 +293,8 @@ impl DumpStatements {
             self.odd = Some("a statement that sets the delimiter");
         }
         if let Some(charset) = set_to(&self.kept, b"character_set_client") {
-            self.has_ascii_in_characters = ENCODINGS_WITH_ASCII.iter().any(|name| trimmed(charset).starts_with(name));
+            let of = WIDE_ENCODINGS.iter().find(|(name, _)| trimmed(charset).starts_with(name));
+            self.wide = of.map(|(_, wide)| *wide);
         }
         if let Some(mode) = set_to(&self.kept, b"sql_mode") {
             let has = |name: &[u8]| mode.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
@@ -393,14 +430,39 @@ mod tests {
             assert_eq!(said.is_some(), told.is_some(), "{text}: {said:?}");
             assert!(said.unwrap_or_default().contains(told.unwrap_or_default()), "{text}: {said:?}");
         }
-        for (charset, is_odd) in [("gbk", true), ("sjis", true), ("utf8mb4", false), ("latin1", false)] {
-            let mut statements = DumpStatements::default();
-            let set = format!("/*!50003 SET character_set_client  = {charset} */ ;");
-            [set.as_bytes(), b"SELECT 1;", b"SELECT '\xbf\\' -- ';"].iter().for_each(|line| statements.see_line(line));
-            assert_eq!(statements.odd().is_some(), is_odd, "{charset}");
-            let mut harmless = DumpStatements::default();
-            [set.as_bytes(), b"SELECT '\xd6\xd0', \"\xd6\xd0\";"].iter().for_each(|line| harmless.see_line(line));
-            assert!(harmless.odd().is_none() && harmless.is_between(), "{charset}");
+    }
+
+    #[test]
+    fn the_second_byte_of_a_character_is_no_backslash_to_the_server() {
+        for (charset, text, is_odd) in [
+            ("gbk", b"SELECT '\xbf\\' -- ';".as_slice(), true),
+            ("gbk", b"SELECT `\xbf`` -- `;", true),
+            ("gbk", b"SELECT '\xd6\xd0', \"\xd6\xd0\";", false),
+            // An escape after a character, and one before it.
+            ("gbk", b"SELECT '\xd6\xd0\\n', '\\\xd6\xd0';", false),
+            // What is escaped begins no character: both see two escapes.
+            ("gbk", b"SELECT '\\\xbf\\'';", false),
+            ("gbk", b"/* \xbf\\ */ SELECT 1;", false),
+            ("sjis", b"SELECT '\x83\\' -- ';", true),
+            // A character of one byte does not take the first byte of the next.
+            ("sjis", b"SELECT '\xb1\x83\\' -- ';", true),
+            ("sjis", b"SELECT '\xb1\\n';", false),
+            ("cp932", b"SELECT '\x83\x83\\n';", false),
+            ("big5", b"SELECT '\xa4\\' -- ';", true),
+            ("big5", b"SELECT '\xa0\\n\xfa\\n';", false),
+            ("gb18030", b"SELECT '\x81\x30\x81\x30\\n';", false),
+            ("utf8mb4", b"SELECT '\xbf\\n';", false),
+            ("latin1", b"SELECT '\xbf\\n';", false),
+        ] {
+            for size in [1, 5, 1000] {
+                let mut statements = DumpStatements::default();
+                statements.see_line(format!("/*!50003 SET character_set_client  = {charset} */ ;").as_bytes());
+                text.chunks(size).for_each(|part| statements.see(part));
+                statements.end_line();
+                let text = text.escape_ascii();
+                assert_eq!(statements.odd().is_some(), is_odd, "{charset} {text}");
+                assert!(is_odd || statements.is_between(), "{charset} {text}");
+            }
         }
     }
 
