@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::shop::{MEMBERS, REFERENCE, Shop, write};
 
 /// Rounds of backup and drill while the application writes.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_row_names_a_file_that_is_missing_while_an_application_writes_in_the_right_order() {
