@@ -7,6 +7,8 @@
 //! `DELIMITER` counts only where a line begins between two statements. `sql_mode` of the session
 //! decides what a backslash means, so the dump's own `SET sql_mode` is followed, too.
 
+use super::encodings::{self, Wide};
+
 /// So many bytes of a line decide what the first of them means: the longest delimiter.
 const LOOK_AHEAD: usize = 16;
 /// So much of a statement is kept, to know those that set `sql_mode`.
@@ -14,24 +16,6 @@ const MAX_STATEMENT_HEAD_BYTES: usize = 4 << 10;
 const DELIMITER_COMMAND: &[u8] = b"DELIMITER";
 /// A dump sets `;`, and as many of them as its text does not hold.
 const DELIMITERS: &[u8; LOOK_AHEAD] = b";;;;;;;;;;;;;;;;";
-/// Encodings in which the second byte of a character can be a backslash or a backquote, with the
-/// first and the second bytes of their characters. Shift-JIS has characters of one such byte, too.
-const WIDE_ENCODINGS: [(&[u8], Wide); 5] = [
-    (
-        b"big5",
-        Wide { first: |byte| matches!(byte, 0xa1..=0xf9), second: |byte| matches!(byte, 0x40..=0x7e | 0xa1..=0xfe) },
-    ),
-    (b"cp932", SHIFT_JIS),
-    (b"gb18030", GBK),
-    (b"gbk", GBK),
-    (b"sjis", SHIFT_JIS),
-];
-const GBK: Wide =
-    Wide { first: |byte| matches!(byte, 0x81..=0xfe), second: |byte| matches!(byte, 0x40..=0x7e | 0x80..=0xfe) };
-const SHIFT_JIS: Wide = Wide {
-    first: |byte| matches!(byte, 0x81..=0x9f | 0xe0..=0xfc),
-    second: |byte| matches!(byte, 0x40..=0x7e | 0x80..=0xfc),
-};
 /// What a dump writes after each body.
 const AFTER_BODY: &[u8] = b"/*!50003 SET sql_mode ";
 
@@ -45,19 +29,6 @@ enum Open {
     Comment,
 }
 
-/// Which bytes make a character of two bytes.
-#[derive(Debug, Clone, Copy)]
-struct Wide {
-    first: fn(u8) -> bool,
-    second: fn(u8) -> bool,
-}
-
-impl Wide {
-    fn begins(self, text: &[u8]) -> bool {
-        matches!(text, [first, second, ..] if (self.first)(*first) && (self.second)(*second))
-    }
-}
-
 /// The statements of a dump, as far as it was read.
 #[derive(Debug)]
 pub(super) struct DumpStatements {
@@ -66,7 +37,7 @@ pub(super) struct DumpStatements {
     delimiter: Option<&'static [u8]>,
     ansi_quotes: bool,
     no_backslash_escapes: bool,
-    /// If the session's texts are in one of [`WIDE_ENCODINGS`].
+    /// If the session's texts have characters of two bytes that mislead the client.
     wide: Option<Wide>,
     odd: Option<&'static str>,
     /// The beginning of the statement at work.
@@ -201,13 +172,6 @@ impl DumpStatements {
     /// belong to a statement.
     fn step(&mut self, rest: &[u8]) -> (usize, bool) {
         let opens = rest.starts_with(b"/*") && !rest.starts_with(b"/*!") && !rest.starts_with(b"/*M!");
-        if self.wide.is_some_and(|wide| wide.begins(rest)) {
-            // The client takes the second byte for itself.
-            if self.open != Open::Comment && matches!(rest[1], b'\\' | b'`') {
-                self.odd = Some("a character that ends in a backslash or a backquote");
-            }
-            return (2, true);
-        }
         match (self.open, rest[0]) {
             (Open::Quote(quote), _) => return (self.quoted(quote, rest), true),
             (Open::Nothing, b'\\') => {
@@ -234,8 +198,13 @@ impl DumpStatements {
             (_, b'*') if rest.starts_with(b"*/") => self.line.is_conditional = false,
             (Open::Nothing, quote @ (b'\'' | b'"' | b'`')) => self.open = Open::Quote(quote),
             (Open::Nothing, blank) if self.line.is_after_end && is_blank(blank) => return (1, false),
-            (Open::Nothing, b'-') if rest.starts_with(b"--") && rest.get(2).is_some_and(u8::is_ascii_control) => {
-                self.odd = Some("`--` before a control character");
+            // The server asks the encoding of the session what a blank is.
+            (Open::Nothing, b'-') if rest.starts_with(b"--") && rest.get(2).is_some_and(may_be_blank) => {
+                self.odd = Some("`--` before a control character or one that is not ASCII");
+            }
+            // To the server, the second byte of a character, or not: after `@` it reads bytes.
+            (Open::Nothing, byte) if self.wide.is_some() && !byte.is_ascii() && may_mislead(rest.get(1)) => {
+                self.odd = Some("a character that may end in a backslash or a backquote");
             }
             _ => {}
         }
@@ -245,15 +214,22 @@ impl DumpStatements {
     /// How many bytes of `rest` are in the quotes that are open, or end them.
     fn quoted(&mut self, quote: u8, rest: &[u8]) -> usize {
         let escapes = quote != b'`' && !(quote == b'"' && self.ansi_quotes) && !self.no_backslash_escapes;
-        let is_looked_at =
-            |byte: u8| byte == quote || (escapes && byte == b'\\') || (self.wide.is_some() && !byte.is_ascii());
-        match rest.iter().position(|byte| is_looked_at(*byte)) {
+        let is_sign = |byte: u8| byte == quote || (escapes && byte == b'\\');
+        if self.wide.is_some_and(|wide| wide.begins(rest)) {
+            // The client takes the second byte for itself.
+            if is_sign(rest[1]) {
+                self.odd = Some("a character that ends in a backslash or a backquote");
+            }
+            return 2;
+        }
+        let is_wide = |byte: u8| self.wide.is_some() && !byte.is_ascii();
+        match rest.iter().position(|byte| is_sign(*byte) || is_wide(*byte)) {
             Some(end) if rest[end] == quote => {
                 self.open = Open::Nothing;
                 end + 1
             }
             // A byte that begins no character of two bytes.
-            Some(0) if rest[0] != b'\\' => 1,
+            Some(0) if is_wide(rest[0]) => 1,
             // What is escaped must be here, too.
             Some(0) => 2,
             Some(next) => next,
@@ -292,9 +268,10 @@ impl DumpStatements {
         {
             self.odd = Some("a statement that sets the delimiter");
         }
-        if let Some(charset) = set_to(&self.kept, b"character_set_client") {
-            let of = WIDE_ENCODINGS.iter().find(|(name, _)| trimmed(charset).starts_with(name));
-            self.wide = of.map(|(_, wide)| *wide);
+        match set_to(&self.kept, b"character_set_client").map(encoding) {
+            Some(Some(wide)) => self.wide = wide,
+            Some(None) => self.odd = Some("a session in an encoding that is not known"),
+            None => {}
         }
         if let Some(mode) = set_to(&self.kept, b"sql_mode") {
             let has = |name: &[u8]| mode.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
@@ -304,6 +281,23 @@ impl DumpStatements {
         self.is_between = true;
         (self.line.is_taken, self.line.is_after_end) = (false, true);
     }
+}
+
+/// Whether the server may take this byte for a blank or a control character.
+fn may_be_blank(byte: &u8) -> bool {
+    byte.is_ascii_control() || !byte.is_ascii()
+}
+
+/// Whether this byte means something to the client.
+fn may_mislead(byte: Option<&u8>) -> bool {
+    matches!(byte, Some(b'\\' | b'`'))
+}
+
+/// As [`encodings::find`]. A variable keeps the encoding of the client.
+fn encoding(set: &[u8]) -> Option<Option<Wide>> {
+    let set = trimmed(set);
+    let end = set.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(set.len());
+    if set.starts_with(b"@") { Some(None) } else { encodings::find(&set[..end]) }
 }
 
 /// What a statement of a dump, such as `/*!50003 SET sql_mode = 'ANSI' */`, sets this variable to.
@@ -417,6 +411,7 @@ mod tests {
         for (text, told) in [
             (body("SELECT 1 --\u{1} '\n-- '"), Some("control character")),
             (body("SELECT 1 --\u{b} '\n"), None),
+            (body("SELECT 1 --\u{a0};; SELECT 2;; SELECT 1\nUNION SELECT 2"), Some("not ASCII")),
             (body("/* /*! */ -- */"), Some("in a comment")),
             (body("/* /*/ ' */ ;; SELECT 2 ;; '"), Some("in a comment")),
             (body("/* /* */ SELECT '/*!' -- /*!"), None),
@@ -437,6 +432,11 @@ mod tests {
         for (charset, text, is_odd) in [
             ("gbk", b"SELECT '\xbf\\' -- ';".as_slice(), true),
             ("gbk", b"SELECT `\xbf`` -- `;", true),
+            // After an @, the server reads byte by byte, and the second byte begins a character.
+            ("gbk", b"SELECT @a\xa1\x81` -- `;", true),
+            ("gbk", b"SELECT \x81\\;", true),
+            // What ends no quotes, and escapes nothing, misleads nobody.
+            ("sjis", b"SELECT '\x83`', `\x83\\`;", false),
             ("gbk", b"SELECT '\xd6\xd0', \"\xd6\xd0\";", false),
             // An escape after a character, and one before it.
             ("gbk", b"SELECT '\xd6\xd0\\n', '\\\xd6\xd0';", false),
@@ -451,6 +451,9 @@ mod tests {
             ("big5", b"SELECT '\xa4\\' -- ';", true),
             ("big5", b"SELECT '\xa0\\n\xfa\\n';", false),
             ("gb18030", b"SELECT '\x81\x30\x81\x30\\n';", false),
+            ("swe7", b"SELECT 1;", true),
+            ("unheard", b"SELECT 1;", true),
+            ("@saved_cs_client", b"SELECT '\xbf\\n';", false),
             ("utf8mb4", b"SELECT '\xbf\\n';", false),
             ("latin1", b"SELECT '\xbf\\n';", false),
         ] {
