@@ -252,6 +252,12 @@ impl Operator {
         self.daemon.take().expect("a daemon").kill().await.expect("it is killed");
     }
 
+    /// Where the daemon tells its metrics.
+    #[must_use]
+    pub fn listen(&self) -> &str {
+        &self.listen
+    }
+
     /// What the daemon logged since it was started.
     #[must_use]
     pub fn log(&self) -> String {

@@ -1,5 +1,5 @@
 //! The promises as a stranger would try them: one region and one identity are enough; a drill that
-//! is interrupted leaves nothing; a real Prometheus sees the daemon.
+//! is interrupted leaves nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::programs::{self, run, signal, terminate};
+use lifeboat_tests::programs::{self, run, signal};
 use lifeboat_tests::s3::{Bucket, Region, moment};
+use lifeboat_tests::sample;
 use lifeboat_tests::vault::noise;
-use lifeboat_tests::{ports, sample, tools};
 use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -118,58 +118,6 @@ async fn an_interrupted_drill_leaves_no_server_and_no_files() {
         let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{left:?} are left after {stop:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_real_prometheus_scrapes_the_daemon() {
-    let far = Region::start("far").await;
-    let replicas = [section(&far.replica_config("far"))];
-    let source = "kind = \"command\"\nargv = [\"echo\", \"data\"]";
-    let host = BackupHost::set_up(&replicas, source).await;
-    assert!(host.once().await.0.status.success());
-    let config = std::fs::read_to_string(host.config()).unwrap();
-    let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
-    let mut daemon = host.lifeboatd().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-
-    let place = tempfile::tempdir().unwrap();
-    let rules = tools::workspace().join("config/prometheus-rules.yml");
-    let yaml = format!(
-        "global: {{ scrape_interval: 200ms }}\nrule_files: ['{}']\n\
-         scrape_configs: [{{ job_name: lifeboat, static_configs: [{{ targets: ['{listen}'] }}] }}]\n",
-        rules.display()
-    );
-    std::fs::write(place.path().join("prometheus.yml"), yaml).unwrap();
-    let address = format!("127.0.0.1:{}", ports::free());
-    let mut prometheus = Command::new(tools::find("prometheus"))
-        .arg(format!("--config.file={}", place.path().join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", place.path().join("data").display()))
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let query = |expression: &'static str| {
-        let mut promtool = Command::new(tools::find("promtool"));
-        promtool.args(["query", "instant", &format!("http://{address}"), expression]);
-        async move { run(&mut promtool, DEADLINE).await.unwrap().stdout }
-    };
-    let began = Instant::now();
-    let found = loop {
-        let found = query(
-            "lifeboat_backup_last_success_timestamp_seconds{dataset=\"data\"} > 0 and on() lifeboat_replica_up == 1",
-        )
-        .await;
-        if found.contains("dataset=\"data\"") {
-            break found;
-        }
-        assert!(began.elapsed() < Duration::from_secs(60), "Prometheus does not see the backup: {found}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert!(found.contains("job=\"lifeboat\""), "{found}");
-    assert!(!query("ALERTS{alertstate=\"firing\"}").await.contains("LifeboatBackup"), "a healthy backup alarms");
-    terminate(&mut prometheus).await.unwrap();
-    assert!(terminate(&mut daemon).await.unwrap().success());
 }
 
 /// Hides or overwrites every object of a region, as whoever stole credentials that write can do.

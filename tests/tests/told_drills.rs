@@ -3,15 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lifeboat_tests::operator::{Operator, directory_replica};
-use lifeboat_tests::ports;
-use lifeboat_tests::tools::workspace;
+use lifeboat_tests::prometheus::Pushgateway;
 use lifeboat_tests::vault::files_below;
 use rusqlite::Connection;
-use tokio::process::Command;
 
 /// A host that backs SQLite files up, and the drill host beside it, whom it trusts.
 async fn hosts(place: &Path) -> (Operator, Operator) {
@@ -99,41 +96,19 @@ async fn the_daemon_tells_what_drill_hosts_have_published_and_believes_no_other(
     db1.stop().await;
 }
 
-/// The shell that the unit shows, for this folder and this address.
-fn push(folder: &Path, address: &str) -> String {
-    let unit = std::fs::read_to_string(workspace().join("systemd/lifeboat-drill.service")).unwrap();
-    let (_, after) = unit.split_once("#   ExecStopPost=-/bin/sh -c '").expect("the line");
-    let line = after.split('\'').next().unwrap().replace("\\\n#", " ");
-    let shown = [
-        ("/var/lib/prometheus/node-exporter", folder.to_str().unwrap()),
-        ("push.example.com:9091", address),
-        ("%H", "drill1"),
-    ];
-    shown.iter().fold(line, |line, (shown, ours)| {
-        assert!(line.contains(shown), "{line}");
-        line.replace(shown, ours)
-    })
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushgateway_takes_what_the_unit_pushes() {
     let place = tempfile::tempdir().unwrap();
     let (_db1, drill) = hosts(place.path()).await;
     let folder = place.path().join("collected");
     std::fs::create_dir(&folder).unwrap();
-    let address = format!("127.0.0.1:{}", ports::free());
-    let mut gateway = Command::new("prometheus-pushgateway")
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a Pushgateway (scripts/setup installs it)");
+    let gateway = Pushgateway::start();
+    let address = &gateway.address;
     for dataset in ["shop", "wiki"] {
         let file = folder.join(format!("lifeboat-drill-{dataset}.prom"));
         drill.must(&format!("lifeboat drill {dataset} --textfile {}", file.display())).await;
     }
-    let line = push(&folder, &address);
+    let line = gateway.pushing(&folder);
     let began = Instant::now();
     loop {
         let pushed = drill.shell(&format!("curl -sS --fail http://{address}/-/ready && {line}")).await;
@@ -157,5 +132,4 @@ async fn a_pushgateway_takes_what_the_unit_pushes() {
         let told = told.unwrap_or_else(|| panic!("{dataset}: {page}"));
         assert!(told.ends_with(" 4") && told.contains("instance=\"drill1\",job=\"lifeboat-drill\""), "{told}");
     }
-    gateway.kill().await.unwrap();
 }
