@@ -31,10 +31,12 @@ use crate::table::Plain;
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
-    /// The drill's id as `lifeboat --json drills` shows it, or the beginning of it [default: the
-    /// newest]
+    /// The drill's id as `lifeboat --json drills` shows it, or the beginning of it
     #[arg(long, value_name = "DRILL")]
     drill: Option<String>,
+    /// The newest drill, as without --drill
+    #[arg(long, conflicts_with = "drill")]
+    latest: bool,
     /// Also write one page of HTML that needs nothing else, with the signed report inside
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -100,7 +102,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 fn chosen(args: &Args, past: &DrillHistory) -> Result<SnapshotId> {
     let dataset = &args.dataset;
     let ids = || past.drills.iter().map(|drill| &drill.report.drill);
-    let Some(beginning) = &args.drill else {
+    let Some(beginning) = args.drill.as_ref().filter(|_| !args.latest) else {
         return ids().next().cloned().ok_or_else(|| {
             Error::failed(format!("no drill of dataset {dataset} has a report that can be believed"))
                 .hint(format!("run `lifeboat drill {dataset}` on a drill host, or start its timer"))

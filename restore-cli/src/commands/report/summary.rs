@@ -189,11 +189,13 @@ fn achieved(level: ProofLevel, from: &str) -> String {
     }
 }
 
-/// Whether there are objectives, and what they are about was measured. None was missed.
+/// Whether there are objectives, and what they are about was measured, by a drill of the whole.
+/// None was missed.
 fn all_met(report: &DrillReport) -> bool {
     let pairs =
         [(report.rto_seconds, report.rto_objective_seconds), (report.rpo_seconds, report.rpo_objective_seconds)];
-    pairs.iter().any(|(_, objective)| objective.is_some())
+    report.in_part.is_none()
+        && pairs.iter().any(|(_, objective)| objective.is_some())
         && pairs.iter().all(|(actual, objective)| objective.is_none() || actual.is_some())
 }
 
@@ -205,6 +207,7 @@ pub(super) fn names(names: &[Name]) -> String {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use lifeboat_engine::drill::InPart;
 
     fn drill(day: u32, level: Option<ProofLevel>, bytes: u64, seconds: f64) -> PastDrill {
         let time = |hour: u32| format!("2026-11-{day:02}T{hour:02}:00:00Z").parse().unwrap();
@@ -260,6 +263,19 @@ mod tests {
         assert!(!checked.contains("equal") && !checked.contains("met"), "{checked}");
         let nothing = verdict(None);
         assert!(nothing.contains("FAILED. It reached no level; level proved is required."), "{nothing}");
+        let mut in_part = [drill(23, None, 1 << 20, 10.0)];
+        in_part[0].report.passed = true;
+        in_part[0].report.rpo_objective_seconds = Some(200.0);
+        in_part[0].report.in_part = Some(InPart {
+            drill: in_part[0].report.drill.clone(),
+            snapshot: in_part[0].report.drill.clone(),
+            proved: in_part[0].report.started,
+            left_out: vec!["shop".to_owned()],
+            left_out_bytes: 1 << 20,
+            restored: Vec::new(),
+        });
+        let in_part = Summary { report: &in_part[0].report, past: &in_part }.verdict();
+        assert!(in_part.contains("proved in part") && !in_part.contains("met"), "{in_part}");
         let past = [drill(23, Some(ProofLevel::Proved), 1 << 20, 300.0)];
         let late = Summary { report: &past[0].report, past: &past };
         assert_eq!(late.standing(), DrillStanding::ObjectiveMissed);

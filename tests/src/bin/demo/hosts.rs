@@ -118,11 +118,10 @@ owners = ["{owner}"]
     }
 
     /// What the operator sees first.
-    pub(crate) async fn status(&self, stop: &CancellationToken) -> Result<String> {
+    pub(crate) async fn status(&self, words: &[&str], stop: &CancellationToken) -> Result<String> {
         let mut lifeboat = program(&programs::lifeboat(), self.home.path());
         // It ends with an error as long as nothing was drilled.
-        let shown = run_until(lifeboat.args(["status", "--json"]), DEADLINE, stop).await?;
-        Ok(shown.json()?["sentence"].as_str().ok_or("status said nothing")?.to_owned())
+        Ok(run_until(lifeboat.arg("status").args(words), DEADLINE, stop).await?.stdout)
     }
 
     async fn lifeboat(&self, arguments: &[&str], stop: &CancellationToken) -> Result<Output> {

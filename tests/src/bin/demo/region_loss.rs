@@ -14,6 +14,9 @@ pub(crate) async fn tell(stop: &CancellationToken) -> Result<()> {
     let begun = Instant::now();
     let Stage { mut north, south, company, backup_host, drill_host, owner: _owner, .. } = Stage::set(1.0, stop).await?;
 
+    let page = step(stop, "  lifeboat status: what an operator sees first", backup_host.status(&[], stop)).await?;
+    println!("    {}", page.trim_end().replace('\n', "\n    "));
+
     println!("The backups");
     step(stop, "  lifeboatd --once: the first backup, to both regions at once", backup_host.back_up(&[], stop)).await?;
     let first = evidence::stored_bytes(&south, DATASET).await?;
@@ -30,8 +33,10 @@ pub(crate) async fn tell(stop: &CancellationToken) -> Result<()> {
     .await?;
     let second = evidence::stored_bytes(&south, DATASET).await? - first;
 
-    let status = step(stop, "  lifeboat status: all at a glance", backup_host.status(stop)).await?;
-    println!("    {}", evidence::lines(&status, 94).join("\n    "));
+    let status = step(stop, "  lifeboat status: all at a glance", backup_host.status(&["--json"], stop)).await?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let sentence = status["sentence"].as_str().ok_or("status said nothing")?;
+    println!("    {}", evidence::lines(sentence, 94).join("\n    "));
 
     println!("The disaster");
     step(stop, "  region eu-north-1 is killed, and all of the company's servers with it", async {
