@@ -25,6 +25,7 @@ import engines
 import files
 import many
 import measure
+import part
 import postgres
 import rows
 import tools
@@ -36,6 +37,7 @@ GROUPS = [
     (cases.LONG, cases.long_streams),
     (postgres.CASES, postgres.run),
     (drills.CASES, drills.run),
+    (part.CASES, part.run),
     (engines.CASES, engines.run),
     (many.CASES, many.run),
     (distance.CASES, distance.run),
@@ -51,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mib", type=int, default=1024, help="size of the data in MiB (default 1024)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--gib", type=int, default=8, help="size of the long stream in GiB (default 8)")
-    parser.add_argument("--pg-mib", type=int, default=1024, help="size of the PostgreSQL dump in MiB, in steps of 230 (default 1024)")
+    parser.add_argument("--pg-mib", type=int, default=1024, help="size of the PostgreSQL dump in MiB, in steps of 230 but for one-table (default 1024)")
     parser.add_argument("--thousands", type=int, default=100, help="thousands of snapshots (default 100)")
     parser.add_argument("--tib", type=int, default=10, help="size of each of a hundred large snapshots in TiB (default 10)")
     parser.add_argument("--millions", type=int, default=10, help="millions of chunks in the index (default 10)")
@@ -81,7 +83,8 @@ def check(arguments: argparse.Namespace) -> None:
     # Data, repositories and what is restored, at the largest; generously.
     wanted = set(arguments.case)
     needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
-    needed += [(postgres.CASES, 8 * arguments.pg_mib), (engines.MARIADB, 8 * arguments.mib), (engines.REDIS, 3 * arguments.mib)]
+    needed += [(postgres.CASES + part.CASES, 8 * arguments.pg_mib), (engines.MARIADB + engines.SCATTER, 8 * arguments.mib)]
+    needed += [(engines.REDIS, 3 * arguments.mib)]
     needed += [(files.CASES, 16 * arguments.kilofiles)]
     needed += [(["vault-100k"], 180 * arguments.thousands), (["run-kept"], 1800), (["vault-10tib-100"], 900 * arguments.tib)]
     mib = max((size for names, size in needed if wanted & set(names)), default=0)

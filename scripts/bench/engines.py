@@ -15,8 +15,9 @@ import tools
 from measure import say
 
 MARIADB = ["mariadb-capture", "mariadb-restore"]
+SCATTER = ["mariadb-scatter"]
 REDIS = ["redis"]
-CASES = [*MARIADB, *REDIS]
+CASES = [*MARIADB, *SCATTER, *REDIS]
 DATABASE = "bench"
 DEADLINE = 60
 # Rows a MiB of dump, about.
@@ -34,6 +35,12 @@ INSERT INTO orders SELECT seq, 1 + (seq * 31337) % {customers}, (seq * 7 % 50000
 CREATE TABLE events (id INT PRIMARY KEY, payload JSON, at DATETIME(3));
 INSERT INTO events SELECT seq, JSON_OBJECT('type', ELT(1 + seq % 3, 'click', 'view', 'buy'), 'session', seq DIV 13, 'page',
     CONCAT('/products/', seq * 17 % 5000), 'ms', seq * 13 % 900), '2026-01-01' + INTERVAL seq * 1000 MICROSECOND FROM seq_1_to_{events};
+"""
+# A hundredth of the rows of each table, all over it, and another one for each number.
+UPDATES = """
+UPDATE {database}.customers SET token = MD5(CONCAT(id, token)) WHERE CRC32(id) % 100 = {number};
+UPDATE {database}.orders SET total = total + 1.5 WHERE CRC32(id) % 100 = {number};
+UPDATE {database}.events SET payload = JSON_SET(payload, '$.ms', 900 + id % 97) WHERE CRC32(id) % 100 = {number};
 """
 SUMS = "CHECKSUM TABLE {database}.customers, {database}.orders, {database}.events"
 
@@ -131,6 +138,9 @@ def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
     if wanted & set(MARIADB):
         say(f"MariaDB, about {arguments.mib} MiB of dump: captured and restored")
         results += _served(MariaDb(place / "my"), _mariadb, place, arguments)
+    if wanted & set(SCATTER):
+        say(f"MariaDB, about {arguments.mib} MiB of dump: a hundredth of the rows updated")
+        results += _served(MariaDb(place / "ms"), _scatter, place, arguments)
     if wanted & set(REDIS):
         say(f"Redis, about {arguments.mib} MiB: captured")
         results += _served(Redis(place / "re"), _redis, place, arguments)
@@ -145,11 +155,22 @@ def _served(server, work, place: pathlib.Path, arguments: argparse.Namespace) ->
         server.stop()
 
 
-def _mariadb(server: MariaDb, place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
-    rows = arguments.mib * ROWS
+def _fill(server: MariaDb, mib: int) -> None:
+    rows = mib * ROWS
     server.sql(TABLES.format(database=DATABASE, customers=rows, orders=rows * 5 // 2, events=rows * 2))
-    wanted = server.sums()
-    dump = shlex.join(server.tool("mariadb-dump", "--single-transaction", "--routines", "--events", "--triggers", "--databases", DATABASE))
+
+
+def _dump(server: MariaDb) -> str:
+    return shlex.join(server.tool("mariadb-dump", "--single-transaction", "--routines", "--events", "--triggers", "--databases", DATABASE))
+
+
+def _source(server: MariaDb) -> str:
+    return f'kind = "mariadb"\nsocket = "{server.socket}"\nuser = "root"\ndatabases = ["{DATABASE}"]'
+
+
+def _mariadb(server: MariaDb, place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
+    _fill(server, arguments.mib)
+    wanted, dump, source = server.sums(), _dump(server), _source(server)
     recipient, file, directory = tools.age_key(place / "my-key"), place / "my.age", place / "my-directory"
     pipe = "mariadb-dump | zstd | age"
     # Neither encrypts, nor syncs what it writes.
@@ -161,7 +182,6 @@ def _mariadb(server: MariaDb, place: pathlib.Path, arguments: argparse.Namespace
         loads["mydumper"] = ["myloader", *words, f"--directory={directory}", "--overwrite-tables"]
     else:
         say("mydumper is not installed and is left out")
-    source = f'kind = "mariadb"\nsocket = "{server.socket}"\nuser = "root"\ndatabases = ["{DATABASE}"]'
     captured, restored = {}, {}
     for number in range(arguments.rounds):
         tool = tools.Lifeboat(place / f"my-lifeboat-{number}", source=source)
@@ -182,6 +202,37 @@ def _mariadb(server: MariaDb, place: pathlib.Path, arguments: argparse.Namespace
     also = {"server": measure.tell("mariadbd", "--version").strip(), "dump_mib_about": arguments.mib}
     results = [measure.case("mariadb-capture", captured, **also)]
     return results + ([measure.case("mariadb-restore", restored, **also)] if restored else [])
+
+
+def _scatter(server: MariaDb, place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
+    """What the second backup stores: Lifeboat dumps the server, and the peers read a dump."""
+    _fill(server, arguments.mib)
+    kinds = [kind for kind in (tools.Restic, tools.Borg, tools.Rustic) if kind in tools.peers()]
+    dump, figures = place / "ms-dump", {}
+    for number in range(arguments.rounds):
+        ours = tools.Lifeboat(place / f"ms-lifeboat-{number}", source=_source(server))
+        used = {"lifeboat": ours} | {kind.name: kind(place / f"ms-{kind.name}-{number}") for kind in kinds}
+        for second in (False, True):
+            if second:
+                server.sql(UPDATES.format(database=DATABASE, number=number))
+            measure.tell("bash", "-c", f"{_dump(server)} --result-file='{dump}'")
+            for name in tools.in_turn(list(used), number):
+                before = tools.size(used[name].repository)
+                result = ours.daemon() if name == "lifeboat" else used[name].backup(dump)
+                if second:
+                    stored = tools.size(used[name].repository) - before
+                    figures.setdefault(name, []).append({**result, "stored_bytes": stored})
+        wanted = server.sums()
+        server.sql(f"DROP DATABASE {DATABASE}")
+        ours.command("restore", "data", "--to-mariadb", f"socket:{server.socket}?user=root", master=True)
+        if server.sums() != wanted:
+            sys.exit("lifeboat restored something else")
+        for tool in used.values():
+            shutil.rmtree(tool.place)
+    also = {"server": measure.tell("mariadbd", "--version").strip(), "dump_mib": dump.stat().st_size / 2**20}
+    stored = {name: measure.medians(rounds)["stored_bytes"] for name, rounds in figures.items()}
+    also |= {f"stored_to_{name}": stored["lifeboat"] / size for name, size in stored.items() if name != "lifeboat"}
+    return [measure.case("mariadb-scatter", figures, **also)]
 
 
 def _redis(server: Redis, place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:

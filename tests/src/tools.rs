@@ -49,6 +49,18 @@ pub fn postgresql() -> PathBuf {
     found.unwrap_or_else(|| panic!("no PostgreSQL server is installed: run `make setup`"))
 }
 
+/// The programs of PostgreSQL of this major version, beside the distribution's: each whole in its
+/// directory, so that a worker can be told it.
+///
+/// # Panics
+/// If they are not in `.tools`.
+#[must_use]
+pub fn postgresql_of(major: u32) -> PathBuf {
+    let programs = workspace().join(format!(".tools/postgresql/{major}/bin"));
+    assert!(programs.join("postgres").is_file(), "PostgreSQL {major} is not installed: run `make setup`");
+    programs
+}
+
 fn directories() -> Vec<PathBuf> {
     let mut directories: Vec<PathBuf> = std::env::var_os("LIFEBOAT_TOOLS").map(PathBuf::from).into_iter().collect();
     directories.push(workspace().join(".tools/bin"));

@@ -2,6 +2,7 @@
 //! read. Nothing is measured.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,6 +10,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const MIB: &str = "8";
+/// Prints the cases of all scripts: what their lists of texts name, and what they tell a result of.
+const CASES: &str = r#"
+import importlib, pathlib, re, sys
+
+sys.path.insert(0, "scripts/bench")
+for script in pathlib.Path("scripts/bench").glob("[!_]*.py"):
+    known = vars(importlib.import_module(script.stem)).items()
+    lists = [value for name, value in known if name.isupper() and isinstance(value, list)]
+    named = [case for cases in lists for case in cases if isinstance(case, str)]
+    for case in named + re.findall(r'case\("([^"]+)"', script.read_text()):
+        print(case)
+"#;
 
 fn output(command: &mut Command) -> Vec<u8> {
     let done = command.output().unwrap();
@@ -112,33 +125,13 @@ fn the_scripts_compile_and_know_their_cases() {
     let files = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "py"));
     output(python().args(["-m", "py_compile"]).args(files));
     let help = String::from_utf8(output(python().env("COLUMNS", "1000").args(["scripts/bench", "--help"]))).unwrap();
-    for case in [
-        "first",
-        "unchanged",
-        "append-5pct",
-        "block-change",
-        "restore-fresh",
-        "restore-after-30",
-        "scatter-1pct",
-        "scatter-0.1pct",
-        "scatter-10pct",
-        "moved-5pct",
-        "column-added",
-        "sqlite-scatter",
-        "increments-30",
-        "restore-increments-30",
-        "stream-8g",
-        "restore-8g",
-        "pg-capture",
-        "pg-restore",
-        "vault-100k",
-        "run-kept",
-        "vault-10tib-100",
-        "index-10m",
-        "first-rtt200",
-        "unchanged-rtt200",
-        "restore-rtt200",
-    ] {
-        assert!(help.contains(case), "{case} is missing:\n{help}");
+    let offered: BTreeSet<&str> = help.split_whitespace().collect();
+    let cases = String::from_utf8(output(python().args(["-c", CASES]))).unwrap();
+    // Lists and results were both found.
+    for case in ["first", "scatter-1pct", "redis", "one-table", "mariadb-scatter"] {
+        assert!(cases.lines().any(|line| line == case), "{case} is missing:\n{cases}");
+    }
+    for case in cases.lines() {
+        assert!(offered.contains(case), "{case} is missing:\n{help}");
     }
 }
