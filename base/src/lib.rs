@@ -6,6 +6,7 @@
 pub mod beneath;
 pub mod buffers;
 pub mod clock;
+pub mod disk;
 pub mod error;
 pub mod escape;
 pub mod facts;

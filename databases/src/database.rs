@@ -71,6 +71,14 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// The highest level that a drill of it can reach, without commands of the operator.
     fn highest_level(&self) -> ProofLevel;
 
+    /// How many bytes of disk a drill to `level` is forecast to take, of a snapshot whose streams
+    /// have so many `bytes`. It refuses drills, so it is nearer to the least than to the most: a
+    /// disk that becomes full all the same is told.
+    fn drill_disk(&self, bytes: u64, level: ProofLevel) -> u64 {
+        let _ = level;
+        bytes
+    }
+
     /// Whether only the operator understands its snapshots, so that a drill restores and judges
     /// them by commands: see [`DrillCommands`](crate::DrillCommands).
     fn takes_commands(&self) -> bool {

@@ -50,7 +50,11 @@ pub(crate) async fn load(
     for name in streams.names() {
         let file = file_of(&streams.facts().engine, &name)?;
         let shown = path.join(&file).display().to_string();
-        write(streams, &name, NewFile { root: root.clone(), file, sync }, &shown, cx).await?;
+        let written = write(streams, &name, NewFile { root: root.clone(), file, sync }, &shown, cx).await;
+        written.map_err(|error| match outcome.written.is_empty() {
+            true => error,
+            false => error.within(format!("{} holds a part of the snapshot", path.display())),
+        })?;
         outcome.written.push(shown);
     }
     Ok(outcome)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Error, Result, disk};
 
 use crate::database::{ServerTarget, WorkContext};
 use crate::streams::StoredStreams;
@@ -45,8 +45,22 @@ pub enum Target {
 ///
 /// # Errors
 /// [`Class::Usage`](lifeboat_base::Class::Usage) for a target that is not empty or of another
-/// engine, [`Class::Source`](lifeboat_base::Class::Source) for a failing tool.
+/// engine, [`Class::Source`](lifeboat_base::Class::Source) for a failing tool,
+/// [`Class::Storage`](lifeboat_base::Class::Storage) if the disk of a directory is full.
 pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &WorkContext) -> Result<RestoreOutcome> {
+    let loaded = load_into(streams, target, cx).await;
+    match target {
+        Target::Directory { path, .. } | Target::Tree { path, .. } => loaded.map_err(|error| {
+            if !disk::tells_of_full_disk(&error.chain()) {
+                return error;
+            }
+            disk::full(path, error, "make room there, or restore into a directory on a larger disk")
+        }),
+        Target::Server { .. } => loaded,
+    }
+}
+
+async fn load_into(streams: &dyn StoredStreams, target: &Target, cx: &WorkContext) -> Result<RestoreOutcome> {
     match target {
         Target::Directory { path, overwrite, sync } => directory::load(streams, path, *overwrite, *sync, cx).await,
         Target::Tree { path, wanted } => {

@@ -12,9 +12,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::databases::postgres::PostgresConnection;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::programs::processes_in;
 use crate::{ports, tools};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -133,27 +135,41 @@ impl Postgres {
 
     /// Runs the server whose data directory is in `place`.
     async fn run(place: TempDir, programs: &Path, door: Door, superuser: &str) -> Self {
-        let data = place.path().join("data");
-        let mut server = Command::new(programs.join("postgres"));
-        server.arg("-D").arg(&data).arg("-k").arg(place.path()).current_dir(place.path());
-        match &door {
-            Door::Socket => server.args(["-c", "listen_addresses="]),
-            Door::Password { port, .. } => server.args(["-c", "listen_addresses=127.0.0.1", "-p", &port.to_string()]),
-        };
-        server.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
-        server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=128MB", "-c", "max_locks_per_transaction=1024"]);
-        as_unprivileged(&mut server);
-        let log = std::fs::File::create(place.path().join("log")).expect("a log");
-        let server = server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
-        let server = server.kill_on_drop(true).spawn().expect("postgres runs");
+        let server = spawn(place.path(), programs, &door);
         let postgres = Self { place, programs: programs.to_owned(), server, door, superuser: superuser.to_owned() };
+        postgres.wait_until_ready().await;
+        postgres
+    }
+
+    async fn wait_until_ready(&self) {
         let began = Instant::now();
-        while postgres.try_query("postgres", "SELECT 1").await.is_err() {
-            let log = std::fs::read_to_string(postgres.place.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < DEADLINE, "PostgreSQL does not start: {log}");
+        while self.try_query("postgres", "SELECT 1").await.is_err() {
+            assert!(began.elapsed() < DEADLINE, "PostgreSQL does not start: {}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        postgres
+    }
+
+    /// The process id of the server.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.id()
+    }
+
+    /// Starts it again, after [`kill_all_of`] it.
+    ///
+    /// # Panics
+    /// As [`Self::start`], or it was not killed.
+    pub async fn start_again(&mut self) {
+        let ended = tokio::time::timeout(DEADLINE, self.server.wait()).await;
+        ended.expect("it was killed").expect("it can be waited for");
+        // As long as one of its children is there, no other server takes its data directory.
+        let began = Instant::now();
+        while !processes_in(self.place.path()).is_empty() {
+            assert!(began.elapsed() < DEADLINE, "left: {:?}", processes_in(self.place.path()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.server = spawn(self.place.path(), &self.programs, &self.door);
+        self.wait_until_ready().await;
     }
 
     /// How Lifeboat is told to connect.
@@ -274,17 +290,42 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let group = self.server.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let group = self.server.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(group) = group {
             // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children and its shared
             // memory along.
-            let _ = rustix::process::kill_process(group, rustix::process::Signal::QUIT);
+            let _ = kill_process(group, Signal::QUIT);
             let began = Instant::now();
             while matches!(self.server.try_wait(), Ok(None)) && began.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+/// Runs the server whose data directory is in `place`.
+fn spawn(place: &Path, programs: &Path, door: &Door) -> Child {
+    let mut server = Command::new(programs.join("postgres"));
+    server.arg("-D").arg(place.join("data")).arg("-k").arg(place).current_dir(place);
+    match door {
+        Door::Socket => server.args(["-c", "listen_addresses="]),
+        Door::Password { port, .. } => server.args(["-c", "listen_addresses=127.0.0.1", "-p", &port.to_string()]),
+    };
+    server.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+    server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=128MB", "-c", "max_locks_per_transaction=1024"]);
+    as_unprivileged(&mut server);
+    let log = std::fs::File::create(place.join("log")).expect("a log");
+    server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
+    server.kill_on_drop(true).spawn().expect("postgres runs")
+}
+
+/// Kills a server and its children without a warning. Who has ended already is no error.
+pub fn kill_all_of(server: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap_or_default();
+    let all = children.split_whitespace().filter_map(|child| child.parse::<i32>().ok());
+    for process in std::iter::once(server.cast_signed()).chain(all).filter_map(Pid::from_raw) {
+        let _ = kill_process(process, Signal::KILL);
     }
 }
 

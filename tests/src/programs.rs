@@ -179,3 +179,14 @@ pub fn signal(child: &Child, signal: Signal) {
         let _ = kill_process(pid, signal);
     }
 }
+
+/// The command lines of the processes that work in a directory, also in one that is gone.
+pub(crate) fn processes_in(directory: &Path) -> Vec<String> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_in = |process: &PathBuf| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
+    let told = |process: PathBuf| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        format!("{} {}", process.display(), String::from_utf8_lossy(&line).replace('\0', " "))
+    };
+    all.filter(is_in).map(told).collect()
+}

@@ -1,8 +1,8 @@
 //! Captures, restores and throw-away databases in this process: what tests of engines begin with.
 #![allow(clippy::expect_used)]
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::Result;
 use lifeboat_engine::base::facts::SourceFacts;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::postgres::Postgres;
+use crate::programs::processes_in;
 use crate::streams::MemoryStreams;
 use crate::tools;
 
@@ -130,6 +131,24 @@ pub async fn restored(
 /// It takes longer than two minutes.
 pub async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), work).await.expect("the work ends in time")
+}
+
+/// Waits until no process works in `place`, and nothing is in it.
+///
+/// # Panics
+/// Something is left after half a minute.
+pub async fn assert_nothing_is_left(place: &Path) {
+    let began = Instant::now();
+    loop {
+        let files: Vec<PathBuf> =
+            std::fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let processes = processes_in(place);
+        if files.is_empty() && processes.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "left: {files:?} {processes:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// One database of a snapshot.

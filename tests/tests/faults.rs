@@ -14,6 +14,7 @@ use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
+use lifeboat_tests::small_disk::SmallDisk;
 use lifeboat_tests::vault::{name, noise};
 use serde_json::Value;
 use tokio::process::Child;
@@ -241,40 +242,6 @@ async fn a_source_that_fails_is_exit_4_and_leaves_what_was_there() {
     assert_whole(&host, 1).await;
 }
 
-/// A directory that is full, and is unmounted when dropped. Mounting takes root, or `sudo` as for
-/// `make setup`.
-struct FullDisk(PathBuf);
-
-fn as_root(program: &str) -> std::process::Command {
-    if rustix::process::geteuid().is_root() {
-        return std::process::Command::new(program);
-    }
-    let mut sudo = std::process::Command::new("sudo");
-    sudo.args(["-n", program]);
-    sudo
-}
-
-impl FullDisk {
-    fn mount(path: &Path) -> Self {
-        std::fs::create_dir_all(path).unwrap();
-        let options = format!("size=1m,mode=0700,uid={}", rustix::process::geteuid().as_raw());
-        let done = as_root("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output().unwrap();
-        assert!(done.status.success(), "cannot mount a small tmpfs: {}", String::from_utf8_lossy(&done.stderr));
-        Self(path.to_owned())
-    }
-
-    fn fill(&self) {
-        // To the last byte: what fits is written, the rest fails.
-        let _ = std::fs::write(self.0.join("filler"), vec![0; 2 << 20]);
-    }
-}
-
-impl Drop for FullDisk {
-    fn drop(&mut self) {
-        let _ = as_root("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_and_heals() {
     let place = tempfile::tempdir().unwrap();
@@ -296,8 +263,9 @@ async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_
         secret.display()
     );
     std::fs::remove_dir_all(host.path().join("state")).unwrap();
-    let disk = FullDisk::mount(&host.path().join("state"));
-    disk.fill();
+    let disk = SmallDisk::mount(&host.path().join("state"), 1 << 20);
+    std::fs::set_permissions(disk.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    disk.fill_but(0);
     // The copy of a SQLite database needs room there, and nothing else does.
     for (what, exit) in [(source("seq 300000"), 0), (sqlite.clone(), 5)] {
         host.configure(1, &replicas, &what).await;
@@ -310,7 +278,7 @@ async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_
     let (output, report) = host.once().await;
     assert!(report["snapshot"].is_string(), "{output}");
     assert!(output.stderr.contains("No space left"), "{output}");
-    std::fs::remove_file(host.path().join("state/filler")).unwrap();
+    disk.empty();
     host.configure(1, &replicas, &sqlite).await;
     let text = std::fs::read_to_string(host.config()).unwrap();
     std::fs::write(host.config(), text.replace("replaces = \"command\"", "replaces = \"postgres\"")).unwrap();

@@ -21,6 +21,7 @@
 
 mod broker;
 mod channel;
+pub mod disk;
 mod leftovers;
 pub mod protocol;
 pub mod serve;

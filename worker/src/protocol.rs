@@ -74,6 +74,9 @@ pub struct DrillTools {
     pub directories: Vec<PathBuf>,
     /// What restores and judges a snapshot that only its operator understands.
     pub commands: DrillCommands,
+    /// So many bytes must be free where the throw-away database is made.
+    #[serde(default)]
+    pub needed_disk: u64,
 }
 
 /// The password of a server.

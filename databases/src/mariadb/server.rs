@@ -83,7 +83,7 @@ impl<'a> MariaServer<'a> {
             self.value("SELECT VERSION()").await.map_err(|error| error.within("cannot query the MariaDB server"))?;
         let version = MariaVersion::of(&said).ok_or_else(|| {
             Error::source_failed(format!("the server is no MariaDB, but says that it is {}", said.escape_debug()))
-                .hint("back MySQL up by a source of kind = \"command\" that runs mysqldump")
+                .hint("name a MariaDB server; MySQL is backed up by a source of kind = \"command\" that runs mysqldump")
         })?;
         let rows = self.rows(MARIA_FACTS).await.map_err(|error| error.within("cannot query the MariaDB server"))?;
         match rows.into_iter().next().as_deref() {

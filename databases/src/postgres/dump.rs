@@ -24,11 +24,17 @@ const LOCK_WAIT_MILLIS: u32 = 10_000;
 const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
 /// A capture uses no more connections unless it is told to, as the server has other work.
 const MAX_DEFAULT_JOBS: usize = 4;
-/// A server may say it in its own language.
-const CANCELLED_BY_RECOVERY: [Cause; 1] = [(
-    &["conflict with recovery"],
-    "the standby cancelled the dump, to replay what its primary did meanwhile: set hot_standby_feedback = on there, or max_standby_streaming_delay above the time of a dump; the daemon tries again after `retry`",
-)];
+/// What a server says, it may say in its own language. What its client says comes in English.
+const DUMP_CAUSES: [Cause; 2] = [
+    (
+        &["conflict with recovery"],
+        "the standby cancelled the dump, to replay what its primary did meanwhile: set hot_standby_feedback = on there, or max_standby_streaming_delay above the time of a dump; the daemon tries again after `retry`",
+    ),
+    (
+        &["server closed the connection unexpectedly"],
+        "the server went away in the middle: see its log, and run the backup again once it runs",
+    ),
+];
 
 /// The tables that have streams of their own.
 pub(super) async fn large_tables(server: &Server<'_>, database: &str, config: &PostgresConfig) -> Result<Vec<Table>> {
@@ -106,7 +112,7 @@ pub(super) async fn dump(
     })
     .await?;
     let exit = tool.finish(0).await.map_err(|error| {
-        let hint = causes::what_to_do(&error.chain(), &CANCELLED_BY_RECOVERY).unwrap_or(hint);
+        let hint = causes::what_to_do(&error.chain(), &DUMP_CAUSES).unwrap_or(hint);
         error.within(format!("cannot dump {stream}")).hint(hint)
     })?;
     if !begun {

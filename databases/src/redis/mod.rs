@@ -68,6 +68,11 @@ impl Database for RedisDb {
         ProofLevel::Proved
     }
 
+    /// The proof saves the server beside the dump that it has loaded.
+    fn drill_disk(&self, bytes: u64, level: ProofLevel) -> u64 {
+        bytes.saturating_mul(if level < ProofLevel::Proved { 1 } else { 2 })
+    }
+
     fn checks(&self) -> &'static [&'static str] {
         &throw_away::REDIS_CHECKS
     }

@@ -53,6 +53,11 @@ impl Database for Sqlite {
         ProofLevel::Proved
     }
 
+    /// The proof has three files: the restored one, its copy, and the stored one again.
+    fn drill_disk(&self, bytes: u64, level: ProofLevel) -> u64 {
+        bytes.saturating_mul(if level < ProofLevel::Proved { 1 } else { 3 })
+    }
+
     fn checks(&self) -> &'static [&'static str] {
         &["integrity_check", "foreign_key_check"]
     }

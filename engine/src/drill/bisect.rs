@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
-use lifeboat_databases::proof::{CheckResult, DrillQuery};
+use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofLevel};
 use lifeboat_databases::streams::StoredStreams;
 use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -18,7 +18,8 @@ use lifeboat_worker::WorkerPlace;
 use lifeboat_worker::protocol::DrillTools;
 use tokio_util::sync::CancellationToken;
 
-use super::DRILL_STALL_LIMIT;
+use super::{DRILL_STALL_LIMIT, needed_disk};
+use crate::config::DrillConfig;
 use crate::restore::{SnapshotStreams, VaultReader};
 
 /// A search among the snapshots of a dataset, oldest first.
@@ -161,7 +162,9 @@ impl Asking<'_> {
             cancel: self.cancel.clone(),
         };
         // Commands of the operator answer no query.
-        let tools = DrillTools { directories: self.directories.to_vec(), ..DrillTools::default() };
+        let (engine, bytes) = (registry::find(&streams.facts().engine), streams.manifest().length());
+        let needed_disk = needed_disk(&DrillConfig::default(), engine, bytes, ProofLevel::Loaded)?;
+        let tools = DrillTools { directories: self.directories.to_vec(), needed_disk, ..DrillTools::default() };
         let server = lifeboat_worker::throw_away(self.worker, streams, tools, &cx).await?;
         let mut server = server.ok_or_else(|| {
             Error::usage(format!("a snapshot of kind {} has no throw-away database to ask", streams.facts().engine))

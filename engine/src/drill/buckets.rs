@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Context, Error, Result, disk};
 
 /// Files that hashes are divided into, each of which is open while they are written.
 const BUCKETS: usize = 128;
@@ -50,7 +50,7 @@ impl Buckets {
         std::fs::create_dir_all(folder).context(Class::Storage, failed)?;
         let file = |at: usize| File::create(folder.join(at.to_string())).map(BufWriter::new);
         let files = (0..BUCKETS).map(file).collect::<std::io::Result<_>>().context(Class::Storage, failed)?;
-        let room = fs_free(folder).context(Class::Storage, failed)? / SHARE_OF_DISK;
+        let room = disk::free(folder).context(Class::Storage, failed)? / SHARE_OF_DISK;
         Ok(Self { files, folder: folder.to_owned(), count: 0, room })
     }
 
@@ -87,12 +87,6 @@ pub(super) fn few_enough(count: u64) -> Result<()> {
             .hint("let `sql` of the [[group.reference]] ask for fewer"));
     }
     Ok(())
-}
-
-/// What is free on the disk of `folder`, for whoever asks.
-fn fs_free(folder: &Path) -> std::io::Result<u64> {
-    let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// One entry of a bucket.

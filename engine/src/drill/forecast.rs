@@ -1,6 +1,8 @@
 //! Refuses a drill that would pass its limits, before anything is started.
 //!
-//! - **Disk**: the bytes that the manifest tells. The indexes of a database come on top of them.
+//! - **Disk**: what the engine takes for the bytes that the manifest tells, by
+//!   [`Database::drill_disk`]. It is compared with `max_disk` here, and with what is free by the
+//!   worker, which knows where.
 //! - **Time**: how long past drills of the dataset took that reached the level. What they did with
 //!   each byte is scaled by the size of this snapshot, and the rest, such as to start a server, is
 //!   not. Of those that restored about as much, the slowest counts. Without any, there is no
@@ -9,6 +11,7 @@
 use std::time::Duration;
 
 use lifeboat_base::{Error, Result};
+use lifeboat_databases::Database;
 use lifeboat_databases::proof::ProofLevel;
 
 use super::report::DrillReport;
@@ -19,23 +22,40 @@ const MAX_FORECAST_DRILLS: usize = 16;
 /// … and the slowest of so many counts, of those whose size is nearest.
 const NEAREST_DRILLS: usize = 3;
 
-/// Refuses to drill so many `bytes` to `level` where `settings` do not leave enough time or disk.
-/// `past` is newest first, and `spent` is gone of the time.
+/// How many bytes of disk a drill of so many `bytes` to `level` will need: none if it only fetches.
+/// `engine` is that of the snapshot, if this version knows it.
+///
+/// # Errors
+/// [`Class::Configuration`](lifeboat_base::Class::Configuration): `max_disk` allows fewer.
+pub fn needed_disk(
+    settings: &DrillConfig,
+    engine: Option<&dyn Database>,
+    bytes: u64,
+    level: ProofLevel,
+) -> Result<u64> {
+    if level == ProofLevel::Fetched {
+        return Ok(0);
+    }
+    let needed = engine.map_or(bytes, |engine| engine.drill_disk(bytes, level));
+    let Some(most) = settings.max_disk.filter(|most| needed > *most) else { return Ok(needed) };
+    let what = format!(
+        "the snapshot restores {bytes} bytes, for which a drill is forecast to need {needed} bytes of disk, and max_disk allows {most}: the drill was not started"
+    );
+    Err(Error::configuration(what)
+        .hint("raise max_disk in [drill] or [dataset.drill] if the disk of the worker has the room"))
+}
+
+/// Refuses to drill so many `bytes` to `level` where `settings` do not leave enough time. `past` is
+/// newest first, and `spent` is gone of the time.
 ///
 /// # Errors
 /// [`Class::Configuration`](lifeboat_base::Class::Configuration).
-pub(super) fn check(
+pub(super) fn check_time(
     settings: &DrillConfig,
     (bytes, spent): (u64, Duration),
     level: ProofLevel,
     past: &[DrillReport],
 ) -> Result<()> {
-    if let Some(most) = settings.max_disk.filter(|most| bytes > *most && level > ProofLevel::Fetched) {
-        let what =
-            format!("the snapshot restores {bytes} bytes, and max_disk allows {most}: the drill was not started");
-        return Err(Error::configuration(what)
-            .hint("raise max_disk in [drill] or [dataset.drill] if the disk of the worker has the room"));
-    }
     let Some((limit, seconds)) = settings.max_time.zip(forecast(bytes, level, past)) else { return Ok(()) };
     let seconds = seconds + spent.as_secs_f64();
     if seconds <= limit.as_secs_f64() {
@@ -77,6 +97,7 @@ fn forecast(bytes: u64, level: ProofLevel, past: &[DrillReport]) -> Option<f64> 
 mod tests {
     use super::*;
     use lifeboat_base::Class;
+    use lifeboat_databases::registry;
 
     const GIB: u64 = 1 << 30;
 
@@ -115,23 +136,38 @@ mod tests {
     #[test]
     fn just_inside_a_limit_passes_and_just_outside_is_refused() {
         let past = [report(1, 100.0, ProofLevel::Proved)];
-        let within = |max_time: Option<u64>, max_disk: Option<u64>| {
-            let settings =
-                DrillConfig { max_time: max_time.map(Duration::from_secs), max_disk, ..DrillConfig::default() };
-            check(&settings, (GIB, Duration::ZERO), ProofLevel::Proved, &past)
+        let within = |seconds: u64, past: &[DrillReport]| {
+            let settings = DrillConfig { max_time: Some(Duration::from_secs(seconds)), ..DrillConfig::default() };
+            check_time(&settings, (GIB, Duration::ZERO), ProofLevel::Proved, past)
         };
-        assert!(within(None, None).is_ok() && within(Some(205), Some(GIB)).is_ok());
-        for (refused, key) in [(within(Some(204), None), "max_time"), (within(None, Some(GIB - 1)), "max_disk")] {
-            let error = refused.unwrap_err();
-            assert_eq!(error.class(), Class::Configuration);
-            assert!(error.message().contains(key) && error.hint_text().unwrap().contains(key), "{error:?}");
+        assert!(within(205, &past).is_ok() && within(1, &[]).is_ok(), "without a past drill nobody knows");
+        refused_by("max_time", within(204, &past));
+        let disk = |kind: &str, max_disk: Option<u64>, level: ProofLevel| {
+            let settings = DrillConfig { max_disk, ..DrillConfig::default() };
+            needed_disk(&settings, registry::find(kind), GIB, level)
+        };
+        for (kind, level, needed) in [
+            ("postgres", ProofLevel::Proved, GIB * 5 / 2 + (64 << 20)),
+            ("mariadb", ProofLevel::Proved, GIB * 3 / 2 + (320 << 20)),
+            ("redis", ProofLevel::Loaded, GIB),
+            ("redis", ProofLevel::Proved, 2 * GIB),
+            ("sqlite", ProofLevel::Checked, GIB),
+            ("sqlite", ProofLevel::Proved, 3 * GIB),
+            ("files", ProofLevel::Proved, GIB),
+            ("unheard-of", ProofLevel::Proved, GIB),
+            ("postgres", ProofLevel::Fetched, 0),
+        ] {
+            assert_eq!(disk(kind, None, level).unwrap(), needed, "{kind} {level:?}");
+            assert_eq!(disk(kind, Some(needed), level).unwrap(), needed, "{kind} {level:?}");
+            if needed > 0 {
+                refused_by("max_disk", disk(kind, Some(needed - 1), level).map(drop));
+            }
         }
-        let settings = DrillConfig { max_time: Some(Duration::from_secs(1)), ..DrillConfig::default() };
-        assert!(check(&settings, (GIB, Duration::ZERO), ProofLevel::Proved, &[]).is_ok(), "nobody knows");
-        let settings = DrillConfig { max_disk: Some(1), ..DrillConfig::default() };
-        assert!(
-            check(&settings, (GIB, Duration::ZERO), ProofLevel::Fetched, &[]).is_ok(),
-            "what is only fetched takes no disk"
-        );
+    }
+
+    fn refused_by(key: &str, result: Result<()>) {
+        let error = result.unwrap_err();
+        assert_eq!(error.class(), Class::Configuration);
+        assert!(error.message().contains(key) && error.hint_text().unwrap().contains(key), "{error:?}");
     }
 }

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::bisect::{Asking, Bisect};
 pub use self::choice::{DrillTrace, due_since, fulfilled, replicas_to_read, snapshots_in_order};
 pub use self::evidence::{DrillEvidence, evidence};
+pub use self::forecast::needed_disk;
 pub use self::group::{AcrossMembers, CommonMembers, FoundMoments, MemberSnapshot, is_one_moment};
 pub use self::history::{DrillHistory, PastDrill, Publications, history, published_drills};
 pub use self::in_part::base_of;
@@ -211,10 +212,7 @@ impl Drill<'_> {
             None => self.unless_cancelled(self.fetch_only(given.streams, report, began)).await,
         };
         // What fails once it is cancelled fails because of that, and proves nothing.
-        let result = match result {
-            Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
-            result => result,
-        };
+        let result = result.map_err(|error| if self.cancel.is_cancelled() { self.cancelled() } else { error });
         report.restored_bytes = given.bytes.min(streams.delivered() - before);
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
@@ -235,14 +233,16 @@ impl Drill<'_> {
         report: &mut DrillReport,
         cx: &WorkContext,
     ) -> Result<Option<Box<dyn ThrowAway>>> {
-        forecast::check(self.settings, (given.bytes, given.spent), report.required, self.past)?;
+        let engine = registry::find(&given.streams.facts().engine);
+        let needed_disk = needed_disk(self.settings, engine, given.bytes, report.required)?;
+        forecast::check_time(self.settings, (given.bytes, given.spent), report.required, self.past)?;
         // Where the kind allows no more, nothing need be started to find that out.
         if report.required == ProofLevel::Fetched || report.highest == Some(ProofLevel::Fetched) {
             return Ok(None);
         }
         let phase = Stopwatch::start(self, "start");
         let DrillConfig { server_directories, commands, .. } = self.settings;
-        let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone() };
+        let tools = DrillTools { directories: server_directories.clone(), commands: commands.clone(), needed_disk };
         let server = lifeboat_worker::throw_away(self.worker, given.streams, tools, cx).await?;
         phase.stop(report);
         Ok(server)

@@ -5,13 +5,16 @@
 mod killed;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
-use lifeboat_tests::programs::Output;
+use lifeboat_tests::programs::{self, Output, run};
 use lifeboat_tests::rooted::RootedVault;
+use lifeboat_tests::small_disk::SmallDisk;
 use lifeboat_tests::vault::files_below;
 use serde_json::Value;
+use tokio::process::Command;
 
 const DATASETS: [&str; 2] = ["shop", "wiki"];
 
@@ -359,4 +362,35 @@ async fn a_drill_beyond_its_limits_is_refused_before_it_starts_or_stopped() {
     assert_eq!(output.code(), Some(3), "{output}");
     assert!(output.stderr.contains("by past drills, this one would take"), "{output}");
     assert_eq!(phases(&report), ["select"], "{report}");
+}
+
+#[tokio::test]
+async fn a_drill_that_needs_more_than_is_free_is_refused_before_anything_is_made() {
+    let vault = planned("").await;
+    let words = ["--json", "drill", "shop"];
+    let config = vault.config("drill1");
+    let in_directory = async |directory: &Path, words: &[&str]| {
+        let mut lifeboat = Command::new(programs::lifeboat());
+        lifeboat.arg("--config").arg(&config).args(words).env("TMPDIR", directory);
+        run(&mut lifeboat, std::time::Duration::from_secs(120)).await.unwrap()
+    };
+    let disk = SmallDisk::mount(&vault.path("disk"), 1 << 20);
+    std::fs::set_permissions(vault.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let output = in_directory(disk.path(), &words).await;
+    assert!(output.status.success(), "{output}");
+    // Room for the database, and not for the three files of a proof.
+    disk.fill_but(12 << 10);
+    let output = in_directory(disk.path(), &words).await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    let told = format!("the disk at {} has 0 MiB free, and the drill is forecast to need 1 MiB", disk.path().display());
+    assert!(output.stderr.contains(&told) && output.stderr.contains("set TMPDIR to"), "{output}");
+    let report = output.json().unwrap();
+    assert_eq!((report["phases"].as_array().unwrap().len(), &report["restored_bytes"]), (1, &0.into()), "{report}");
+    assert_eq!(disk.entries(), Vec::<std::path::PathBuf>::new());
+    // The check says so before, of each dataset, and a drill that only fetches needs no room.
+    let output = in_directory(disk.path(), &["check"]).await;
+    assert_eq!(output.code(), Some(3), "{output}");
+    assert!(output.stdout.contains("dataset shop cannot be drilled") && output.stdout.contains(&told), "{output}");
+    let output = in_directory(disk.path(), &["drill", "shop", "--level", "fetched"]).await;
+    assert!(output.status.success(), "{output}");
 }

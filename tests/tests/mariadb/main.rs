@@ -10,6 +10,7 @@ mod programs;
 mod proof;
 mod restore;
 mod rights;
+mod versions;
 
 use lifeboat_engine::Result;
 use lifeboat_engine::databases::mariadb::{MariaConfig, MariaSource};

@@ -9,7 +9,10 @@ use lifeboat_engine::keys::DRILL_HOST_FOLDER;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::mariadb::MariaDb;
+use lifeboat_tests::programs::{self, run};
 use lifeboat_tests::vault::name;
+use lifeboat_tests::work::assert_nothing_is_left;
+use tokio::process::Command;
 
 use super::scratch;
 
@@ -104,4 +107,28 @@ async fn what_is_wrong_has_its_exit_code() {
         assert_ne!(checked.code(), Some(0), "{checked}");
         assert!(format!("{checked}").contains(told), "{checked}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_without_the_programs_of_its_server_has_its_exit_code_and_leaves_nothing() {
+    // A newer server that says it is older, as no older one is installed.
+    let (server, vault) = (MariaDb::start_with(&["--version=10.6.1-MariaDB"]).await, scratch());
+    server.run_sql("", SHOP).await;
+    let host = host(&server, &vault).await;
+    let (backup, _) = host.once().await;
+    assert_eq!(backup.code(), Some(0), "{backup}");
+
+    let place = scratch();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let mut drill = Command::new(programs::lifeboat());
+    drill.arg("--config").arg(host.config()).arg("-i").arg(host.master()).args(["--json", "drill", "data"]);
+    let failed = run(drill.env("TMPDIR", place.path()), Duration::from_secs(120)).await.unwrap();
+    assert_eq!(failed.code(), Some(4), "{failed}");
+    let told = "the programs of a MariaDB 10.6 server for the drill are not installed (there is 10.";
+    assert!(failed.stderr.contains(told), "{failed}");
+    assert!(failed.stderr.contains("install mariadb-server-core of MariaDB 10.6 "), "{failed}");
+    let report = failed.json().unwrap();
+    assert!(report["passed"] == false && report["reached"].is_null(), "{report:#}");
+    assert!(report["restored_bytes"] == 0 && report["error"].as_str().unwrap().contains(told), "{report:#}");
+    assert_nothing_is_left(place.path()).await;
 }

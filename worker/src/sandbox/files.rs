@@ -98,7 +98,7 @@ pub(super) fn confine(job: &Job, scratch: &Path) -> Result<bool> {
 /// Directories of programs, and files to read, that the job names.
 fn of_job(job: &Job) -> (Vec<PathBuf>, Vec<PathBuf>) {
     match &job.work {
-        Work::Drill(DrillTools { directories, commands }) => {
+        Work::Drill(DrillTools { directories, commands, .. }) => {
             // A name without a folder is found where programs are.
             let own = commands.programs().filter(|program| program.is_absolute()).map(Path::to_owned);
             (directories.iter().flat_map(|path| with_data(path)).chain(own).collect(), Vec::new())

@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::inbox::{EndOfListing, Inbox, Outbox};
 use self::streams::StreamsOfBroker;
-use crate::channel;
 use crate::protocol::{
     Confinement, DrillTools, Job, MAX_REQUEST_BYTES, Password, Reply, Request, Started, WireError, Work,
 };
+use crate::{channel, disk};
 
 /// Receives the job. `None` if the broker closed the socket first.
 ///
@@ -99,13 +99,14 @@ impl Service {
                 let server = engine.server(&address, password, &client_directories)?;
                 self.restore(server.as_ref(), &wanted).await
             }
-            Work::Drill(DrillTools { directories, commands }) => {
+            Work::Drill(DrillTools { directories, commands, needed_disk }) => {
+                disk::require(&self.cx.scratch, needed_disk)?;
                 let facts = self.streams.facts();
                 let engine = registry::find(&facts.engine).ok_or_else(unknown_engine)?;
                 let throw_away = if engine.takes_commands() && commands.highest_level() > ProofLevel::Fetched {
                     Some(commands.throw_away(&self.cx)?)
                 } else {
-                    self.unless_cancelled(engine.throw_away(facts, &directories, &self.cx)).await?
+                    self.watched(engine.throw_away(facts, &directories, &self.cx)).await?
                 };
                 match throw_away {
                     Some(throw_away) => self.drill(throw_away, requests).await,
@@ -121,6 +122,11 @@ impl Service {
             result = work => result,
             () = self.cx.cancel.cancelled() => Err(Error::cancelled("the drill")),
         }
+    }
+
+    /// Such work that fills the directory of the throw-away database.
+    async fn watched<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.unless_cancelled(disk::watched(&self.cx.scratch, work)).await
     }
 
     /// Not dropped when it is cancelled: it obeys the token, and drops what is half loaded.
@@ -156,16 +162,13 @@ impl Service {
         self.outbox.send(&Reply::Started(started)).await?;
         loop {
             let reply = match requests.recv().await {
-                Some(Request::Load) => {
-                    self.unless_cancelled(throw_away.load(&self.streams)).await.map(|()| Reply::Loaded)
-                }
+                Some(Request::Load) => self.watched(throw_away.load(&self.streams)).await.map(|()| Reply::Loaded),
                 Some(Request::Check { queries }) => {
-                    self.unless_cancelled(throw_away.check(&queries)).await.map(Reply::Checked)
+                    let checked = self.watched(throw_away.check(&queries)).await;
+                    checked.and_then(|checks| disk::unless_full(&self.cx.scratch, checks)).map(Reply::Checked)
                 }
-                Some(Request::Ask { queries }) => {
-                    self.unless_cancelled(throw_away.ask(&queries)).await.map(Reply::Checked)
-                }
-                Some(Request::Prove) => self.unless_cancelled(throw_away.prove(&self.streams)).await.map(Reply::Proved),
+                Some(Request::Ask { queries }) => self.watched(throw_away.ask(&queries)).await.map(Reply::Checked),
+                Some(Request::Prove) => self.watched(throw_away.prove(&self.streams)).await.map(Reply::Proved),
                 Some(Request::List(listing)) => self.list(throw_away.as_mut(), &listing).await.map(|()| Reply::Listed),
                 Some(Request::Stop) => {
                     throw_away.stop().await?;

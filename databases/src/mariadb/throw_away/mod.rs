@@ -62,6 +62,55 @@ impl ThrowAway for MariaThrowAway {
     }
 
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let loaded = self.load_all(streams).await;
+        self.server.unless_ended(loaded).await
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let checked = self.check_all(queries).await;
+        self.server.unless_ended(checked).await
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let answers = self.answers(queries).await.and_then(answered);
+        self.server.unless_ended(answers).await
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        let proof = prove::prove(self, streams).await;
+        self.server.unless_ended(proof).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        self.server.stop().await
+    }
+}
+
+/// Loads the plugins that accounts need. Where a library is not installed, the account cannot be
+/// made, and the server says why.
+async fn load_auth_plugins(server: &MariaServer<'_>, globals: &MariaGlobals) -> Result<()> {
+    let loaded = server.column("SELECT LOWER(PLUGIN_NAME) FROM information_schema.PLUGINS").await?;
+    let named = |word: &str| globals.accounts.iter().any(|(_, clause)| clause.iter().any(|token| token.is(word)));
+    for word in AUTH_PLUGINS.into_iter().filter(|word| named(word) && !loaded.iter().any(|it| it == word)) {
+        if let Err(error) = server.run(&format!("INSTALL SONAME 'auth_{word}'")).await {
+            tracing::debug!(plugin = word, "cannot load: {}", error.chain());
+        }
+    }
+    Ok(())
+}
+
+/// SQL that sets a session's clock to when the snapshot was taken: an event whose time has passed
+/// since could not be made otherwise.
+fn at_the_time_of(facts: &SourceFacts) -> Result<String> {
+    let Some(taken) = facts.details.get(TAKEN) else { return Ok(String::new()) };
+    match taken.parse::<u64>() {
+        Ok(seconds) => Ok(format!("SET SESSION timestamp = {seconds};\n")),
+        Err(_) => Err(Error::integrity("the snapshot does not tell when it was taken")),
+    }
+}
+
+impl MariaThrowAway {
+    async fn load_all(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
         let globals = read_globals(streams).await?;
         if let Some(missing) = missing_engine(&server, streams.facts(), &streams.names()).await? {
@@ -95,7 +144,7 @@ impl ThrowAway for MariaThrowAway {
         Ok(())
     }
 
-    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+    async fn check_all(&self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         let mut results = Vec::new();
         for (database, _) in &self.databases {
             results.push(self.check_tables(database).await?);
@@ -103,43 +152,6 @@ impl ThrowAway for MariaThrowAway {
         checked(results, self.answers(queries).await?)
     }
 
-    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
-        answered(self.answers(queries).await?)
-    }
-
-    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
-        prove::prove(self, streams).await
-    }
-
-    async fn stop(self: Box<Self>) -> Result<()> {
-        self.server.stop().await
-    }
-}
-
-/// Loads the plugins that accounts need. Where a library is not installed, the account cannot be
-/// made, and the server says why.
-async fn load_auth_plugins(server: &MariaServer<'_>, globals: &MariaGlobals) -> Result<()> {
-    let loaded = server.column("SELECT LOWER(PLUGIN_NAME) FROM information_schema.PLUGINS").await?;
-    let named = |word: &str| globals.accounts.iter().any(|(_, clause)| clause.iter().any(|token| token.is(word)));
-    for word in AUTH_PLUGINS.into_iter().filter(|word| named(word) && !loaded.iter().any(|it| it == word)) {
-        if let Err(error) = server.run(&format!("INSTALL SONAME 'auth_{word}'")).await {
-            tracing::debug!(plugin = word, "cannot load: {}", error.chain());
-        }
-    }
-    Ok(())
-}
-
-/// SQL that sets a session's clock to when the snapshot was taken: an event whose time has passed
-/// since could not be made otherwise.
-fn at_the_time_of(facts: &SourceFacts) -> Result<String> {
-    let Some(taken) = facts.details.get(TAKEN) else { return Ok(String::new()) };
-    match taken.parse::<u64>() {
-        Ok(seconds) => Ok(format!("SET SESSION timestamp = {seconds};\n")),
-        Err(_) => Err(Error::integrity("the snapshot does not tell when it was taken")),
-    }
-}
-
-impl MariaThrowAway {
     async fn check_tables(&self, database: &str) -> Result<CheckResult> {
         let server = self.server.server(&self.cx)?;
         let of_database = format!(

@@ -71,6 +71,40 @@ impl ThrowAway for PostgresThrowAway {
     }
 
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let loaded = self.load_all(streams).await;
+        self.server.unless_ended(loaded).await
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let checked = self.check_all(queries).await;
+        self.server.unless_ended(checked).await
+    }
+
+    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let answers = self.answers(queries).await.and_then(answered);
+        self.server.unless_ended(answers).await
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        let proof = prove::prove(&self.server, &self.databases, streams, &self.cx).await;
+        self.server.unless_ended(proof).await
+    }
+
+    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let Listing::Values { database, sql } = listing else {
+            return Err(Error::usage("a PostgreSQL server holds no tree of files"));
+        };
+        let query = DrillQuery { database: database.clone(), sql: sql.clone(), ..DrillQuery::default() };
+        self.list_values(&query, to).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        self.server.stop().await
+    }
+}
+
+impl PostgresThrowAway {
+    async fn load_all(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
         let names = streams.names();
         let databases = by_database(&names)?;
@@ -95,36 +129,14 @@ impl ThrowAway for PostgresThrowAway {
         Ok(())
     }
 
-    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+    async fn check_all(&self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         let mut results = Vec::new();
-        for database in self.databases.clone() {
-            results.push(self.amcheck(&database).await?);
+        for database in &self.databases {
+            results.push(self.amcheck(database).await?);
         }
         checked(results, self.answers(queries).await?)
     }
 
-    async fn ask(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
-        answered(self.answers(queries).await?)
-    }
-
-    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
-        prove::prove(&self.server, &self.databases, streams, &self.cx).await
-    }
-
-    async fn list(&mut self, listing: &Listing, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
-        let Listing::Values { database, sql } = listing else {
-            return Err(Error::usage("a PostgreSQL server holds no tree of files"));
-        };
-        let query = DrillQuery { database: database.clone(), sql: sql.clone(), ..DrillQuery::default() };
-        self.list_values(&query, to).await
-    }
-
-    async fn stop(self: Box<Self>) -> Result<()> {
-        self.server.stop().await
-    }
-}
-
-impl PostgresThrowAway {
     /// Runs `pg_amcheck` on one database. Its extension is removed again, as the proof would find a
     /// difference.
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {

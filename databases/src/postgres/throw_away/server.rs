@@ -19,6 +19,8 @@ use crate::tool::process::{Invocation, output};
 use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_START_TIME: Duration = Duration::from_secs(60);
+/// A server that its clients lost has ended after so long, or runs.
+const MAX_DEATH_TIME: Duration = Duration::from_millis(500);
 /// Nothing must survive a crash, and nothing else may run during the drill.
 const SETTINGS: [&str; 14] = [
     "listen_addresses=",
@@ -126,6 +128,32 @@ impl ThrowAwayServer {
                 self.process.log()
             ))),
         }
+    }
+
+    /// `done`, unless the server has ended: its clients only tell that they do not reach it.
+    ///
+    /// # Errors
+    /// That of `done`; or how the server ended.
+    pub(super) async fn unless_ended<T: Send>(&mut self, done: Result<T>) -> Result<T> {
+        let patience = if done.is_err() { MAX_DEATH_TIME } else { Duration::ZERO };
+        let ended = async {
+            loop {
+                if let Some(status) = self.process.ended() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let Ok(status) = tokio::time::timeout(patience, ended).await else { return done };
+        let log = self.process.log();
+        let error = Error::source_failed(format!(
+            "the throw-away PostgreSQL server ended with {status} during the drill: {log}"
+        ))
+        .hint("see why it ended, such as for want of memory (journalctl -k), and run the drill again");
+        Err(match done {
+            Err(lost) => error.because(lost),
+            Ok(_) => error,
+        })
     }
 
     /// Stops it and removes its files.

@@ -27,7 +27,10 @@ pub(super) async fn prove(
     let key: ProofKey = rand::random();
     let patient = WorkContext { stall: MAX_REDIS_SAVE_TIME, ..cx.clone() };
     let saved = server.connection()?.values(&["SAVE"], &patient).await;
-    saved.map_err(|error| error.within("cannot dump the restored server again"))?;
+    // The server answers no more than that it failed.
+    saved.map_err(|error| {
+        error.within(format!("cannot dump the restored server again, whose log ends with: {}", server.log()))
+    })?;
     let stored = digest_of_stream(streams.open(DUMP_STREAM).await?, key, now, cx).await?;
     let restored = digest_of_file(&server.dump(), key, now, Some(stored.version), cx).await?;
     let mut proof = ProofResult {

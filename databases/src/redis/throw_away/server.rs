@@ -112,6 +112,11 @@ impl RedisThrowAwayServer {
         self.process.directory().join(DUMP_FILE)
     }
 
+    /// The end of what it wrote into its log.
+    pub(super) fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Looks at the dump with the tool of the server, which is told what is wrong.
     ///
     /// # Errors

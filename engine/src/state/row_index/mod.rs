@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifeboat_base::secret::Secret;
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Context, Error, Result, disk};
 use lifeboat_format::id::{ChunkId, Digest, Name, SnapshotId};
 use lifeboat_format::varint;
 
@@ -171,8 +171,7 @@ impl RowIndex {
     }
 
     fn check_free(&self) -> Result<()> {
-        let free = rustix::fs::statvfs(&self.folder).map(|found| found.f_bavail * found.f_frsize);
-        if free.is_ok_and(|free| free < MIN_FREE_BYTES) {
+        if disk::free(&self.folder).is_ok_and(|free| free < MIN_FREE_BYTES) {
             return Err(Error::storage(format!("less than 1 GiB is free in {}", self.folder.display()))
                 .hint("make room there, or set dedup = \"chunks\"; the row index takes up to 6 % of the data's size, and twice that during a run"));
         }

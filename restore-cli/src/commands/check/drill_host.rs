@@ -11,12 +11,14 @@ use std::collections::BTreeSet;
 use lifeboat_engine::config::{Config, DrillConfig, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::streams::StoredStreams;
 use lifeboat_engine::databases::{WorkContext, registry};
+use lifeboat_engine::drill::needed_disk;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{ReplicaErrorKind, SharedReplica};
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::worker::disk;
+use lifeboat_engine::{Error, Result};
 
 use super::{Checked, TOOL_ANSWER};
 use crate::access::Need;
@@ -50,8 +52,7 @@ pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config,
     let named: Vec<Name> = config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets = if named.is_empty() { all(checked, &reader, session).await? } else { named };
     for dataset in &datasets {
-        let settings = config.dataset(dataset).map(|dataset| &dataset.drill);
-        let drilled = could_drill(&reader, dataset, settings, session);
+        let drilled = could_drill(&reader, dataset, config.drill_of(dataset), session);
         if let Err(error) = session.cancellable("the check of the drill", async { Ok(drilled.await) }).await? {
             checked.broken(error.class(), format!("dataset {dataset} cannot be drilled: {}", error.chain_and_hint()));
         }
@@ -92,12 +93,7 @@ async fn all(checked: &mut Checked, reader: &VaultReader, session: &Session) -> 
     }
 }
 
-async fn could_drill(
-    reader: &VaultReader,
-    dataset: &Name,
-    settings: Option<&DrillConfig>,
-    session: &Session,
-) -> Result<()> {
+async fn could_drill(reader: &VaultReader, dataset: &Name, settings: &DrillConfig, session: &Session) -> Result<()> {
     let snapshot = reader.select(dataset, &Selector::Latest, session.clock.now()).await?;
     let streams = reader.streams(dataset, &snapshot).await?;
     let cx = WorkContext {
@@ -107,25 +103,15 @@ async fn could_drill(
         environment: session.tools.clone(),
         cancel: session.cancel.clone(),
     };
-    let directories = settings.map(|settings| settings.server_directories.clone()).unwrap_or_default();
     let engine = registry::find(&streams.facts().engine);
     let engine = engine.ok_or_else(|| {
         Error::configuration(format!("this version knows no sources of kind {}", streams.facts().engine))
             .hint("install the version that the backup host runs")
     })?;
-    engine.has_server_programs(streams.facts(), &directories, &cx).await?;
-    let needed = streams.manifest().length();
-    let free = rustix::fs::statvfs(&session.temporary).map(|found| found.f_bavail * found.f_frsize);
-    let highest = settings.map_or(engine.highest_level(), |settings| settings.highest_level(engine));
-    if highest > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
-        let (shown, needed) = (session.temporary.display(), human::bytes(needed));
-        return Err(Error::new(
-            Class::Storage,
-            format!("{shown} has less room than the {needed} of the newest snapshot"),
-        )
-        .hint("set TMPDIR to a larger disk"));
-    }
-    Ok(())
+    engine.has_server_programs(streams.facts(), &settings.server_directories, &cx).await?;
+    let level = settings.level.unwrap_or_else(|| settings.highest_level(engine));
+    let needed = needed_disk(settings, Some(engine), streams.manifest().length(), level)?;
+    disk::require(&session.temporary, needed)
 }
 
 /// What came of a report that was tried.

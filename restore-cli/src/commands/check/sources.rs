@@ -1,5 +1,6 @@
 //! Whether what is backed up can be reached and read, and whether there is room for a capture.
 
+use lifeboat_engine::base::disk;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::WorkContext;
 use lifeboat_engine::state::StateDirectory;
@@ -78,7 +79,7 @@ fn depends_on_who_asks(said: &str) -> bool {
 
 fn room(config: &Config, needed: u64) -> Result<()> {
     let folder = config.state_directory.ancestors().find(|folder| folder.exists());
-    let free = folder.and_then(|folder| rustix::fs::statvfs(folder).ok()).map(|found| found.f_bavail * found.f_frsize);
+    let free = folder.and_then(|folder| disk::free(folder).ok());
     let needed = needed.saturating_add(MIN_FREE_BYTES);
     match free {
         Some(free) if free < needed => {
