@@ -8,11 +8,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::{Class, Error};
 
 /// What the system says of a full disk, and of a quota that is used up, which tools and servers
-/// repeat; and what SQLite says instead.
-const FULL_DISK_WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "database or disk is full"];
+/// repeat; and what SQLite and InnoDB say instead.
+const FULL_DISK_WORDS: [&str; 5] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+    "failed with error 28",
+    "system error number 28",
+];
 
 /// What is free on the disk of `path`, for whoever asks, in bytes.
 ///
@@ -40,6 +46,12 @@ pub fn tells_of_full_disk(said: &str) -> bool {
     FULL_DISK_WORDS.iter().any(|words| said.contains(words))
 }
 
+/// Whether an error is of a kind that a full disk can cause. What proves a snapshot wrong is not.
+#[must_use]
+pub fn can_cause(error: &Error) -> bool {
+    matches!(error.class(), Class::Failed | Class::Source | Class::Storage)
+}
+
 /// The error of work that failed with `cause` because the disk of `path` is full. `remedy` says
 /// what to do.
 #[must_use]
@@ -51,7 +63,6 @@ pub fn full(path: &Path, cause: Error, remedy: &str) -> Error {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::Class;
 
     #[test]
     fn a_full_disk_is_known_by_what_the_system_says() {

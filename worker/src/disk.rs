@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
-use lifeboat_base::{Class, Error, Result, disk};
+use lifeboat_base::{Error, Result, disk};
 use lifeboat_databases::proof::CheckResult;
 use tokio::time::Instant;
 
@@ -82,10 +82,9 @@ pub(crate) fn unless_full(directory: &Path, checks: Vec<CheckResult>) -> Result<
     }
 }
 
-/// An error of work during which `least` bytes were free. What proves a snapshot wrong stays that.
+/// An error of work during which `least` bytes were free.
 fn told(directory: &Path, error: Error, least: u64) -> Error {
-    let may_be = matches!(error.class(), Class::Failed | Class::Source | Class::Storage);
-    if may_be && (least < ALMOST_FULL_BYTES || disk::tells_of_full_disk(&error.chain())) {
+    if disk::can_cause(&error) && (least < ALMOST_FULL_BYTES || disk::tells_of_full_disk(&error.chain())) {
         return disk::full(directory, error, DRILL_DISK_REMEDY);
     }
     error
@@ -94,6 +93,8 @@ fn told(directory: &Path, error: Error, least: u64) -> Error {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use lifeboat_base::Class;
+
     use super::*;
 
     const GIB: u64 = 1 << 30;

@@ -7,6 +7,7 @@ pub(crate) mod hosts;
 pub(crate) mod pipes;
 pub(crate) mod places;
 pub(crate) mod process;
+mod said;
 pub(crate) mod secret_file;
 pub(crate) mod server;
 pub(crate) mod user;

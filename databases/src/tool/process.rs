@@ -16,7 +16,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -30,17 +30,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::pipes::{Drain, Filler, PIPE_BYTES};
+use super::said::Said;
 use crate::database::WorkContext;
 use crate::streams::{StreamReader, StreamWriter};
 
-/// No more warnings of one tool are told.
-const MAX_WARNINGS: usize = 20;
 /// A read of stdout has room for at least this.
 const MIN_ROOM_BYTES: usize = 256 << 10;
-/// No more is kept of stderr.
-const MAX_STDERR_BYTES: usize = 8 << 10;
-/// After these marks tools repeat statements and rows, or what a server did not understand.
-const STATEMENT_MARKS: [&str; 3] = ["Command was:", "CONTEXT:", ", with args beginning with:"];
 /// [`output`] collects no more.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
@@ -145,16 +140,16 @@ impl Invocation {
             let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
-        let tail = Arc::new(Mutex::new(Vec::new()));
+        let said = Said::default();
         let mut stderr = child.stderr.take();
-        let (kept, mut watch) = (tail.clone(), self.watch);
+        let (kept, mut watch) = (said.clone(), self.watch);
         let listener = tokio::spawn(async move {
             let mut piece = [0; 4096];
             while let Some(stderr) = &mut stderr {
                 match stderr.read(&mut piece).await {
                     Ok(read @ 1..) => match &mut watch {
-                        Some(watch) => keep_tail(&kept, &watch(&piece[..read])),
-                        None => keep_tail(&kept, &piece[..read]),
+                        Some(watch) => kept.keep(&watch(&piece[..read])),
+                        None => kept.keep(&piece[..read]),
                     },
                     _ => break,
                 }
@@ -166,20 +161,13 @@ impl Invocation {
             child,
             group,
             name,
-            tail,
+            said,
             listener: AbortOnDropHandle::new(listener),
             stall: self.stall,
             cancel: self.cancel,
             buffer: BytesMut::new(),
         })
     }
-}
-
-fn keep_tail(tail: &Mutex<Vec<u8>>, piece: &[u8]) {
-    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-    tail.extend_from_slice(piece);
-    let excess = tail.len().saturating_sub(MAX_STDERR_BYTES);
-    tail.drain(..excess);
 }
 
 /// A running tool.
@@ -189,7 +177,7 @@ pub(crate) struct Tool {
     name: String,
     stdin: Option<Filler>,
     stdout: Option<Drain>,
-    tail: Arc<Mutex<Vec<u8>>>,
+    said: Said,
     listener: AbortOnDropHandle<()>,
     stall: Duration,
     cancel: CancellationToken,
@@ -311,30 +299,14 @@ impl Tool {
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
     }
 
-    /// The lines that warn in the tail of what it said, the same one only once.
+    /// See [`Said::warnings`].
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut warnings: Vec<String> = Vec::new();
-        for line in String::from_utf8_lossy(&tail).lines() {
-            let Some((_, warning)) = line.split_once("warning: ") else { continue };
-            let warning = format!("{}: {}", self.name, warning.escape_debug());
-            if warnings.len() < MAX_WARNINGS && !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        warnings
+        self.said.warnings(&self.name)
     }
 
-    /// What it said last, for an error. The statement that failed and its row are left out, as they
-    /// may hold a password.
+    /// See [`Said::told`].
     pub(crate) fn said(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&tail);
-        let end = STATEMENT_MARKS.iter().filter_map(|mark| text.find(mark)).min();
-        let text = &text[..end.unwrap_or(text.len())];
-        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
-        if clean.is_empty() { String::new() } else { format!(", saying: {clean}") }
+        self.said.told()
     }
 }
 

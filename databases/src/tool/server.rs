@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use lifeboat_base::{Class, Context, Result};
+use lifeboat_base::{Class, Context, Error, Result, disk};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -33,6 +33,8 @@ const TOLD_LOG_BYTES: usize = 2000;
 const MAX_SERVER_END_TIME: Duration = Duration::from_secs(20);
 /// What was told to quit is then killed.
 const MAX_SERVER_QUIT_TIME: Duration = Duration::from_secs(5);
+/// A server that its clients lost has ended after so long, or runs.
+const MAX_SERVER_DEATH_TIME: Duration = Duration::from_millis(500);
 
 /// How a server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub(crate) struct ServerProcess {
     _short: Option<TempDir>,
     user: Option<(u32, u32)>,
     log: File,
+    /// How much of the log is about its start.
+    start_bytes: u64,
     end: ServerEnd,
     child: Option<Child>,
 }
@@ -76,7 +80,7 @@ impl ServerProcess {
             None
         };
         let socket_directory = short.as_ref().map_or_else(|| directory.clone(), |short| short.path().to_owned());
-        let prepared = Self { directory, socket_directory, _short: short, user, log, end, child: None };
+        let prepared = Self { directory, socket_directory, _short: short, user, log, start_bytes: 0, end, child: None };
         for path in [&cx.scratch, &prepared.directory, &prepared.socket_directory] {
             prepared.hand_over(path)?;
         }
@@ -136,15 +140,55 @@ impl ServerProcess {
         self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
+    /// Takes note that it has started: its log so far tells nothing of what goes wrong later.
+    pub(crate) fn has_started(&mut self) {
+        self.start_bytes = self.log_bytes();
+    }
+
+    /// `done`, unless the server has ended, or says in its log that its disk is full: its clients
+    /// are told neither. `product` is what it is.
+    ///
+    /// # Errors
+    /// That of `done`; or how the server ended; or what its log tells.
+    pub(crate) async fn unless_ended<T: Send>(&mut self, product: &str, done: Result<T>) -> Result<T> {
+        let patience = if done.is_err() { MAX_SERVER_DEATH_TIME } else { Duration::ZERO };
+        let ended = async {
+            loop {
+                if let Some(status) = self.ended() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::time::timeout(patience, ended).await;
+        let log = self.log();
+        match (ended, done) {
+            (Ok(status), done) => {
+                let log = if log.is_empty() { log } else { format!(": {log}") };
+                let what = format!("the throw-away {product} server ended with {status} during the drill{log}");
+                let error = Error::source_failed(what)
+                    .hint("see why it ended, such as for want of memory (journalctl -k), and run the drill again");
+                Err(match done {
+                    Err(lost) => error.because(lost),
+                    Ok(_) => error,
+                })
+            }
+            (Err(_), Err(failed)) if disk::can_cause(&failed) && disk::tells_of_full_disk(&log) => {
+                Err(Error::storage(format!("the log of the throw-away {product} server says: {log}")).because(failed))
+            }
+            (Err(_), done) => done,
+        }
+    }
+
     /// How long its log is.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.log.metadata().map_or(0, |log| log.len())
     }
 
-    /// The end of its log, as one line.
+    /// The end of its log since its start, as one line.
     pub(crate) fn log(&self) -> String {
         let mut end = vec![0; TOLD_LOG_BYTES];
-        let begin = self.log_bytes().saturating_sub(TOLD_LOG_BYTES as u64);
+        let begin = self.log_bytes().saturating_sub(TOLD_LOG_BYTES as u64).max(self.start_bytes);
         let mut length = 0;
         while let Ok(read @ 1..) = self.log.read_at(&mut end[length..], begin + length as u64) {
             length += read;
@@ -332,6 +376,36 @@ signal.signal(signal.SIG{signal}, end); print(\"ready\", flush=True); time.sleep
         }
         assert_eq!(server.log(), said);
         server.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_told_with_what_the_log_says_of_a_full_disk_since_the_start() {
+        const FULL: &str = "[ERROR] InnoDB: preallocating 23068672 bytes for file ./shop/t.ibd failed with error 28";
+        for (before, after, class) in
+            [(FULL, "", Class::Source), ("", FULL, Class::Storage), ("", "a warning", Class::Source)]
+        {
+            let scratch = tempfile::tempdir().unwrap();
+            let go_on = scratch.path().join("go-on");
+            let script = format!(
+                "echo '{before}'; printf ready; until [ -e {} ]; do sleep 0.01; done; echo '{after}'; sleep 600",
+                go_on.display()
+            );
+            let mut server = running(scratch.path(), ServerEnd::Kill, &script).await;
+            server.has_started();
+            std::fs::write(go_on, "").unwrap();
+            let began = Instant::now();
+            while !server.log().contains(after) {
+                assert!(began.elapsed() < Duration::from_secs(10), "{}", server.log());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let failed = || Err::<(), _>(Error::source_failed("ERROR 1180 at line 3"));
+            let error = server.unless_ended("MariaDB", failed()).await.unwrap_err();
+            assert_eq!(error.class(), class, "{}", error.chain());
+            assert!(error.chain().ends_with("ERROR 1180 at line 3"), "{}", error.chain());
+            let wrong = server.unless_ended("MariaDB", Err::<(), _>(Error::integrity("cut off"))).await.unwrap_err();
+            assert_eq!((wrong.class(), wrong.message()), (Class::Integrity, "cut off"));
+            assert!(server.unless_ended("MariaDB", Ok(())).await.is_ok());
+        }
     }
 
     #[tokio::test]

@@ -120,9 +120,6 @@ impl LoadTarget<'_> {
 
     /// Runs a client that takes `input`.
     async fn feed(&self, input: &mut dyn StreamReader) -> Result<()> {
-        let client = self.server.client(Some(self.into));
-        feed(client, input, |_| Ok(()))
-            .await
-            .map_err(|error| explained(error).within(format!("cannot load database {}", self.into.escape_debug())))
+        feed(self.server.client(Some(self.into)), input, |_| Ok(())).await
     }
 }

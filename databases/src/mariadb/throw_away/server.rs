@@ -26,8 +26,6 @@ use crate::tool::process::{Invocation, output, output_bytes};
 use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_MARIA_START_TIME: Duration = Duration::from_secs(120);
-/// A server that its clients lost has ended after so long, or runs.
-const MAX_MARIA_DEATH_TIME: Duration = Duration::from_millis(500);
 const SOCKET_NAME: &str = "mysqld.sock";
 /// Who may do everything in a server that was just made.
 const FIRST_USER: &str = "root";
@@ -102,6 +100,7 @@ impl MariaThrowAwayServer {
         };
         started.wait_until_ready(cx).await?;
         started.take_over(facts, cx).await?;
+        started.process.has_started();
         Ok(started)
     }
 
@@ -167,29 +166,9 @@ impl MariaThrowAwayServer {
         Ok(())
     }
 
-    /// `done`, unless the server has ended: its clients only tell that they do not reach it.
-    ///
-    /// # Errors
-    /// That of `done`; or how the server ended.
+    /// `done`, or why the server does not answer: see [`ServerProcess::unless_ended`].
     pub(super) async fn unless_ended<T: Send>(&mut self, done: Result<T>) -> Result<T> {
-        let patience = if done.is_err() { MAX_MARIA_DEATH_TIME } else { Duration::ZERO };
-        let ended = async {
-            loop {
-                if let Some(status) = self.process.ended() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let Ok(status) = tokio::time::timeout(patience, ended).await else { return done };
-        let log = self.process.log();
-        let error =
-            Error::source_failed(format!("the throw-away MariaDB server ended with {status} during the drill: {log}"))
-                .hint("see why it ended, such as for want of memory (journalctl -k), and run the drill again");
-        Err(match done {
-            Err(lost) => error.because(lost),
-            Ok(_) => error,
-        })
+        self.process.unless_ended("MariaDB", done).await
     }
 
     /// Stops it and removes its files.

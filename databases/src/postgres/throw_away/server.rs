@@ -19,10 +19,8 @@ use crate::tool::process::{Invocation, output};
 use crate::tool::server::{ServerEnd, ServerProcess};
 
 const MAX_START_TIME: Duration = Duration::from_secs(60);
-/// A server that its clients lost has ended after so long, or runs.
-const MAX_DEATH_TIME: Duration = Duration::from_millis(500);
 /// Nothing must survive a crash, and nothing else may run during the drill.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 16] = [
     "listen_addresses=",
     // In its own directory: /dev/shm is for everybody of the same user.
     "dynamic_shared_memory_type=mmap",
@@ -40,6 +38,9 @@ const SETTINGS: [&str; 14] = [
     // A dump locks all tables at once: this is room for some 200,000, their indexes included.
     "max_locks_per_transaction=2048",
     "log_min_messages=error",
+    // What the log tells in a report holds no rows.
+    "log_error_verbosity=terse",
+    "log_min_error_statement=panic",
 ];
 
 /// What a drill runs besides the client tools.
@@ -76,6 +77,7 @@ impl ThrowAwayServer {
         process.spawn(server)?;
         let mut started = Self { superuser, process, version: programs.version.clone(), clients: programs };
         started.wait_until_ready(cx).await?;
+        started.process.has_started();
         Ok(started)
     }
 
@@ -130,30 +132,9 @@ impl ThrowAwayServer {
         }
     }
 
-    /// `done`, unless the server has ended: its clients only tell that they do not reach it.
-    ///
-    /// # Errors
-    /// That of `done`; or how the server ended.
+    /// `done`, or why the server does not answer: see [`ServerProcess::unless_ended`].
     pub(super) async fn unless_ended<T: Send>(&mut self, done: Result<T>) -> Result<T> {
-        let patience = if done.is_err() { MAX_DEATH_TIME } else { Duration::ZERO };
-        let ended = async {
-            loop {
-                if let Some(status) = self.process.ended() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let Ok(status) = tokio::time::timeout(patience, ended).await else { return done };
-        let log = self.process.log();
-        let error = Error::source_failed(format!(
-            "the throw-away PostgreSQL server ended with {status} during the drill: {log}"
-        ))
-        .hint("see why it ended, such as for want of memory (journalctl -k), and run the drill again");
-        Err(match done {
-            Err(lost) => error.because(lost),
-            Ok(_) => error,
-        })
+        self.process.unless_ended("PostgreSQL", done).await
     }
 
     /// Stops it and removes its files.
