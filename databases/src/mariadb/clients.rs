@@ -109,7 +109,8 @@ pub(super) async fn newest(extra: &[PathBuf], cx: &WorkContext) -> Result<MariaC
 pub(super) async fn choose(of: &MariaVersion, extra: &[PathBuf], cx: &WorkContext) -> Result<MariaClients> {
     let mut found = installed(extra, cx).await;
     found.retain(|clients| clients.version.series >= of.series);
-    found.into_iter().rev().min_by_key(|clients| clients.version.series).ok_or_else(|| {
+    // Of equal ones the first.
+    found.into_iter().min_by_key(|clients| clients.version.series).ok_or_else(|| {
         let needed = of.series_text();
         Error::source_failed(format!("the client tools are older than the server, which is MariaDB {}", of.whole))
             .hint(format!("install mariadb-client {needed} or newer, or name its directory in client_directories"))
