@@ -11,6 +11,7 @@ pub mod fake_clock;
 pub mod faults;
 pub mod fuzz;
 pub mod host;
+pub mod killed_drill;
 pub mod liar;
 pub mod mariadb;
 pub mod operator;

@@ -61,6 +61,33 @@ fn found(told: &Value) -> Vec<Value> {
     found
 }
 
+/// The report reckons with, and the log shows, that `shop` and `log` are restored at the same time,
+/// and `wiki` after `shop`.
+fn assert_two_at_once_and_one_after(told: &Value, log: &str) {
+    assert_eq!(told["at_once"], 2, "{told:#}");
+    let time = |name: &str, key: &str| {
+        let of = told["datasets"].as_array().unwrap().iter().find(|of| of["dataset"] == name).unwrap();
+        of[key].as_f64().unwrap_or_else(|| panic!("{key} of {name}: {told:#}"))
+    };
+    let [(shop, shop_ends), (log_begins, log_ends), (wiki, wiki_ends)] =
+        ["shop", "log", "wiki"].map(|name| (time(name, "begins_after_seconds"), time(name, "rto_seconds")));
+    assert!(shop < log_ends && log_begins < shop_ends, "not at the same time: {told:#}");
+    assert!(shop_ends <= wiki && wiki < wiki_ends, "not after shop: {told:#}");
+
+    // The order in which phases really began. The last phase of shop and wiki is to stop what was
+    // restored.
+    let begun = |name: &str| {
+        let named = format!("\"{name}\"");
+        let is_one = |line: &str| line.contains("a phase of the drill begins") && line.contains(&named);
+        let lines: Vec<usize> = log.lines().enumerate().filter(|(_, line)| is_one(line)).map(|(at, _)| at).collect();
+        let [first, .., last] = lines.as_slice() else { panic!("{name}: {log}") };
+        (*first, *last)
+    };
+    let (shop, log_phases, wiki) = (begun("shop"), begun("log"), begun("wiki"));
+    assert!(shop.0 < log_phases.1 && log_phases.0 < shop.1, "not at the same time: {log}");
+    assert!(shop.1 < wiki.0, "not after shop: {log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsed_loss_tells_what_the_real_one_shows() {
     let place = tempfile::tempdir().unwrap();
@@ -102,10 +129,13 @@ async fn a_rehearsed_loss_tells_what_the_real_one_shows() {
     assert_eq!(kept["verdict"], rehearsed["verdict"], "{signer}");
     assert!(std::fs::read_to_string(drill.file("loss.json.minisig")).unwrap().contains("loss of region near"));
 
-    // The real thing.
+    // The real thing, two at once.
     near.kill();
-    let real = drill.must(rehearse).await.json().unwrap();
+    drill.limits.push_str("\n[recovery]\nat_once = 2\n");
+    let restored = drill.must(&rehearse.replacen("lifeboat", "lifeboat -v", 1)).await;
+    let real = restored.json().unwrap();
     assert_eq!(found(&real), found(&rehearsed));
+    assert_two_at_once_and_one_after(&real, &restored.stderr);
     // What only the lost region could tell is not claimed.
     let verdict = real["verdict"].as_str().unwrap();
     assert!(
@@ -113,8 +143,7 @@ async fn a_rehearsed_loss_tells_what_the_real_one_shows() {
         "{verdict}"
     );
 
-    // Two at once, and only some, with what they come after.
-    drill.limits.push_str("\n[recovery]\nat_once = 2\n");
+    // Only some, with what they come after.
     let some = drill.must("lifeboat --json drill --region-loss near --datasets wiki").await.json().unwrap();
     assert_eq!((some["at_once"].as_u64(), found(&some).len()), (Some(2), 2), "{some:#}");
     assert_eq!(some["not_rehearsed"], json!(["log"]), "{some:#}");

@@ -21,13 +21,14 @@ mod publish;
 mod recovery;
 mod references;
 mod report;
+mod wrong;
 
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofLevel};
+use lifeboat_databases::proof::{DrillQuery, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -303,9 +304,8 @@ impl Drill<'_> {
             self.known_checks(streams).confirm(&checks)?;
             report.checks = checks;
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
-                let error = Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail));
                 let queries = self.settings.queries.iter().map(|query| query.sql.as_str());
-                return Err(hint_of(failed, queries).into_iter().fold(error, Error::hint));
+                return Err(wrong::failed_check(failed, queries));
             }
             report.reached = Some(ProofLevel::Checked);
         }
@@ -318,12 +318,9 @@ impl Drill<'_> {
             proof.server_version = proof.server_version.map(|_| server.server_version().to_owned());
             proof.differences.truncate(MAX_TOLD);
             proof.notes.truncate(MAX_TOLD);
-            let equal = proof.is_equal();
-            let difference = proof.differences.first().cloned().unwrap_or_else(|| "nothing was compared".to_owned());
+            let difference = wrong::difference(&proof, self.dataset);
             report.proof = Some(proof);
-            if !equal {
-                return Err(Error::integrity(format!("the restored database differs from the snapshot: {difference}")));
-            }
+            difference.map_or(Ok(()), Err)?;
             report.reached = Some(ProofLevel::Proved);
         }
         if let (Some(across), Some(part)) = (self.across, &mut report.group) {
@@ -436,15 +433,6 @@ fn may_be_late(error: &Error) -> bool {
     error.class() == Class::Failed
 }
 
-/// What to do if a query names what is not there. It may be lost, so this stays a failed check.
-fn hint_of<'q>(failed: &CheckResult, mut queries: impl Iterator<Item = &'q str>) -> Option<&'static str> {
-    let is_query = queries.any(|sql| failed.check.ends_with(sql));
-    let lacks = ["does not exist", "no such table", "no such column"].iter().any(|words| failed.detail.contains(words));
-    (is_query && lacks).then_some(
-        "look first whether [dataset.drill] queries spells the table or column as the source does; if it does, the snapshot lacks it",
-    )
-}
-
 /// Measures one phase. A phase that fails is not in the report.
 struct Stopwatch<'a> {
     drill: &'a Drill<'a>,
@@ -478,22 +466,5 @@ mod tests {
             let late = told(error);
             assert_eq!((late.message(), may_be_late(&late)), ("the drill was cancelled", true));
         }
-    }
-
-    #[test]
-    fn a_query_that_names_what_is_not_there_has_a_hint_of_its_own() {
-        let failed = |check: &str, detail: &str| CheckResult {
-            check: check.to_owned(),
-            passed: false,
-            detail: detail.to_owned(),
-        };
-        let sql = "SELECT count(*) FROM ordres";
-        let hint = |check: &str, detail: &str| hint_of(&failed(check, detail), [sql].into_iter());
-        let query = format!("shop: {sql}");
-        for detail in ["ERROR:  relation \"ordres\" does not exist", "no such table: ordres", "no such column: a"] {
-            assert!(hint(&query, detail).is_some_and(|hint| hint.contains("spells")), "{detail}");
-        }
-        assert_eq!(hint(&query, "3001 is not 3000"), None);
-        assert_eq!(hint("pg_amcheck shop", "relation \"x\" does not exist"), None);
     }
 }

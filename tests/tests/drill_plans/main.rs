@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod killed;
+mod unequal;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
