@@ -3,13 +3,16 @@
 //! The proof is logical. The restored file is copied once more by the backup API, as a capture
 //! would do. The copy must hold the same schema text, settings and rows as the stored stream. Bytes
 //! may differ, since a copy changes counters in the header.
+//!
+//! What is computed from the rest is not compared: the rows of virtual tables and views, virtual
+//! columns, the entries of indexes. The check before the proof looks at the indexes.
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Statement};
 use tokio::io::AsyncWriteExt;
 
 use super::DATABASE_STREAM;
@@ -17,6 +20,11 @@ use crate::database::{ThrowAway, WorkContext};
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
 use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
 use crate::streams::StoredStreams;
+
+/// What a database keeps for itself beside definitions and rows, as pragmas.
+const SETTINGS: [&str; 6] = ["user_version", "application_id", "encoding", "auto_vacuum", "page_size", "journal_mode"];
+/// How SQL calls the rowid, unless a column has the name.
+const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 /// A restored file in the scratch directory.
 pub(crate) struct SqliteThrowAway {
@@ -193,23 +201,24 @@ fn compare(stored: &Path, restored: &Path) -> Result<ProofResult> {
 /// tables of virtual tables.
 fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled, Titled)> {
     let (mut definitions, mut tables) = (Titled::new(), Titled::new());
-    let mut add = |title: String, text: &str| {
+    let mut add = |title: String, text: &[u8]| {
         let multiset: &mut Multiset = definitions.entry(title).or_default();
-        multiset.add(blake3::Hasher::new_keyed(key).update(text.as_bytes()));
+        multiset.add(blake3::Hasher::new_keyed(key).update(text));
     };
-    for setting in ["user_version", "application_id", "encoding", "auto_vacuum", "page_size"] {
+    for setting in SETTINGS {
         let value = connection.query_row(&format!("PRAGMA {setting}"), [], |row| text_of(row.get_ref(0)?))?;
-        add(format!("setting {setting}"), &value);
+        add(format!("setting {setting}"), value.as_bytes());
     }
     let mut names = Vec::new();
     let mut schema = connection.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
     let mut rows = schema.query([])?;
     while let Some(row) = rows.next()? {
-        let (kind, name, table, sql): (String, String, String, String) =
-            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        add(format!("{kind} {name}"), &format!("{table}\0{sql}"));
+        let (kind, name) = (text_of(row.get_ref(0)?)?, text_of(row.get_ref(1)?)?);
+        // Nobody makes sure that these are UTF-8.
+        let (table, sql) = (row.get_ref(2)?.as_bytes()?, row.get_ref(3)?.as_bytes()?);
+        add(format!("{kind} {name}"), &[table, b"\0", sql].concat());
         // A virtual table computes its rows from its shadow tables, which are compared.
-        if kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
+        if kind == "table" && !sql.to_ascii_uppercase().starts_with(b"CREATE VIRTUAL") {
             names.push(name);
         }
     }
@@ -222,9 +231,7 @@ fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled,
 
 /// Every row of a table with its types, and with its rowid if it has one.
 fn table_rows(connection: &Connection, name: &str, key: &ProofKey) -> rusqlite::Result<Multiset> {
-    let quoted = name.replace('"', "\"\"");
-    let with_rowid = connection.prepare(&format!("SELECT rowid, * FROM \"{quoted}\""));
-    let mut statement = with_rowid.or_else(|_| connection.prepare(&format!("SELECT * FROM \"{quoted}\"")))?;
+    let mut statement = all_stored(connection, name)?;
     let columns = statement.column_count();
     let mut multiset = Multiset::default();
     let mut rows = statement.query([])?;
@@ -244,6 +251,35 @@ fn table_rows(connection: &Connection, name: &str, key: &ProofKey) -> rusqlite::
         multiset.add(&hasher);
     }
     Ok(multiset)
+}
+
+/// Selects all that a table stores, and its rowid if it has one.
+///
+/// Virtual columns are left out: they are computed from the others, and that may end in an error.
+/// Of text in UTF-16 the bytes are read too: SQLite gives UTF-8, in which some malformed texts look
+/// alike.
+fn all_stored<'a>(connection: &'a Connection, name: &str) -> rusqlite::Result<Statement<'a>> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let is_utf_16 = connection.query_row("PRAGMA encoding", [], |row| text_of(row.get_ref(0)?))? != "UTF-8";
+    let mut asked = connection.prepare("SELECT name, hidden = 2 FROM pragma_table_xinfo(?1)")?;
+    let columns = asked.query_map([name], |row| Ok((text_of(row.get_ref(0)?)?, row.get::<_, bool>(1)?)))?;
+    let columns: Vec<(String, bool)> = columns.collect::<rusqlite::Result<_>>()?;
+    let listed = match is_utf_16 || columns.iter().any(|(_, is_virtual)| *is_virtual) {
+        false => "*".to_owned(),
+        true => {
+            let stored = columns.iter().filter(|(_, is_virtual)| !is_virtual).map(|(column, _)| {
+                // Without the table, SQLite takes a name that it does not know for a text.
+                let column = format!("t.{}", quoted(column));
+                if is_utf_16 { format!("{column}, CAST({column} AS BLOB)") } else { column }
+            });
+            stored.collect::<Vec<_>>().join(", ")
+        }
+    };
+    let from = format!("{listed} FROM {} AS t", quoted(name));
+    let taken = |rowid: &str| columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(rowid));
+    let rowid = ROWID_NAMES.into_iter().find(|rowid| !taken(rowid));
+    let with_rowid = rowid.map(|rowid| connection.prepare(&format!("SELECT t.{rowid}, {from}")));
+    with_rowid.and_then(rusqlite::Result::ok).map_or_else(|| connection.prepare(&format!("SELECT {from}")), Ok)
 }
 
 #[cfg(test)]
