@@ -110,19 +110,22 @@ fn empty(path: &Path) -> Error {
 /// Opens the root, and makes sure that it is the right one. A link of another user on the way is
 /// not followed: it could lead to what only Lifeboat may read.
 fn open(config: &FilesConfig) -> Result<OwnedFd> {
-    let opened = |path: &Path| {
-        let opened = opened::existing_directory(path);
-        opened.context(Class::Source, || format!("cannot open the folder {}", path.display())).map_err(|error| {
-            error.hint("name the folder itself, not by links of others, and let Lifeboat's user read it")
+    let opened = |path: &Path, key: &str| {
+        opened::existing_directory(path).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => format!("mount it, or correct `{key}`"),
+                _ => "name the folder itself, not by links of others, and let Lifeboat's user read it".to_owned(),
+            };
+            Error::source_failed(format!("cannot open the folder {}", path.display())).because(error).hint(hint)
         })
     };
-    let root = opened(&config.path)?;
+    let root = opened(&config.path, "path")?;
     if !are_told_apart() {
         return Err(Error::source_failed("the owners of files cannot be told apart here")
             .hint("set PrivateUsers=no for lifeboatd: see \"Files\" in OPERATIONS.md"));
     }
     let Some(mount) = &config.mount else { return Ok(root) };
-    let place = opened(mount)?;
+    let place = opened(mount, "mount")?;
     let why = mount::problem(&place, &root, &config.path);
     match why.context(Class::Source, || format!("cannot look at {}", mount.display()))? {
         None => Ok(root),

@@ -24,9 +24,10 @@ use tempfile::TempDir;
 
 use self::walker::{differences, walked};
 
-/// A directory that a worker of another user can use.
+/// A directory that a worker of another user can use. On a disk: of what lies in memory, everything
+/// is read each time.
 fn scratch() -> TempDir {
-    tempfile::Builder::new().prefix("lifeboat-fi-").tempdir_in("/tmp").unwrap()
+    tempfile::Builder::new().prefix("lifeboat-fi-").tempdir_in("/var/tmp").unwrap()
 }
 
 fn is_root() -> bool {

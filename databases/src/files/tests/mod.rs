@@ -192,9 +192,14 @@ fn list(text: &str) -> Vec<u8> {
     acl::of_text(text).unwrap()
 }
 
+/// A directory on a disk: of what lies in memory, everything is read each time.
+fn on_disk() -> TempDir {
+    TempDir::new_in("/var/tmp").unwrap()
+}
+
 /// A tree with everything that this user can make.
 fn awkward() -> TempDir {
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let at = |name: &str| place.path().join(name);
     fs::create_dir_all(at("docs/deep/er")).unwrap();
     fs::create_dir(at("docs.d")).unwrap();

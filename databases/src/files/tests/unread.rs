@@ -16,7 +16,7 @@ use super::*;
 /// A tree of about 4,000 entries: names that are not UTF-8, many in one folder, and names of files
 /// far from the first.
 fn long_tree() -> TempDir {
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let at = |name: &str| place.path().join(name);
     for folder in ["a", "flat", "m", "z/deep"] {
         fs::create_dir_all(at(folder)).unwrap();
@@ -84,7 +84,7 @@ async fn a_long_tree_is_several_streams_and_one_archive() {
     let other_names = entries.iter().filter(|entry| matches!(entry.kind, EntryKind::SameAs { .. })).count();
     assert_eq!(other_names, 2);
 
-    let out = TempDir::new().unwrap();
+    let out = on_disk();
     let restored = load(&kept, out.path(), &everything(), &context(out.path())).await.unwrap();
     assert_eq!(restored.failures, []);
     let bytes = kept.bytes();
@@ -96,7 +96,7 @@ async fn a_long_tree_is_several_streams_and_one_archive() {
     let parts: Vec<Vec<u8>> = kept.streams.lock().unwrap().iter().map(|(_, content)| content.clone()).collect();
     for wrong in [parts[..parts.len() - 1].concat(), parts[1..].concat(), [&parts[1..], &parts[..1]].concat().concat()]
     {
-        let empty = TempDir::new().unwrap();
+        let empty = on_disk();
         assert!(unpack(ArchiveReader::new(&wrong[..]), folder(empty.path()), &TreeWanted::default()).is_err());
     }
 }
@@ -122,7 +122,7 @@ async fn one_path_needs_few_streams() {
         (vec![odd.clone()], vec![]),
     ] {
         kept.opened.lock().unwrap().clear();
-        let out = TempDir::new().unwrap();
+        let out = on_disk();
         let wanted = TreeWanted { paths: paths.clone(), ..TreeWanted::default() };
         load(&kept, out.path(), &wanted, &context(out.path())).await.unwrap();
         for path in expected {
@@ -140,7 +140,7 @@ async fn one_path_needs_few_streams() {
         );
     }
     for missing in ["flat/x", "m/none", "zz", "a/first/below"] {
-        let out = TempDir::new().unwrap();
+        let out = on_disk();
         let wanted = TreeWanted { paths: vec![missing.into()], ..TreeWanted::default() };
         let refused = load(&kept, out.path(), &wanted, &context(out.path())).await.unwrap_err();
         assert!(format!("{refused:?}").contains("the snapshot holds no"), "{missing}: {refused:?}");
@@ -240,7 +240,7 @@ async fn where_times_are_not_trusted_everything_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_while_it_is_read_is_read_again_the_next_time() {
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let path = place.path().join("a");
     fs::write(&path, "a").unwrap();
     let again = path.clone();
@@ -293,7 +293,7 @@ async fn what_stood_in_another_place_for_a_while_is_read_again() {
 
 /// All of it can be restored, and this file is what it was when it had several names.
 async fn is_whole(kept: &Kept, name: impl AsRef<Path>) {
-    let out = TempDir::new().unwrap();
+    let out = on_disk();
     load(kept, out.path(), &everything(), &context(out.path())).await.unwrap();
     assert_eq!(fs::read(out.path().join(name)).unwrap(), b"of several names");
 }
@@ -370,7 +370,7 @@ fn what_a_fingerprint_tells_depends_on_what_may_be_seen() {
     if !everything().special {
         return;
     }
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let context = || Unread::of(&FilesConfig::of(place.path()), &folder(place.path()), true).context;
     let (with, without) = std::thread::scope(|scope| {
         let told = scope.spawn(|| {
@@ -387,7 +387,7 @@ fn what_a_fingerprint_tells_depends_on_what_may_be_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_replaced_after_it_was_looked_at_is_captured_as_it_is() {
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let at = |name: &str| place.path().join(name);
     for name in ["a", "gone", "kind", "link"] {
         fs::write(at(name), "old").unwrap();
@@ -428,7 +428,7 @@ async fn what_is_replaced_after_it_was_looked_at_is_captured_as_it_is() {
     assert_eq!(found, expected.map(|(path, kind)| (path.to_owned(), kind)));
 
     // A folder that took the place of a file was not looked into.
-    let place = TempDir::new().unwrap();
+    let place = on_disk();
     let path = place.path().join("a");
     fs::write(&path, "old").unwrap();
     let hook = move |writes| {
