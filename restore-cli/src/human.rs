@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::FalseClaim;
+use lifeboat_engine::databases::proof::ProofResult;
+use lifeboat_engine::databases::{Database, registry};
 use lifeboat_engine::format::id::Name;
 pub(crate) use lifeboat_engine::store::without_name;
 
@@ -67,6 +69,11 @@ pub(crate) fn taken(taken: DateTime<Utc>, claimed: Option<DateTime<Utc>>, contra
 
 /// `1 pack`, `2 packs`, `1,204,332 rows`.
 pub(crate) fn count(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
+/// `1,204,332`.
+fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -75,13 +82,33 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
         }
         grouped.push(digit);
     }
-    format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
+    grouped
 }
 
 /// `database shop`, `databases crm, shop`.
 pub(crate) fn databases(names: &[String]) -> String {
     let names: Vec<String> = names.iter().map(|name| name.escape_debug().to_string()).collect();
     format!("database{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
+/// The engine that a report tells of with its version, such as `postgres 15.14`.
+pub(crate) fn engine_of(told: Option<&str>) -> Option<&'static dyn Database> {
+    told?.split(' ').next().and_then(registry::find)
+}
+
+/// What a drill compared with the snapshot, and what came of it.
+pub(crate) fn compared(engine: Option<&str>, proof: &ProofResult) -> String {
+    let counts = match engine_of(engine).is_some_and(Database::is_tree) {
+        true => format!("{} {}", grouped(proof.rows), if proof.rows == 1 { "entry" } else { "entries" }),
+        false => [
+            count(proof.definitions, "definition"),
+            count(proof.tables, "table"),
+            count(proof.rows, "row"),
+            count(proof.large_objects, "large object"),
+        ]
+        .join(", "),
+    };
+    format!("{counts}: {}", if proof.is_equal() { "equal" } else { "NOT EQUAL" })
 }
 
 /// A line about a replica that is left out, which names it once.
@@ -121,6 +148,16 @@ mod tests {
         assert_eq!(seconds(3_600.0), "1 h");
         assert_eq!(seconds(11_100.0), "3 h 5 min");
         assert_eq!(seconds(86_400.0 * 2.0 + 3_600.0 * 4.0), "2 d 4 h");
+    }
+
+    #[test]
+    fn of_a_tree_entries_are_counted() {
+        let proof = |rows| ProofResult { tables: 1, rows, ..ProofResult::default() };
+        assert_eq!(compared(Some("files"), &proof(1)), "1 entry: equal");
+        assert_eq!(compared(Some("files"), &proof(1_207)), "1,207 entries: equal");
+        let of_tables = "0 definitions, 1 table, 7 rows, 0 large objects: equal";
+        assert_eq!(compared(Some("postgres 15.14"), &proof(7)), of_tables);
+        assert_eq!(compared(None, &proof(7)), of_tables);
     }
 
     #[test]

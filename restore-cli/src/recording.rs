@@ -16,7 +16,7 @@ use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::root::{self, OwnerFolder};
 use lifeboat_engine::state::{StateDirectory, user_named};
 use lifeboat_engine::store::SharedReplica;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::{Class, Error, Result};
 
 use crate::access;
 use crate::session::{Place, Session};
@@ -119,11 +119,21 @@ impl Recording {
                 Ok(())
             }
             recorded => recorded.map_err(|error| {
+                let next = self.remedy(&error, home.path());
                 error
                     .within("nothing was decrypted, because it could not be recorded")
-                    .hint("mend a replica, or the right to write below log/; in an emergency, pass --unrecorded REASON")
+                    .hint(format!("{next}; in an emergency, pass --unrecorded REASON"))
             }),
         }
+    }
+
+    /// What to do where a record could not be kept in `home`, or sent.
+    fn remedy(&self, error: &Error, home: &Path) -> String {
+        if error.class() == Class::Storage && error.chain().contains(&*home.to_string_lossy()) {
+            let key = if self.is_by_owner() { "--owner-directory" } else { "state_directory" };
+            return format!("make {key} ({}) writable for this user", home.display());
+        }
+        error.hint_text().unwrap_or("mend a replica, or the right to write below log/").to_owned()
     }
 
     /// Whether it was said that the work goes on without a record, and nobody has cancelled it.
@@ -254,4 +264,30 @@ pub(crate) fn user() -> String {
 
 fn named(uid: u32) -> String {
     user_named(uid).map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_kept_here_is_told_apart_from_one_that_no_replica_takes() {
+        let home = Path::new("/var/lib/lifeboat");
+        let by = |owner_directory: Option<&Path>| Recording {
+            owner_directory: owner_directory.map(Path::to_owned),
+            reason: None,
+            unrecorded: None,
+        };
+        let here = Error::storage("cannot write /var/lib/lifeboat/log/hosts/db1/2").because("Read-only file system");
+        let there = Error::storage("no replica took record 2 of log hosts/db1");
+        let held = Error::failed("another process holds /var/lib/lifeboat/log/lock").hint("wait until it ends");
+        for (by, error, hint) in [
+            (by(None), &here, "make state_directory (/var/lib/lifeboat) writable for this user"),
+            (by(Some(home)), &here, "make --owner-directory (/var/lib/lifeboat) writable for this user"),
+            (by(None), &there, "mend a replica, or the right to write below log/"),
+            (by(None), &held, "wait until it ends"),
+        ] {
+            assert_eq!(by.remedy(error, home), hint);
+        }
+    }
 }

@@ -240,7 +240,7 @@ impl Session {
             |error| {
                 Error::storage(format!("cannot make a temporary directory in {}", self.temporary.display()))
                     .because(error)
-                    .hint("set TMPDIR to a directory with enough space")
+                    .hint("set TMPDIR to a directory that this user can write to, with enough space")
             },
         )
     }

@@ -34,7 +34,7 @@ use crate::directory::beneath::Folder;
 use crate::directory::leaves::Leaves;
 use crate::guards::Guards;
 use crate::pacer::Pacer;
-use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::replica::{NOT_MOUNTED, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::ReplicaConfig;
 use crate::{key, trial, waiting};
 
@@ -191,9 +191,7 @@ impl Tree {
     /// from being unmounted.
     fn mount(&self) -> Result<Folder, ReplicaErrorKind> {
         Folder::configured(&self.mount).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                ReplicaErrorKind::Misconfigured(format!("{} does not exist, or is not mounted", self.mount.display()))
-            }
+            ErrorKind::NotFound => ReplicaErrorKind::Misconfigured(format!("{} {NOT_MOUNTED}", self.mount.display())),
             ErrorKind::NotADirectory => {
                 ReplicaErrorKind::Misconfigured(format!("{} is not a directory", self.mount.display()))
             }

@@ -47,6 +47,9 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// What is said behind the path of a directory that is not there.
+pub(crate) const NOT_MOUNTED: &str = "does not exist, or is not mounted";
+
 /// Why an operation failed, as far as callers must tell the cases apart.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -144,6 +147,9 @@ impl From<ReplicaError> for Error {
     fn from(error: ReplicaError) -> Self {
         let hint = match &error.kind {
             ReplicaErrorKind::Denied(_) => Some("check the credentials and the bucket policy of this replica"),
+            ReplicaErrorKind::Misconfigured(why) if why.ends_with(NOT_MOUNTED) => {
+                Some("mount it, or correct `path` of this replica")
+            }
             ReplicaErrorKind::Misconfigured(_) => Some("check this replica's section of the configuration"),
             ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
                 Some("check that the replica is reachable, or name another replica with --replica")
@@ -414,6 +420,18 @@ pub fn without_name<'a>(replica: &Name, why: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_mounted_has_a_hint_of_its_own() -> Result<(), lifeboat_base::Error> {
+        for (why, hint) in [(format!("/backup {NOT_MOUNTED}"), "mount it"), ("301".to_owned(), "check this replica's")]
+        {
+            let kind = ReplicaErrorKind::Misconfigured(why);
+            let error = ReplicaError { replica: "near".parse()?, operation: "get", key: String::new(), kind };
+            let error = Error::from(error);
+            assert!(error.hint_text().unwrap_or_default().starts_with(hint), "{error:?}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_replica_is_named_once() -> Result<(), lifeboat_base::Error> {

@@ -90,6 +90,13 @@ async fn a_report_is_true_safe_readable_and_checked_with_stock_tools() {
     assert_valid(&db1, &told["report"]).await;
     let text = db1.must(&format!("lifeboat report shop --drill {}", first["drill"].as_str().unwrap())).await.stdout;
     assert!(text.contains("20,000 rows") && text.contains("equal"), "{text}");
+    assert!(text.starts_with("Passed: the restored database was proved equal to the snapshot ("), "{text}");
+    // Where no page can be written, nothing is read from the vault.
+    for (file, why) in [("missing/report.html", "does not exist"), (".", "is a directory")] {
+        let refused = db1.shell(&format!("lifeboat report shop --html {file}")).await;
+        let told = &refused.stderr;
+        assert!(refused.code() == Some(2) && told.contains(why) && told.contains("name another file"), "{refused}");
+    }
 
     let page = std::fs::read_to_string(db1.file("report.html")).unwrap();
     for part in [verdict, "40,000 rows", "Objectives", "ireland", "frankfurt"] {
@@ -142,9 +149,13 @@ async fn a_failure_and_what_nobody_signed_do_not_look_like_a_proof() {
     let told = db1.must("lifeboat --json report shop --html report.html").await.json().unwrap();
     let verdict = told["verdict"].as_str().unwrap();
     assert!(verdict.contains("FAILED") && verdict.contains("level proved is required"), "{verdict}");
-    assert!(!told["not_compared"].as_array().unwrap().is_empty(), "{told:#}");
+    let wrong = "the engine's checks passed, but 1 of your queries did not give what it should";
+    assert_eq!(told["not_compared"][0], format!("whether what was restored is sound: {wrong}"), "{told:#}");
     let page = std::fs::read_to_string(db1.file("report.html")).unwrap();
     assert!(page.contains("banner bad") && page.contains("Nothing was compared"), "{page}");
+    assert!(page.contains("not met: the drill failed") && !page.contains(">met<"), "{page}");
+    let text = db1.must("lifeboat report shop").await.stdout;
+    assert!(text.starts_with(&format!("Failed: {wrong} (level loaded; proved is required)\n")), "{text}");
     assert!(browser::barriers(&page).await.is_empty());
 
     // A report that somebody changed is none, in whatever replica.

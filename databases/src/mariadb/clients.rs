@@ -25,6 +25,11 @@ const SERVER_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/lib
 /// What to do if there are no client tools.
 pub(super) const CLIENT_REMEDY: &str = "install mariadb-client, or name its directory in client_directories";
 
+/// Where the operator of a backup host or a restore names directories of tools, …
+pub(super) const CLIENT_PLACES: &str = "client_directories";
+/// … and where that of a drill host does.
+const DRILL_PLACES: &str = "[dataset.drill] server_directories";
+
 /// A version: major and minor, which tell the features, and the whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MariaVersion {
@@ -95,26 +100,71 @@ pub(super) async fn installed(extra: &[PathBuf], cx: &WorkContext) -> Vec<MariaC
 pub(super) async fn newest(extra: &[PathBuf], cx: &WorkContext) -> Result<MariaClients> {
     let found = installed(extra, cx).await;
     // Of equal ones the first.
-    found.into_iter().rev().max_by_key(|clients| clients.version.series).ok_or_else(|| {
-        Error::source_failed("neither mariadb-dump nor MariaDB's mysqldump is installed beside the client")
-            .hint(CLIENT_REMEDY)
+    let newest = found.into_iter().rev().max_by_key(|clients| clients.version.series);
+    newest.ok_or_else(|| missing_clients(extra, cx).hint(CLIENT_REMEDY))
+}
+
+/// There are no client tools. It names what is missing.
+fn missing_clients(extra: &[PathBuf], cx: &WorkContext) -> Error {
+    let directories = places::directories(extra.iter().cloned(), cx);
+    let has = |names: &[&str]| directories.iter().any(|directory| first_of(directory, names).is_some());
+    Error::source_failed(match (has(&CLIENT_NAMES), has(&DUMP_NAMES)) {
+        (false, false) => "MariaDB's client tools mariadb and mariadb-dump are not installed",
+        (false, true) => "MariaDB's client mariadb is not installed",
+        (true, _) => "neither mariadb-dump nor MariaDB's mysqldump is installed beside the client",
     })
 }
 
 /// The tools for a server: those of its own series if they are installed, else newer ones. Older
-/// ones would leave out what they do not know.
+/// ones would leave out what they do not know. `places` is where the operator names `extra`.
 ///
 /// # Errors
-/// There are only older ones.
-pub(super) async fn choose(of: &MariaVersion, extra: &[PathBuf], cx: &WorkContext) -> Result<MariaClients> {
+/// There are none, or only older ones.
+pub(super) async fn choose(
+    of: &MariaVersion,
+    extra: &[PathBuf],
+    places: &str,
+    cx: &WorkContext,
+) -> Result<MariaClients> {
     let mut found = installed(extra, cx).await;
+    let there_are_none = found.is_empty();
     found.retain(|clients| clients.version.series >= of.series);
     // Of equal ones the first.
     found.into_iter().min_by_key(|clients| clients.version.series).ok_or_else(|| {
+        let error = match there_are_none {
+            true => missing_clients(extra, cx),
+            false => Error::source_failed(format!(
+                "the client tools are older than the server, which is MariaDB {}",
+                of.whole
+            )),
+        };
         let needed = of.series_text();
-        Error::source_failed(format!("the client tools are older than the server, which is MariaDB {}", of.whole))
-            .hint(format!("install mariadb-client {needed} or newer, or name its directory in client_directories"))
+        error.hint(format!("install mariadb-client {needed} or newer, or name its directory in {places}"))
     })
+}
+
+/// What a drill of a server of this series needs. Directories of servers come first for the tools,
+/// too.
+///
+/// # Errors
+/// Something is not installed, or does not run.
+pub(super) async fn for_drill(
+    of: &MariaVersion,
+    extra: &[PathBuf],
+    cx: &WorkContext,
+) -> Result<(MariaPrograms, MariaClients)> {
+    let programs = programs(of, extra, cx).await?;
+    let clients = choose(of, extra, DRILL_PLACES, cx).await?;
+    // Only the tool beside it has run so far.
+    let ran = output(Invocation::new(&clients.client, ["--no-defaults", "--version"], cx)).await;
+    match ran {
+        Err(error) if !cx.cancel.is_cancelled() => {
+            Err(error.within(format!("MariaDB's client {} does not run", clients.client.display())).hint(
+                "install mariadb-client again, or name another directory with it in [dataset.drill] server_directories",
+            ))
+        }
+        ran => ran.map(|_| (programs, clients)),
+    }
 }
 
 /// The programs of a server of this series. Those in `extra` come first.
@@ -125,7 +175,7 @@ pub(super) async fn programs(of: &MariaVersion, extra: &[PathBuf], cx: &WorkCont
     let usual = SERVER_DIRECTORIES.map(PathBuf::from);
     let directories = places::directories(extra.iter().cloned().chain(usual), cx);
     let install: Vec<PathBuf> = directories.iter().filter_map(|place| first_of(place, &INSTALL_NAMES)).collect();
-    let mut others = Vec::new();
+    let (mut others, mut alone) = (Vec::new(), None);
     for server in directories.iter().filter_map(|directory| first_of(directory, &SERVER_NAMES)) {
         match version(&server, cx).await {
             Some(version) if version.series == of.series => {
@@ -134,6 +184,7 @@ pub(super) async fn programs(of: &MariaVersion, extra: &[PathBuf], cx: &WorkCont
                 if let Some(install) = install.iter().find(|install| root(install) == root(&server)) {
                     return Ok(MariaPrograms { install: install.clone(), server, version });
                 }
+                alone = alone.or(Some(server));
             }
             Some(other) => others.push(other.whole),
             None => {}
@@ -141,11 +192,16 @@ pub(super) async fn programs(of: &MariaVersion, extra: &[PathBuf], cx: &WorkCont
     }
     let series = of.series_text();
     let passed_over = if others.is_empty() { String::new() } else { format!(" (there is {})", others.join(", ")) };
-    Err(Error::source_failed(format!("the programs of a MariaDB {series} server for the drill are not installed{passed_over}")).hint(
-        format!(
-            "install mariadb-server-core of MariaDB {series} (no service is needed), or name its directories in [dataset.drill] server_directories"
-        ),
-    ))
+    let missing = match alone {
+        Some(server) => format!("{} is missing beside {}", INSTALL_NAMES[0], server.display()),
+        None => format!("{} of this series is missing", SERVER_NAMES[0]),
+    };
+    let what =
+        format!("the programs of a MariaDB {series} server for the drill are not installed{passed_over}: {missing}");
+    Err(Error::source_failed(what).hint(format!(
+        "install mariadb-server-core of MariaDB {series} (no service is needed), or name its directories in \
+        {DRILL_PLACES}"
+    )))
 }
 
 /// The tools for people.

@@ -5,7 +5,7 @@ use lifeboat_base::Error;
 use crate::tool::causes::{self, Cause};
 
 /// What is said, and what to do about it. The first that fits counts.
-const CAUSES: [Cause; 19] = [
+const CAUSES: [Cause; 20] = [
     (
         &["SSL connection error", "TLS/SSL error", "certificate verify failed", "Certificate verification"],
         "check sslmode and sslrootcert in the address, and that the certificate names the host",
@@ -59,6 +59,7 @@ const CAUSES: [Cause; 19] = [
         package that has it",
     ),
     (&["ERROR 1298"], "load the time zones into the server: mariadb-tzinfo-to-sql /usr/share/zoneinfo | mariadb mysql"),
+    (&["ERROR 4025"], "mend the row or the CHECK in the source: its own dump cannot be loaded"),
     (&["ERROR 1153", "max_allowed_packet"], "raise max_allowed_packet in the server to 1G"),
 ];
 
@@ -95,6 +96,7 @@ mod tests {
                 "exclude the database",
             ),
             ("ERROR 1226 (42000): User 'x' has exceeded the 'max_user_connections' resource", "--jobs 1"),
+            ("ERROR 4025 (23000) at line 9: CONSTRAINT `c` failed for `bad`.`t`", "mend the row or the CHECK"),
             ("ERROR 1524 (HY000) at line 2: Plugin 'ed25519' is not loaded", "INSTALL SONAME"),
         ] {
             let error = explained(Error::source_failed(said));

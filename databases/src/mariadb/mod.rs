@@ -134,7 +134,7 @@ impl Database for MariaDb {
     }
 
     async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
-        clients::programs(&version_of(facts)?, directories, cx).await.map(drop)
+        clients::for_drill(&version_of(facts)?, directories, cx).await.map(drop)
     }
 
     async fn find_here(&self, look: &Look, _: &WorkContext) -> FoundHere {

@@ -7,7 +7,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 
 use super::address::MariaAddress;
-use super::clients::{self, MariaClients, MariaVersion};
+use super::clients::{self, CLIENT_PLACES, MariaClients, MariaVersion};
 use super::connect::MariaConnection;
 use super::failures::explained;
 use crate::database::WorkContext;
@@ -73,7 +73,7 @@ impl<'a> MariaServer<'a> {
         let clients = clients::newest(client_directories, cx).await?;
         let first = Self { clients, connection, cx };
         let facts = first.facts().await?;
-        let clients = clients::choose(&facts.version, client_directories, cx).await?;
+        let clients = clients::choose(&facts.version, client_directories, CLIENT_PLACES, cx).await?;
         Ok((Self { clients, ..first }, facts))
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
@@ -11,7 +12,8 @@ use lifeboat_base::{Error, Result};
 use super::connect::SETTLED_TEXT;
 use super::dump::{dump, dump_under, large_tables};
 use super::export::ExportedSnapshot;
-use super::globals::{END_MARKER, GLOBALS};
+use super::frame::with_settled_token;
+use super::globals::{END_MARKER, GLOBALS, MAX_GLOBALS_BYTES};
 use super::moment::{self, LockedDatabase, MomentRoom, capture_at_one_moment};
 use super::parts::DumpPart;
 use super::server::{Server, ServerFacts};
@@ -195,18 +197,22 @@ async fn capture_globals(
     }
     let mut tool = server.tool("pg_dumpall", arguments).start(false)?;
     let mut stream = sink.open(GLOBALS)?;
-    let mut tail = Vec::new();
+    let mut text = Vec::new();
     while let Some(piece) = tool.read().await? {
-        tail.extend_from_slice(&piece);
-        let excess = tail.len().saturating_sub(512);
-        tail.drain(..excess);
-        stream.write(piece).await?;
+        text.extend_from_slice(&piece);
+        if text.len() > MAX_GLOBALS_BYTES {
+            let most = MAX_GLOBALS_BYTES >> 20;
+            return Err(Error::source_failed(format!("pg_dumpall wrote more than {most} MiB of globals"))
+                .hint("see what pg_dumpall --globals-only writes, and drop the roles or settings that nobody needs"));
+        }
     }
     let exit = tool.finish(0).await?;
-    if !String::from_utf8_lossy(&tail).contains(END_MARKER) {
+    let tail = &text[text.len().saturating_sub(512)..];
+    if !String::from_utf8_lossy(tail).contains(END_MARKER) {
         return Err(Error::source_failed("pg_dumpall ended without its end marker, so the globals are incomplete")
             .hint("run the backup again; if it fails again, run pg_dumpall --globals-only by hand"));
     }
+    stream.write(Bytes::from(with_settled_token(text))).await?;
     warnings.extend(tool.warnings());
     stream.finish(exit).await
 }

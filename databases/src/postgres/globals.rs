@@ -17,13 +17,14 @@ use crate::streams::StoredStreams;
 /// The name of the stream with roles and other globals.
 pub(crate) const GLOBALS: &str = "globals";
 /// No globals are larger: they are roles, memberships and settings.
-const MAX_GLOBALS_BYTES: usize = 64 << 20;
+pub(super) const MAX_GLOBALS_BYTES: usize = 64 << 20;
 /// No more statements are taken: a hundred thousand roles are far fewer.
 const MAX_STATEMENTS: usize = 2_000_000;
 /// No name is longer in any build of PostgreSQL that we know of.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// `pg_dumpall` frames what it writes with a word that it makes up each time.
+/// `pg_dumpall` frames what it writes with a token that it makes up each time. Captures settle it
+/// (`frame.rs`); older ones did not.
 const FRAME_BEGIN: PassingLine = PassingLine { begin: b"\\restrict ", is_rest: is_frame_word };
 const FRAME_END: PassingLine = PassingLine { begin: b"\\unrestrict ", is_rest: is_frame_word };
 pub(super) const GLOBALS_PASSING_MARKS: PassingMarks =

@@ -22,6 +22,7 @@ mod extensions;
 mod extract;
 mod failures;
 mod fill;
+mod frame;
 mod globals;
 mod graft;
 mod graft_look;

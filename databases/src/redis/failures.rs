@@ -6,12 +6,13 @@ use lifeboat_base::Error;
 use crate::tool::causes::{self, Cause};
 
 /// What is said, and what to do about it. The first that fits counts.
-const REDIS_CAUSES: [Cause; 11] = [
+const REDIS_CAUSES: [Cause; 12] = [
     (
         &["SSL_connect failed", "certificate verify failed", "Invalid CA Certificate", "Failed to set client cert"],
         "check sslrootcert, sslcert and sslkey in the url, and that the port is the one with TLS",
     ),
-    (&["AUTH failed", "WRONGPASS", "NOAUTH"], "check user and password"),
+    (&["AUTH failed", "WRONGPASS"], "check user and password"),
+    (&["NOAUTH"], "give `password`, or --password-file with a restore"),
     (
         &["NOPERM", "user executing the script can"],
         "let the user do what it names: see the rights of its account in OPERATIONS.md, under Redis",
@@ -62,7 +63,8 @@ mod tests {
     fn each_cause_has_the_hint_that_fits_it() {
         for (said, hint) in [
             ("AUTH failed: WRONGPASS invalid username-password pair or user is disabled.", "password"),
-            ("(error) NOAUTH Authentication required.", "password"),
+            ("(error) NOAUTH Authentication required.", "give `password`"),
+            ("AUTH failed: WRONGPASS no\nNOAUTH Authentication required.", "check user and password"),
             ("SYNC with master failed: -NOPERM this user has no permissions to run the 'sync' command", "rights"),
             ("Could not connect to Redis at /x: No such file or directory", "runs and listens"),
             ("Could not connect to Redis at db:6379: SSL_connect failed: wrong version number", "with TLS"),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use lifeboat_base::{Error, Result};
 
 use super::clients::{RedisProduct, RedisVersion};
-use super::connect::RedisConnection;
+use super::connect::{RedisConnection, refused};
+use super::failures::{explained, in_one_line};
 use crate::database::WorkContext;
 
 /// A module that Valkey has of itself since 9.1: the language of scripts and functions. It holds no
@@ -44,7 +45,7 @@ impl RedisInfo {
         }
         let of = |product, name: &str| values.get(name).and_then(|whole| RedisVersion::of(product, whole));
         let version = of(RedisProduct::Valkey, "valkey_version").or_else(|| of(RedisProduct::Redis, "redis_version"));
-        let version = version.ok_or_else(|| Error::source_failed("the server does not say which Redis it is"))?;
+        let version = version.ok_or_else(|| nameless(said))?;
         if version.product == RedisProduct::Valkey {
             modules.retain(|module| module != VALKEY_LANGUAGE);
         }
@@ -84,6 +85,21 @@ impl RedisInfo {
     }
 }
 
+/// Why a server tells no version. The client prints a refusal of `INFO` as it is, too: as a line
+/// that begins with a word in capitals.
+fn nameless(said: &str) -> Error {
+    let first = said.lines().next().unwrap_or_default();
+    let word = first.split(' ').next().unwrap_or_default();
+    if word == "NOAUTH" {
+        return explained(Error::source_failed("the server asks for a password").because(in_one_line(first)));
+    }
+    if word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return refused(&["INFO"], first);
+    }
+    Error::source_failed("the server does not say which Redis it is")
+        .hint("see what answers at that address: a Redis or Valkey server says its version in INFO")
+}
+
 /// The server's clock, in milliseconds since 1970.
 pub(super) async fn milliseconds(connection: &RedisConnection, cx: &WorkContext) -> Result<i64> {
     let time = connection.values(&["TIME"], cx).await?;
@@ -118,6 +134,19 @@ mod tests {
         assert_eq!((valkey.mode(), valkey.expiring_hashes(), valkey.key_counts()[&3]), ("sentinel", 3, 9));
         assert_eq!((info.mode(), info.expiring_hashes()), ("", 0));
         assert_eq!(valkey.modules, ["json"]);
-        assert!(RedisInfo::of("+OK").is_err());
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_of_itself_says_why() {
+        for (said, told, hint) in [
+            ("NOAUTH Authentication required.\r\n", "the server asks for a password: NOAUTH", "give `password`"),
+            ("NOPERM this user has no permissions to run the 'info' command", "refuses INFO: NOPERM", "rights"),
+            ("+OK", "does not say which Redis it is", "answers at that address"),
+            ("", "does not say which Redis it is", "answers at that address"),
+        ] {
+            let error = RedisInfo::of(said).unwrap_err();
+            assert!(error.chain().contains(told), "{error:?}");
+            assert!(error.hint_text().unwrap_or_default().contains(hint), "{error:?}");
+        }
     }
 }

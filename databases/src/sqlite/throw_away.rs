@@ -22,7 +22,8 @@ use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered
 use crate::streams::StoredStreams;
 
 /// What a database keeps for itself beside definitions and rows, as pragmas.
-const SETTINGS: [&str; 6] = ["user_version", "application_id", "encoding", "auto_vacuum", "page_size", "journal_mode"];
+const COMPARED_SETTINGS: [&str; 6] =
+    ["user_version", "application_id", "encoding", "auto_vacuum", "page_size", "journal_mode"];
 /// How SQL calls the rowid, unless a column has the name.
 const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
@@ -205,7 +206,7 @@ fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled,
         let multiset: &mut Multiset = definitions.entry(title).or_default();
         multiset.add(blake3::Hasher::new_keyed(key).update(text));
     };
-    for setting in SETTINGS {
+    for setting in COMPARED_SETTINGS {
         let value = connection.query_row(&format!("PRAGMA {setting}"), [], |row| text_of(row.get_ref(0)?))?;
         add(format!("setting {setting}"), value.as_bytes());
     }

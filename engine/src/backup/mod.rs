@@ -37,6 +37,7 @@ mod predecessor;
 mod records;
 mod report;
 mod row_search;
+mod scratch;
 mod sequence;
 mod shared;
 mod stand;
@@ -76,6 +77,7 @@ use self::place::{Place, PlaceFound};
 use self::predecessor::Predecessor;
 pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
+use self::scratch::RunScratch;
 use self::shared::Shared;
 use self::times::NewTime;
 use self::unread::Unread;
@@ -442,14 +444,10 @@ impl Backup<'_> {
 
     /// Runs the source and the pipeline side by side. Returns the error of whichever failed first.
     async fn capture(&self, shared: &Arc<Shared>) -> Result<(Captured, SourceFacts)> {
-        // Sources that need no temporary file do without it. Others say what they cannot write.
-        let scratch = self.state.scratch(&self.dataset.name).unwrap_or_else(|error| {
-            tracing::warn!(error = %error.chain(), "there is no directory for temporary files");
-            self.state.scratch_path(&self.dataset.name)
-        });
+        let scratch = RunScratch::make(self.state, &self.dataset.name);
         let cx = WorkContext {
             environment: self.environment.clone(),
-            scratch,
+            scratch: scratch.path().to_owned(),
             stall: self.config.limits.stall,
             jobs: self.config.limits.cpu,
             cancel: shared.cancel.clone(),
@@ -458,7 +456,7 @@ impl Backup<'_> {
         let sink = pipeline.sink(self.group.map(|group| group.moment.clone()).unwrap_or_default());
         let facts = match group::capture(self.source, &sink, &cx).await {
             Ok(facts) => sink.store_maps(shared).await.map(|()| facts),
-            Err(error) => Err(error),
+            Err(error) => Err(scratch.explained(error)),
         };
         drop(sink);
         let pipeline_failed = shared.cancel.is_cancelled() && !self.cancel.is_cancelled();

@@ -23,6 +23,7 @@ mod references;
 mod report;
 mod wrong;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -181,6 +182,9 @@ impl Drill<'_> {
         report.warnings = facts.warnings.iter().take(MAX_TOLD).cloned().collect();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
+        if report.required >= ProofLevel::Checked {
+            wrong::queries_fit(&self.settings.queries, &databases_of(&streams), &report.skipped)?;
+        }
         let selected = self.clock.elapsed();
         if self.prove_in_part(&streams, taken, report, &cx).await? {
             return Ok(());
@@ -305,7 +309,7 @@ impl Drill<'_> {
             report.checks = checks;
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
                 let queries = self.settings.queries.iter().map(|query| query.sql.as_str());
-                return Err(wrong::failed_check(failed, queries));
+                return Err(wrong::failed_check(failed, queries, self.dataset));
             }
             report.reached = Some(ProofLevel::Checked);
         }
@@ -339,10 +343,9 @@ impl Drill<'_> {
 
     fn known_checks(&self, streams: &dyn StoredStreams) -> KnownChecks {
         let engine = registry::find(&streams.facts().engine);
-        let database = |stream: &String| engine.and_then(|engine| engine.database_of(stream));
         KnownChecks {
             of_engine: engine.map_or(&[], |engine| engine.checks()),
-            databases: streams.names().iter().filter_map(database).collect(),
+            databases: databases_of(streams),
             queries: self.settings.queries.iter().map(|query| query.sql.clone()).collect(),
         }
     }
@@ -407,6 +410,12 @@ impl Drill<'_> {
             group: self.across.map(|across| across.part.clone()),
         }
     }
+}
+
+/// The databases of a snapshot. None where its kind has only one, or is not known.
+fn databases_of(streams: &dyn StoredStreams) -> BTreeSet<String> {
+    let Some(engine) = registry::find(&streams.facts().engine) else { return BTreeSet::new() };
+    streams.names().iter().filter_map(|stream| engine.database_of(stream)).collect()
 }
 
 /// What is restored.

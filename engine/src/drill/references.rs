@@ -53,6 +53,12 @@ pub struct ReferenceResult {
     /// Why it could not be checked. A published report has a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The class of the error. It is told here, and not published.
+    #[serde(skip)]
+    pub error_class: Option<Class>,
+    /// What to do about the error. It is told here, and not published.
+    #[serde(skip)]
+    pub error_hint: Option<String>,
 }
 
 impl ReferenceResult {
@@ -75,6 +81,8 @@ impl ReferenceResult {
             at_least: reference.at_least,
             first: Vec::new(),
             error: Some(error.chain()),
+            error_class: Some(error.class()),
+            error_hint: error.hint_text().map(str::to_owned),
         }
     }
 }
@@ -144,9 +152,19 @@ impl ComparedFolder {
             compared
         });
         let (dangling, first) = compared.await.context(Class::Failed, || "a worker thread failed")??;
-        let ReferenceResult { name, to, at_most, at_least, .. } =
-            ReferenceResult::unchecked(reference, &Error::failed(""));
-        Ok(ReferenceResult { name, to, checked, without_value, dangling, at_most, at_least, first, error: None })
+        Ok(ReferenceResult {
+            name: reference.name.clone(),
+            to: reference.to.clone(),
+            checked,
+            without_value,
+            dangling,
+            at_most: reference.at_most,
+            at_least: reference.at_least,
+            first,
+            error: None,
+            error_class: None,
+            error_hint: None,
+        })
     }
 
     fn hash(&self, path: &[u8]) -> [u8; HASH_BYTES] {
@@ -316,5 +334,9 @@ mod tests {
         assert!(refused.message().contains("are not known"));
         let unchecked = ReferenceResult::unchecked(&reference(""), &refused);
         assert!(!unchecked.passed());
+        assert_eq!(unchecked.error_class, Some(Class::Failed));
+        assert!(unchecked.error_hint.as_ref().is_some_and(|hint| hint.contains("its drill found")), "{unchecked:?}");
+        let json = serde_json::to_string(&unchecked).unwrap();
+        assert!(!json.contains("error_"), "they are told on this host alone: {json}");
     }
 }

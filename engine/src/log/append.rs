@@ -59,7 +59,7 @@ pub struct Recorded {
     /// The others, and why not.
     pub refused: BTreeMap<Name, Error>,
     /// Replicas that lacked records from the first to the second of these numbers, and have them
-    /// again.
+    /// again. Not those that are known not to have taken any of them.
     pub put_back: BTreeMap<Name, (u64, u64)>,
 }
 
@@ -146,13 +146,18 @@ impl Logbook<'_> {
         for (replica, sent) in join_all(sends).await {
             match sent {
                 Ok(first) => {
-                    if first <= before {
+                    if first <= before && own.took_none(&replica, first, before) {
+                        tracing::info!(%replica, first, last = before, "Sent records that this replica had not taken");
+                    } else if first <= before {
                         recorded.put_back.insert(replica.clone(), (first, before));
                     }
                     recorded.replicas.push(replica);
                 }
                 Err(error) => drop(recorded.refused.insert(replica, error)),
             }
+        }
+        if let Err(error) = own.took(before + 1, &recorded.replicas.iter().cloned().collect()) {
+            tracing::debug!(error = %error.chain(), "Nobody will know which replicas have this record");
         }
         Ok(recorded)
     }

@@ -134,7 +134,7 @@ impl VaultReader {
                 };
             }
             Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
-            Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
+            Selector::At(time) => (*time, format!("snapshot from {} or before", time.format("%Y-%m-%d %H:%M:%S UTC"))),
         };
         let named: Vec<DateTime<Utc>> = shown.snapshots.iter().map(|listed| listed.snapshot.time()).collect();
         let is_crowded = |at: usize| {

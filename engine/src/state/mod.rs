@@ -24,6 +24,7 @@
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
 //! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
+//! log/<kind>/<name>/<n>.taken     which replicas have it (plain: names)
 //! drills/.lock                    held by the one process that runs the drills that are due
 //! drills/<dataset>/<n>.json       on a drill host: a report that could not be uploaded to the vault
 //! drills/<dataset>/attempts       when drills began, and what they chose (plain: times, ids, names)
@@ -38,6 +39,7 @@ pub(crate) mod fingerprints;
 pub mod journal;
 pub mod past_runs;
 pub mod pause;
+mod place;
 pub mod row_index;
 pub(crate) mod sealed_log;
 pub(crate) mod seen;
@@ -51,6 +53,8 @@ use std::time::Duration;
 
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
+
+pub use self::place::place_for;
 
 const LOCK: &str = "lock";
 /// Beside it are directories with names of datasets. No name begins with a dot.
@@ -379,7 +383,7 @@ fn replace_cheaply(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result
 fn replace(path: &Path, durably: bool, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let written = || -> std::io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder).map_err(place::plainly)?;
         write(file.as_file_mut())?;
         if !durably {
             file.persist(path)?;

@@ -20,6 +20,7 @@ use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::{LogEvent, cut_to_fit};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::SnapshotStreams;
+use lifeboat_engine::state::place_for;
 use lifeboat_engine::{Class, Error, Result, SnapshotTime};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
@@ -180,7 +181,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if args.sync && args.to_directory.is_none() {
         return Err(Error::usage("--sync works with --to-directory only").hint("leave --sync out"));
     }
-    // A wrong address is refused before anything is asked or read.
+    // Before anything is asked or read.
+    args.part.to_file.as_deref().map(place_for).transpose()?;
     args.server.server(&session.worker, None, None)?;
     let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let target = target(args, session, place.config.as_ref()).await?;

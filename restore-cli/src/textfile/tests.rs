@@ -143,6 +143,8 @@ fn a_group_tells_what_dangles_apart_from_what_it_could_not_restore() {
         at_least: 0,
         first: Vec::new(),
         error: error.map(str::to_owned),
+        error_class: None,
+        error_hint: None,
     };
     let ended = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
     let mut samples = Samples::new();

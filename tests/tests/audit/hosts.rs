@@ -78,6 +78,43 @@ async fn a_host_records_commits_and_what_it_deletes_before_and_deletes_nothing_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_replica_had_taken_is_missed_and_another_is_not() {
+    let vault = vault().await;
+    let log = vault.path("r2").join("log/hosts/db1");
+    let run = async |content: &str| {
+        std::fs::write(vault.path("db1/shop"), content).unwrap();
+        vault.once("db1").await
+    };
+    assert!(run("a second day").await.status.success());
+    // One replica refuses for a while, and the host says so then.
+    std::fs::rename(&log, vault.path("r2-kept")).unwrap();
+    std::fs::write(&log, "no folder").unwrap();
+    let refused = run("a third day").await;
+    assert!(refused.stderr.contains("replica r2 lacks record"), "{refused}");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::rename(vault.path("r2-kept"), &log).unwrap();
+    let healed = run("a fourth day").await;
+    assert!(healed.status.success() && !healed.stderr.contains("lacked records"), "{healed}");
+    let newest = || {
+        let files = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path());
+        files.filter_map(|file| file.file_stem()?.to_str()?.parse::<u64>().ok()).max().unwrap()
+    };
+    let record = |number: u64| log.join(format!("{number}.record"));
+    // What it has by now is missed, also what it took late.
+    let taken = newest();
+    std::fs::remove_file(record(taken)).unwrap();
+    let warned = run("a fifth day").await;
+    let told = format!("replica r2 lacked records {taken} to {taken} of log hosts/db1");
+    assert!(warned.stderr.contains(&told) && warned.stderr.contains("find out who removed them"), "{warned}");
+    // Without what this host remembers, everything is missed.
+    let taken = newest();
+    std::fs::remove_file(record(taken)).unwrap();
+    std::fs::remove_file(vault.path(&format!("db1/state/log/hosts/db1/{taken}.taken"))).unwrap();
+    let warned = run("a sixth day").await;
+    assert!(warned.stderr.contains(&format!("lacked records {taken} to {taken}")), "{warned}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_records_roots_keys_and_the_configuration() {
     let vault = vault().await;
     vault.change("db1", &["set", "--least-retention", "7"]).await;

@@ -392,6 +392,10 @@ async fn a_drill_that_needs_more_than_is_free_is_refused_before_anything_is_made
     let output = in_directory(disk.path(), &["check"]).await;
     assert_eq!(output.code(), Some(3), "{output}");
     assert!(output.stdout.contains("dataset shop cannot be drilled") && output.stdout.contains(&told), "{output}");
+    let output = in_directory(&disk.path().join("missing"), &["check"]).await;
+    assert_eq!(output.code(), Some(5), "{output}");
+    let told = "no drill works: cannot make a temporary directory in ";
+    assert!(output.stdout.contains(told) && output.stdout.contains("set TMPDIR to"), "{output}");
     let output = in_directory(disk.path(), &["drill", "shop", "--level", "fetched"]).await;
     assert!(output.status.success(), "{output}");
 }

@@ -152,20 +152,25 @@ async fn a_reference_that_cannot_be_checked_has_failed() {
         drilled.json().unwrap()["references"][0]["error"].as_str().unwrap().to_owned()
     };
     let group = shop.drill.datasets.pop().unwrap();
-    for (sql, said) in [
-        ("SELECT path FROM attachment", "relation \\\"attachment\\\" does not exist"),
-        ("SELECT id, path FROM attachments", "more than one column"),
-        ("DELETE FROM attachments RETURNING path", "read-only transaction"),
+    for (sql, said, code) in [
+        ("SELECT path FROM attachment", "relation \\\"attachment\\\" does not exist", 1),
+        ("SELECT id, path FROM attachments", "more than one column", 3),
+        ("SELEC path FROM attachments", "is no SQL", 3),
+        ("DELETE FROM attachments RETURNING path", "read-only transaction", 1),
     ] {
         shop.drill.datasets.push(group.replace("SELECT path FROM attachments", sql));
-        let error = told(&shop.drill, sql, 1).await;
+        let error = told(&shop.drill, sql, code).await;
         assert!(error.replace('"', "\\\"").contains(said), "{sql}: {error}");
         shop.drill.datasets.pop();
     }
     // Another database of the server would give an answer, too.
     shop.drill.datasets.push(group.replace("database = \"shop\"\n", ""));
-    let error = told(&shop.drill, "no database", 1).await;
+    let error = told(&shop.drill, "no database", 3).await;
     assert!(error.contains("nothing says which one to ask"), "{error}");
+    shop.drill.datasets.pop();
+    shop.drill.datasets.push(group.replace("database = \"shop\"\n", "database = \"shpo\"\n"));
+    let error = told(&shop.drill, "another database", 3).await;
+    assert!(error.contains("the snapshot has no database `shpo`"), "{error}");
     shop.drill.datasets.pop();
     // No value, no proof.
     shop.drill.datasets.push(group.replace("FROM attachments", "FROM attachments WHERE false"));

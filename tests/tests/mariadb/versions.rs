@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::databases::mariadb::{MariaConfig, MariaSource};
 use lifeboat_engine::databases::{Source, Wanted, WorkContext, registry};
 use lifeboat_engine::worker::protocol::DrillTools;
@@ -104,6 +105,39 @@ async fn a_server_alone_is_not_enough_for_a_drill() {
     let told = "the client tools are older than the server, which is MariaDB 99.1.2";
     assert!(error.class() == Class::Source && error.message().contains(told), "{error:?}");
     assert!(error.hint_text().unwrap().contains("install mariadb-client 99.1 or newer"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_look_before_a_drill_names_the_program_that_is_missing_or_does_not_run() {
+    let (place, fakes) = (scratch(), scratch());
+    let put = |folder: &str, program: &str| {
+        telling(&fakes.path().join(folder), &[program], &format!("{program}  Ver {NEWER} for Linux"))
+    };
+    let path = telling(&fakes.path().join("path"), &[], "").into_os_string();
+    let environment = registry::tool_environment(|name| (name == "PATH").then(|| path.clone()));
+    let cx = WorkContext { environment, ..context(&place) };
+    let facts = SourceFacts { server_version: Some("99.1.2".to_owned()), ..SourceFacts::default() };
+    let mut directories = Vec::new();
+    for (folder, program, told) in [
+        ("sbin", "mariadbd", "mariadb-install-db is missing beside "),
+        ("bin", "mariadb-install-db", "MariaDB's client tools mariadb and mariadb-dump are not installed"),
+        ("bin", "mariadb-dump", "MariaDB's client mariadb is not installed"),
+    ] {
+        directories.push(put(folder, program));
+        let found = registry::find("mariadb").unwrap().has_server_programs(&facts, &directories, &cx).await;
+        let error = found.unwrap_err();
+        assert!(error.class() == Class::Source && error.message().contains(told), "{error:?}");
+        let hint = error.hint_text().unwrap();
+        assert!(hint.starts_with("install mariadb-") && hint.contains("server_directories"), "{hint}");
+    }
+    let client = put("bin", "mariadb").join("mariadb");
+    let mode = |mode| std::fs::set_permissions(&client, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    let find = registry::find("mariadb").unwrap();
+    assert!(find.has_server_programs(&facts, &directories, &cx).await.is_ok());
+    mode(0o644);
+    let error = find.has_server_programs(&facts, &directories, &cx).await.unwrap_err();
+    assert!(error.message().ends_with("/mariadb does not run") && error.chain().contains("denied"), "{error:?}");
+    assert!(error.hint_text().unwrap().starts_with("install mariadb-client again"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

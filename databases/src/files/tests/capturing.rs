@@ -91,7 +91,8 @@ async fn an_empty_folder_is_no_tree_unless_that_is_said() {
     let kept = try_captured(config, Arc::new(|_| {})).await.unwrap();
     assert_eq!(paths(&kept), ["."]);
     let nowhere = FilesConfig::of(place.path().join("none"));
-    assert!(try_captured(nowhere, Arc::new(|_| {})).await.is_err());
+    let missing = try_captured(nowhere, Arc::new(|_| {})).await.err().unwrap();
+    assert_eq!(missing.hint_text(), Some("mount it, or correct `path`"), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

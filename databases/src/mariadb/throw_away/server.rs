@@ -72,8 +72,7 @@ impl MariaThrowAwayServer {
     /// [`Class::Source`]: its programs are not installed, or it does not start.
     pub(super) async fn start(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<Self> {
         let version = version_of(facts)?;
-        let programs = clients::programs(&version, directories, cx).await?;
-        let clients = clients::choose(&version, directories, cx).await?;
+        let (programs, clients) = clients::for_drill(&version, directories, cx).await?;
         let mut process = ServerProcess::prepare(cx, "mysql", ServerEnd::Kill)?;
         let directory = process.directory().to_owned();
         let failed = || format!("cannot prepare {}", directory.display());
@@ -122,6 +121,7 @@ impl MariaThrowAwayServer {
     }
 
     async fn wait_until_ready(&mut self, cx: &WorkContext) -> Result<()> {
+        let mut refused = None;
         let ready = async {
             loop {
                 if let Some(status) = self.process.ended() {
@@ -130,18 +130,24 @@ impl MariaThrowAwayServer {
                         self.process.log()
                     )));
                 }
-                if self.server_as(FIRST_USER, cx)?.run("SELECT 1").await.is_ok() {
-                    return Ok(());
+                match self.server_as(FIRST_USER, cx)?.run("SELECT 1").await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if is_of_server(&error) => refused = Some(error),
+                    // However long the server is given, this client does not reach it.
+                    Err(error) => return Err(error.within("cannot ask the throw-away MariaDB server")),
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         match tokio::time::timeout(MAX_MARIA_START_TIME, ready).await {
             Ok(result) => result,
-            Err(_) => Err(Error::source_failed(format!(
-                "the throw-away MariaDB server did not start within {MAX_MARIA_START_TIME:?}: {}",
-                self.process.log()
-            ))),
+            Err(_) => {
+                let client = refused.map_or_else(|| "the client did not end".to_owned(), |error: Error| error.chain());
+                let what = format!("the throw-away MariaDB server did not answer within {MAX_MARIA_START_TIME:?}");
+                Err(Error::source_failed(what)
+                    .because(format!("{client}; the log of the server: {}", self.process.log()))
+                    .hint("see what the client says, and run the drill again when this host has less to do"))
+            }
         }
     }
 
@@ -178,6 +184,12 @@ impl MariaThrowAwayServer {
     pub(super) async fn stop(self) -> Result<()> {
         self.process.stop().await
     }
+}
+
+/// Whether the client tells of the server, which may not be ready yet. If not, it could not do its
+/// own work. It calls the first alone an `ERROR`, with a number.
+fn is_of_server(error: &Error) -> bool {
+    error.chain().contains("ERROR ")
 }
 
 /// The option file: its settings, and what the captured server had.
@@ -243,4 +255,30 @@ async fn load_time_zones(server: &MariaServer<'_>) -> Result<()> {
     })?;
     let zones = output(Invocation::new(&tool, ["--skip-write-binlog", ZONES], server.cx)).await?;
     server.rows_in(Some("mysql"), &zones).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_server_says_is_waited_for() {
+        let is_waited_for = |said: &str| is_of_server(&Error::source_failed(format!("mariadb {said}")));
+        for said in [
+            "exited with status 1, saying: ERROR 2002 (HY000): Can't connect to local server through socket '/x' (2)",
+            "exited with status 1, saying: ERROR 2013 (HY000): Lost connection to server at 'handshake'",
+        ] {
+            assert!(is_waited_for(said), "{said}");
+        }
+        for said in [
+            "exited with status 127, saying: mariadb: error while loading shared libraries: libssl.so.3",
+            "exited with status 7, saying: mariadb: unknown option '--sandbox'",
+            "was killed by signal 9",
+            "was cancelled",
+        ] {
+            assert!(!is_waited_for(said), "{said}");
+        }
+        let denied = Error::source_failed("cannot run mariadb").because(std::io::Error::from_raw_os_error(13));
+        assert!(!is_of_server(&denied));
+    }
 }

@@ -17,12 +17,28 @@ const MAX_COPY_LINE_BYTES: usize = 2 * MAX_ITEM_BYTES + 2;
 impl PostgresThrowAway {
     /// Passes on what `query` gives, which may only read.
     pub(super) async fn list_values(&self, query: &DrillQuery, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
+        let database = self.only_database(query)?;
+        let Err(error) = self.copy_values(&database, query, to).await else { return Ok(()) };
+        let said = error.chain();
+        if self.is_no_sql(query, &said).await? {
+            return Err(Error::configuration(format!("`{}` is no SQL: {said}", query.sql))
+                .hint("correct `sql` of the [[group.reference]]"));
+        }
+        Err(match said.contains("does not exist") {
+            true => error.hint(
+                "look whether `sql` of the [[group.reference]] spells what the source has; if it does, the snapshot lacks it",
+            ),
+            false => error,
+        })
+    }
+
+    async fn copy_values(&self, database: &str, query: &DrillQuery, to: mpsc::Sender<Vec<ListedItem>>) -> Result<()> {
         let connection = Connection::new(&self.server.connection(), None, &self.cx)?
             .with_settings("-c default_transaction_read_only=on");
         let sql = query.sql.trim_end().trim_end_matches(';');
         // A comment at its end must not take the rest along.
         let copy = format!("COPY (\n{sql}\n) TO STDOUT");
-        let database = connection.conninfo(&self.only_database(query)?);
+        let database = connection.conninfo(database);
         let arguments =
             ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", &database, "-c", &copy];
         let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
@@ -43,13 +59,16 @@ impl PostgresThrowAway {
     /// The database to ask. Where several could be meant, none is: an empty answer would look like
     /// one without a fault.
     fn only_database(&self, query: &DrillQuery) -> Result<String> {
+        let all = || self.databases.iter().map(|name| name.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
         let mut others = self.databases.iter().filter(|name| *name != "postgres");
         match (&query.database, others.next(), others.next()) {
             (None, Some(_), Some(_)) => {
-                let databases: Vec<String> =
-                    self.databases.iter().map(|name| name.escape_debug().to_string()).collect();
                 Err(Error::configuration("the snapshot has several databases, and nothing says which one to ask")
-                    .hint(format!("set `database` to one of: {}", databases.join(", "))))
+                    .hint(format!("set `database` of the [[group.reference]] to one of: {}", all())))
+            }
+            (Some(wanted), ..) if !self.databases.contains(wanted) => {
+                Err(Error::configuration(format!("the snapshot has no database `{}`", wanted.escape_debug()))
+                    .hint(format!("set `database` of the [[group.reference]] to one of: {}", all())))
             }
             _ => Ok(self.database_of(query)),
         }

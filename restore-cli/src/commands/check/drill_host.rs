@@ -33,6 +33,9 @@ const TRIED_REPORT: &str = "19700101T000000000Z-00000000";
 /// # Errors
 /// The check was cancelled.
 pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config, session: &Session) -> Result<()> {
+    if let Err(error) = session.scratch() {
+        checked.broken(error.class(), format!("no drill works: {}", error.chain_and_hint()));
+    }
     let reader = match session.reader(place, Need::Packs).await {
         Err(error) if session.cancel.is_cancelled() => return Err(error),
         Err(error) => {

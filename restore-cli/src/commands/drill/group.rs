@@ -212,9 +212,17 @@ fn wrong(group: &Name, references: &[ReferenceResult]) -> Option<Error> {
     let what = format!("references of group {group} are not right: {}", names.join(", "));
     let errors = wrong.iter().map(|found| {
         Some(match &found.error {
-            Some(why) => Error::failed(what.clone()).because(why.clone()).hint("see what its members' drills found"),
+            // Whatever else it is, the drills of members tell more of it.
+            Some(why) => {
+                let class = found.error_class.filter(|class| *class == Class::Configuration).unwrap_or(Class::Failed);
+                let hint = found.error_hint.as_deref().unwrap_or("see what its members' drills found");
+                Error::new(class, what.clone()).because(why.clone()).hint(hint)
+            }
             None if found.checked < found.at_least => Error::integrity(what.clone()).because(in_words(found)).hint(
                 "look whether `sql` and `database` of the [[group.reference]] ask what they should, or set `at_least`",
+            ),
+            None if found.dangling == found.checked => Error::integrity(what.clone()).because(in_words(found)).hint(
+                "look at `prefix` of the [[group.reference]] first: nothing that it names is there",
             ),
             None => Error::integrity(what.clone()).because(in_words(found)).hint(
                 "find out who deletes files at once, or rows after their files: \"An application of several datasets\" in OPERATIONS.md",
@@ -329,6 +337,8 @@ mod tests {
             at_least: 1,
             first: vec!["a".to_owned(), "b".to_owned()],
             error: None,
+            error_class: None,
+            error_hint: None,
         };
         assert_eq!(in_words(&found), "2 of 1,200 values dangle, and 1 may: a, b (1 row had none)");
         let unchecked =
@@ -338,7 +348,18 @@ mod tests {
         assert_eq!(worst.class(), Class::Integrity, "what could not be checked hides nothing");
         let told = worst.chain();
         assert!(told.contains("are not right: b, attachments") && told.contains("2 of 1,200"), "{told}");
-        assert_eq!(wrong(&shop, &[unchecked]).unwrap().class(), Class::Failed);
+        assert_eq!(wrong(&shop, std::slice::from_ref(&unchecked)).unwrap().class(), Class::Failed);
+        let typed = ReferenceResult {
+            error_class: Some(Class::Configuration),
+            error_hint: Some("correct `sql` of the [[group.reference]]".to_owned()),
+            ..unchecked.clone()
+        };
+        let told = wrong(&shop, &[unchecked, typed]).unwrap();
+        let told = (told.class(), told.hint_text());
+        assert_eq!(told, (Class::Configuration, Some("correct `sql` of the [[group.reference]]")));
+        let all = ReferenceResult { dangling: 1200, ..found.clone() };
+        let hint = wrong(&shop, &[all]).unwrap().hint_text().unwrap().to_owned();
+        assert!(hint.starts_with("look at `prefix`"), "{hint}");
         assert!(wrong(&shop, &[ReferenceResult { at_most: 2, ..found.clone() }]).is_none());
         let none = ReferenceResult { checked: 0, dangling: 0, first: Vec::new(), without_value: 0, ..found };
         assert_eq!(in_words(&none), "0 of 0 values dangle, and 1 may, and 1 must be there");

@@ -18,10 +18,10 @@ mod worst;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use lifeboat_engine::Result;
 use lifeboat_engine::config::{Config, ProofLevel};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::worker::{self, Swept, WorkerPlace};
+use lifeboat_engine::{Error, Result};
 
 pub(super) use self::group::{group_of, no_moment};
 use self::one::OneDrill;
@@ -105,6 +105,12 @@ impl Args {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    // Clap waives `requires` where the other flag conflicts with one that was passed.
+    if args.html.is_some() && args.region_loss.is_none() {
+        let dataset = args.dataset.as_ref().map_or("DATASET", Name::as_str);
+        return Err(Error::usage("--html goes with --region-loss")
+            .hint(format!("leave it out, and run `lifeboat report {dataset} --html FILE` after the drill")));
+    }
     if !args.recording.is_by_owner()
         && let Some(place) = own_config(session)
         && let Some(user) = UnitUser::of_drill(&place)

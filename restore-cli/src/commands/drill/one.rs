@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
@@ -109,6 +110,8 @@ struct Plan {
     memory: Option<DrillMemory>,
     /// Whether all that this host remembers of drills can be read.
     remembers_all: bool,
+    /// Whether it was told that this drill is not remembered.
+    warned: AtomicBool,
     began: DateTime<Utc>,
 }
 
@@ -164,6 +167,7 @@ impl Plan {
             // What cannot be read is replaced by what begins now.
             remembers_all: memory.as_ref().is_none_or(DrillMemory::is_readable),
             memory,
+            warned: AtomicBool::new(false),
             began: drill.session.clock.now(),
             place,
         })
@@ -251,7 +255,15 @@ impl Plan {
     fn end(&self, drill: &OneDrill<'_>, failed: bool) {
         let Some(memory) = &self.memory else { return };
         if let Err(error) = memory.end(self.began, drill.session.cancel.is_cancelled(), failed) {
-            drill.session.out.warning(format!("nothing remembers that this drill ended: {}", error.chain()));
+            self.warn_once(drill, "ended", &error);
+        }
+    }
+
+    /// What cannot be written is told once, and not at each step of the drill.
+    fn warn_once(&self, drill: &OneDrill<'_>, what: &str, error: &Error) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let why = error.chain();
+            drill.session.out.warning(format!("nothing remembers that this drill {what}: {why}"));
         }
     }
 
@@ -264,7 +276,7 @@ impl Plan {
                 Err(error.within("the drill does not begin, because nothing would remember that it did"))
             }
             Err(error) => {
-                drill.session.out.warning(format!("nothing remembers that this drill began: {}", error.chain()));
+                self.warn_once(drill, "began", &error);
                 Ok(())
             }
             Ok(()) => Ok(()),

@@ -9,14 +9,13 @@
 //!   says so. All others are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, PlaceInRecovery};
 use lifeboat_engine::drill::{RecoveryOrder, is_one_moment};
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::state::{StateDirectory, replace_file};
+use lifeboat_engine::state::{StateDirectory, place_for, replace_file};
 use lifeboat_engine::{Class, Error, Result};
 
 use super::grants::Grants;
@@ -35,7 +34,9 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
     }
     let config = session.configuration()?;
     let lost = LostRegion::of(region, session.clock.now(), &config).await?;
-    let (report, page) = (place_for(args.report.as_deref())?, place_for(args.html.as_deref())?);
+    // Hours later would be too late to find out that one cannot be written.
+    let report = args.report.as_deref().map(place_for).transpose()?;
+    let page = args.html.as_deref().map(place_for).transpose()?;
     let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let Some(_lock) = state.try_lock_drills()? else {
         return Err(Error::failed("scheduled drills or another rehearsal are running").hint("wait until they end"));
@@ -66,7 +67,9 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
                 true => format!("everything can be restored without region {region}, but not all of it was told"),
                 false => format!("not everything can be restored without region {region}"),
             };
-            Err(Error::new(worst.class(), what).because(worst.chain()).hint("what each drill found is told above"))
+            // The command line asked for nothing that a drill could not find.
+            let class = if worst.class() == Class::Usage { Class::Failed } else { worst.class() };
+            Err(Error::new(class, what).because(worst.chain()).hint("what each drill found is told above"))
         }
         None => Ok(()),
     };
@@ -76,17 +79,6 @@ pub(super) async fn run(args: &Args, region: &str, session: &Session) -> Result<
         false => Ok(()),
     };
     found.and(written).and(missed).and(shown)
-}
-
-/// The absolute path of a file that will be written. Hours later would be too late to find out that
-/// it cannot be.
-fn place_for(file: Option<&Path>) -> Result<Option<PathBuf>> {
-    let Some(file) = file else { return Ok(None) };
-    let cannot = || format!("cannot write {}", file.display());
-    let file = std::path::absolute(file).context(Class::Usage, cannot)?;
-    let folder = file.parent().unwrap_or(&file);
-    tempfile::tempfile_in(folder).context(Class::Usage, cannot)?;
-    Ok(Some(file))
 }
 
 /// Writes the report as JSON, signed if this host has a drill signer.
@@ -124,21 +116,23 @@ async fn order(args: &Args, config: &Config, lost: &LostRegion, session: &Sessio
             false => left_out.push(dataset),
         }
     }
+    if steps.is_empty() {
+        return Err(Error::failed("there is no dataset to restore").hint("back up first"));
+    }
     if !args.datasets.is_empty() {
         let mut wanted: BTreeSet<Name> = BTreeSet::new();
         let mut asked: Vec<Name> = args.datasets.clone();
         while let Some(name) = asked.pop() {
             let Some(place) = steps.get(&name) else {
-                return Err(Error::usage(format!("neither the vault nor the configuration has a dataset {name}")));
+                let has = steps.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
+                return Err(Error::usage(format!("neither the vault nor the configuration has a dataset {name}"))
+                    .hint(format!("they have: {has}")));
             };
             asked.extend(place.after.iter().filter(|other| !wanted.contains(*other)).cloned());
             wanted.insert(name);
         }
         left_out.extend(steps.keys().filter(|name| !wanted.contains(*name)).cloned());
         steps.retain(|name, _| wanted.contains(name));
-    }
-    if steps.is_empty() {
-        return Err(Error::usage("there is no dataset to restore").hint("back up first"));
     }
     left_out.sort();
     Ok(Rehearsed { order: RecoveryOrder::new(steps, config.recovery_at_once), left_out, gaps })

@@ -13,11 +13,10 @@ mod summary;
 use std::fmt;
 use std::path::PathBuf;
 
-use lifeboat_engine::base::Context;
 use lifeboat_engine::drill::{DrillHistory, DrillReport, evidence, history};
 use lifeboat_engine::format::id::{Name, SnapshotId};
-use lifeboat_engine::state::replace_file;
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::state::{place_for, replace_file};
+use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
 use self::summary::Summary;
@@ -47,6 +46,9 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Told {
+    /// How it ended, for people.
+    #[serde(skip)]
+    headline: String,
     /// What it comes to.
     verdict: String,
     report: DrillReport,
@@ -69,6 +71,7 @@ struct Told {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let html = args.html.as_deref().map(place_for).transpose()?;
     let place = session.place()?;
     let reader = session.reader_for(&args.dataset, &place, Need::Manifests).await?;
     let now = session.clock.now();
@@ -78,12 +81,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let drill = chosen(args, &past)?;
     let evidence = session.cancellable("reading the report", evidence(&reader, &args.dataset, &drill)).await?;
     let summary = Summary { report: &evidence.report, past: &past.drills };
-    let html = args.html.as_deref().map(std::path::absolute).transpose();
-    let html = html.context(Class::Storage, || "cannot make the path of --html absolute")?;
     if let Some(file) = &html {
         replace_file(file, page::page(&summary, &evidence, &past.gaps, now).as_bytes())?;
     }
     let told = Told {
+        headline: summary.headline(),
         verdict: summary.verdict(),
         not_compared: summary.not_compared(),
         forecast: summary.forecast(),
@@ -121,10 +123,12 @@ fn chosen(args: &Args, past: &DrillHistory) -> Result<SnapshotId> {
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &self.report;
-        writeln!(f, "{}\n", self.verdict)?;
+        writeln!(f, "{}\n\n{}\n", self.headline, self.verdict)?;
+        let failed = if report.passed { "" } else { ": not met, as the drill failed" };
         let objective = |actual: Option<f64>, objective: Option<f64>| {
             let shown = actual.map_or("not measured".to_owned(), human::seconds);
-            objective.map_or(shown.clone(), |objective| format!("{shown}, objective {}", human::seconds(objective)))
+            let told = |objective| format!("{shown}, objective {}{failed}", human::seconds(objective));
+            objective.map_or(shown.clone(), told)
         };
         let mut facts = vec![
             ("snapshot", report.snapshot.as_ref().map_or("none".to_owned(), ToString::to_string)),

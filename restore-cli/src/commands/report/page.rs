@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use data_encoding::BASE64;
+use lifeboat_engine::databases::Database;
 use lifeboat_engine::drill::{DrillEvidence, DrillReport};
 use maud::{Markup, html};
 
@@ -32,7 +33,9 @@ pub(super) fn page(summary: &Summary<'_>, evidence: &DrillEvidence, gaps: &[Stri
         (banner(summary))
         section { h2 { "What was restored" } (facts(report)) }
         section { h2 { "Objectives" } (objectives(report)) }
-        section { h2 { "How long it took" } (timeline(&report.phases)) }
+        @if !report.phases.is_empty() {
+            section { h2 { "How long it took" } (timeline(&report.phases)) }
+        }
         section { h2 { "What was compared" } (checks(report)) }
         @if !not_compared.is_empty() {
             section {
@@ -47,17 +50,12 @@ pub(super) fn page(summary: &Summary<'_>, evidence: &DrillEvidence, gaps: &[Stri
 }
 
 fn banner(summary: &Summary<'_>) -> Markup {
-    let (news, word) = match summary.standing() {
-        DrillStanding::Passed => (News::Good, "Passed"),
-        DrillStanding::ObjectiveMissed => (News::Late, "Objective missed"),
-        DrillStanding::Failed => (News::Bad, "Failed"),
+    let news = match summary.standing() {
+        DrillStanding::Passed => News::Good,
+        DrillStanding::ObjectiveMissed => News::Late,
+        DrillStanding::Failed => News::Bad,
     };
-    let reached = summary.report.told_level();
-    let words = match summary.report.in_part {
-        Some(_) => format!("{word}: {reached}"),
-        None => format!("{word}: level {reached} of {}", summary.report.required.as_str()),
-    };
-    html::banner(news, &words, &summary.verdict())
+    html::banner(news, &summary.headline(), &summary.verdict())
 }
 
 fn facts(report: &DrillReport) -> Markup {
@@ -86,8 +84,10 @@ fn objectives(report: &DrillReport) -> Markup {
     let seconds = |seconds: Option<f64>, none: &str| seconds.map_or(none.to_owned(), human::seconds);
     let verdict = |actual: Option<f64>, objective: Option<f64>| match (actual, objective) {
         (_, None) => ("none", "no objective"),
-        (Some(actual), Some(objective)) if actual <= objective => ("good", "met"),
-        (Some(_), Some(_)) => ("bad", "MISSED"),
+        (Some(actual), Some(objective)) if actual > objective => ("bad", "MISSED"),
+        // A time that led to nothing meets nothing.
+        (Some(_), Some(_)) if !report.passed => ("bad", "not met: the drill failed"),
+        (Some(_), Some(_)) => ("good", "met"),
         (None, Some(_)) => ("bad", "not shown"),
     };
     html! {
@@ -116,17 +116,25 @@ fn objectives(report: &DrillReport) -> Markup {
     }
 }
 
+/// In which way the snapshot was compared with what was restored.
+fn how_compared(report: &DrillReport) -> &'static str {
+    match human::engine_of(report.engine.as_deref()).is_some_and(Database::is_tree) {
+        true => "Entry by entry",
+        false => "Definitions as text, rows as multisets",
+    }
+}
+
 fn checks(report: &DrillReport) -> Markup {
     html! {
         @match compared(report) {
-            Some((_, what)) => p { "Definitions as text, rows as multisets: " (what) "." },
+            Some((_, what)) => p { (how_compared(report)) ": " (what) "." },
             None => p { "Nothing was compared with the snapshot." },
         }
         @for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
             p .bad { "Differs: " (difference) }
         }
         @if report.checks.is_empty() {
-            p { "No check ran." }
+            p { "No check came to a result." }
         } @else {
             table {
                 thead { tr { th scope="col" { "Check" } th scope="col" { "Result" } } }

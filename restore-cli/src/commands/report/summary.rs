@@ -5,6 +5,7 @@
 
 use chrono::TimeDelta;
 use lifeboat_engine::config::ProofLevel;
+use lifeboat_engine::databases::Database;
 use lifeboat_engine::drill::{DrillReport, PastDrill};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 
@@ -34,6 +35,35 @@ impl Summary<'_> {
             (true, true) => DrillStanding::Passed,
             (true, false) => DrillStanding::ObjectiveMissed,
             (false, _) => DrillStanding::Failed,
+        }
+    }
+
+    /// How it ended, before all else, in words; and the levels beside them.
+    pub(super) fn headline(&self) -> String {
+        let report = self.report;
+        let word = match self.standing() {
+            DrillStanding::Failed => return format!("Failed{} ({})", failed(report), self.levels()),
+            DrillStanding::Passed => "Passed",
+            DrillStanding::ObjectiveMissed => "Objective missed",
+        };
+        let how = match (&report.in_part, report.reached) {
+            (Some(_), _) if report.restored_bytes == 0 => "nothing had changed since it was proved".to_owned(),
+            (Some(_), _) => "what had changed was proved equal to the snapshot".to_owned(),
+            (None, Some(level)) => shown(report, level),
+            (None, None) => "nothing was required".to_owned(),
+        };
+        format!("{word}: {how} ({})", self.levels())
+    }
+
+    /// The level that was reached, beside the one that must be.
+    fn levels(&self) -> String {
+        let report = self.report;
+        let required = report.required.as_str();
+        match report.reached {
+            _ if report.in_part.is_some() => report.told_level().to_owned(),
+            Some(reached) if reached == report.required => format!("level {required}, as required"),
+            Some(reached) => format!("level {}; {required} is required", reached.as_str()),
+            None => format!("no level; {required} is required"),
         }
     }
 
@@ -96,10 +126,11 @@ impl Summary<'_> {
             told.push("whether a server takes the data: nothing was loaded as a whole".to_owned());
         }
         if below(ProofLevel::Checked) {
-            told.push("whether what was loaded is sound: the engine's checks did not pass".to_owned());
+            told.push(format!("whether what was restored is sound: {}", checked(report)));
         }
-        if below(ProofLevel::Proved) {
-            told.push("whether the data equals the snapshot: they were not compared, or differ".to_owned());
+        // Where they differ, they were compared.
+        if below(ProofLevel::Proved) && report.proof.as_ref().is_none_or(|proof| proof.differences.is_empty()) {
+            told.push(format!("whether what was restored equals the snapshot: {}", why_not_compared(report)));
         }
         let mut texts = |count: usize, what: &str, after: &str| {
             if count > 0 {
@@ -169,14 +200,86 @@ impl Summary<'_> {
 /// What was compared with the snapshot.
 pub(super) fn compared(report: &DrillReport) -> Option<(&'static str, String)> {
     let proof = report.proof.as_ref()?;
-    let counts = [
-        human::count(proof.definitions, "definition"),
-        human::count(proof.tables, "table"),
-        human::count(proof.rows, "row"),
-        human::count(proof.large_objects, "large object"),
-    ];
-    let result = if proof.is_equal() { "equal" } else { "NOT EQUAL" };
-    Some(("compared", format!("{}: {result}", counts.join(", "))))
+    Some(("compared", human::compared(report.engine.as_deref(), proof)))
+}
+
+/// What a drill of this kind restores.
+fn restored(report: &DrillReport) -> &'static str {
+    match human::engine_of(report.engine.as_deref()) {
+        Some(engine) if engine.is_tree() => "restored tree of files",
+        Some(engine) if engine.takes_commands() => "restored data",
+        _ => "restored database",
+    }
+}
+
+/// What a level shows.
+fn shown(report: &DrillReport, level: ProofLevel) -> String {
+    let restored = restored(report);
+    match level {
+        ProofLevel::Fetched => "the snapshot was fetched and decrypted, whole".to_owned(),
+        ProofLevel::Loaded => "the snapshot was restored, whole".to_owned(),
+        ProofLevel::Checked => format!("the {restored} was found sound"),
+        ProofLevel::Proved => format!("the {restored} was proved equal to the snapshot"),
+    }
+}
+
+/// How a drill failed, as it goes on after "Failed".
+fn failed(report: &DrillReport) -> String {
+    if report.proof.as_ref().is_some_and(|proof| !proof.differences.is_empty()) {
+        return format!(": the {} differs from the snapshot", restored(report));
+    }
+    if report.checks.iter().any(|check| !check.passed) {
+        return format!(": {}", checked(report));
+    }
+    match report.reached {
+        Some(level) => format!(" after {}", shown(report, level)),
+        None => " before anything was proved".to_owned(),
+    }
+}
+
+/// What came of the checks, where not all of them passed.
+fn checked(report: &DrillReport) -> String {
+    let failed = || report.checks.iter().filter(|check| !check.passed);
+    let names: Vec<&str> = failed().map(|check| check.check.as_str()).filter(|name| is_own(report, name)).collect();
+    if !names.is_empty() {
+        return format!("{} did not pass", names.join(", "));
+    }
+    let wrong = failed().count() as u64;
+    if wrong > 0 {
+        let they = if wrong == 1 { "it" } else { "they" };
+        let queries = format!("{wrong} of your queries did not give what {they} should");
+        return match report.checks.iter().any(|check| is_own(report, &check.check)) {
+            true => format!("the engine's checks passed, but {queries}"),
+            false => queries,
+        };
+    }
+    match (report.reached, report.checks.is_empty()) {
+        (Some(_), true) if report.required >= ProofLevel::Checked && report.reached >= Some(ProofLevel::Loaded) => {
+            "the checks did not come to an end".to_owned()
+        }
+        (_, true) => "no check ran".to_owned(),
+        (_, false) => "the drill ended before that was clear".to_owned(),
+    }
+}
+
+/// Whether a check is one of the engine, and no query of the operator.
+fn is_own(report: &DrillReport, check: &str) -> bool {
+    let names: &[&str] = human::engine_of(report.engine.as_deref()).map_or(&[], Database::checks);
+    names.iter().filter_map(|name| check.strip_prefix(name)).any(|after| after.is_empty() || after.starts_with(' '))
+}
+
+/// Why nothing says whether what was restored equals the snapshot.
+fn why_not_compared(report: &DrillReport) -> String {
+    match &report.proof {
+        Some(_) => "there was nothing to compare".to_owned(),
+        None if report.required < ProofLevel::Proved => {
+            format!("not compared, because no more than level {} was required", report.required.as_str())
+        }
+        None if report.reached >= Some(ProofLevel::Checked) => {
+            "not compared, because the drill ended before that was done".to_owned()
+        }
+        None => "not compared, because the drill ended before".to_owned(),
+    }
 }
 
 /// What a level means, as it goes on after "was".
@@ -207,6 +310,7 @@ pub(super) fn names(names: &[Name]) -> String {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use lifeboat_engine::databases::proof::{CheckResult, ProofResult};
     use lifeboat_engine::drill::InPart;
 
     fn drill(day: u32, level: Option<ProofLevel>, bytes: u64, seconds: f64) -> PastDrill {
@@ -256,6 +360,12 @@ mod tests {
         let proved = "On 23 November 2026, dataset shop was restored from replica far, and proved equal to what was \
                       captured. All objectives were met.";
         assert_eq!(verdict(Some(ProofLevel::Proved)), proved);
+        let past = [drill(23, Some(ProofLevel::Proved), 1 << 20, 10.0)];
+        let headline = Summary { report: &past[0].report, past: &past }.headline();
+        assert_eq!(
+            headline,
+            "Passed: the restored database was proved equal to the snapshot (level proved, as required)"
+        );
         let checked = verdict(Some(ProofLevel::Checked));
         assert!(
             checked.contains("FAILED. It was restored from replica far into a throw-away database, and found sound")
@@ -289,7 +399,58 @@ mod tests {
         report.skipped = vec!["BLAKE3".to_owned(); 2];
         let told = Summary { report: &report, past: &past }.not_compared();
         assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told[0], "whether what was restored is sound: the checks did not come to an end");
         assert_eq!(told[2], "2 databases that the snapshot lacks: the drill host has the text");
+    }
+
+    /// The headline of a drill that failed, and what it did not compare.
+    fn told_of_failure(change: impl Fn(&mut DrillReport)) -> (String, Vec<String>) {
+        let mut past = [drill(23, Some(ProofLevel::Loaded), 1 << 20, 10.0)];
+        past[0].report.engine = Some("postgres 15.14".to_owned());
+        change(&mut past[0].report);
+        let summary = Summary { report: &past[0].report, past: &past };
+        (summary.headline(), summary.not_compared())
+    }
+
+    #[test]
+    fn a_failed_drill_says_what_ran_and_what_did_not() {
+        let check = |name: &str, passed| CheckResult { check: name.to_owned(), passed, detail: String::new() };
+        let queries = |of_engine: bool| {
+            told_of_failure(|report| {
+                report.checks = vec![check("pg_amcheck shop", of_engine), check("shop: SELECT 1", false)];
+            })
+        };
+        let (headline, told) = queries(true);
+        let wrong = "the engine's checks passed, but 1 of your queries did not give what it should";
+        assert_eq!(headline, format!("Failed: {wrong} (level loaded; proved is required)"));
+        assert_eq!(told[0], format!("whether what was restored is sound: {wrong}"));
+        assert!(told[1].ends_with("not compared, because the drill ended before"), "{told:?}");
+        let (headline, told) = queries(false);
+        assert_eq!(headline, "Failed: pg_amcheck shop did not pass (level loaded; proved is required)");
+        assert!(told[0].ends_with(": pg_amcheck shop did not pass"), "{told:?}");
+
+        let (headline, told) = told_of_failure(|report| (report.reached, report.snapshot) = (None, None));
+        assert_eq!(headline, "Failed before anything was proved (no level; proved is required)");
+        assert!(told.iter().any(|what| what.ends_with(": no check ran")), "{told:?}");
+
+        let (headline, told) = told_of_failure(|report| {
+            report.reached = Some(ProofLevel::Checked);
+            report.checks = vec![check("pg_amcheck shop", true)];
+            let differences = vec!["table public.items: rows differ".to_owned()];
+            report.proof = Some(ProofResult { tables: 1, differences, ..ProofResult::default() });
+        });
+        assert_eq!(
+            headline,
+            "Failed: the restored database differs from the snapshot (level checked; proved is required)"
+        );
+        assert!(told.is_empty(), "what was compared is told as not compared: {told:?}");
+
+        // A level below is all that was asked for.
+        let (headline, told) = told_of_failure(|report| {
+            (report.required, report.reached, report.passed) = (ProofLevel::Fetched, Some(ProofLevel::Fetched), true);
+        });
+        assert_eq!(headline, "Passed: the snapshot was fetched and decrypted, whole (level fetched, as required)");
+        assert!(told[1].ends_with(": no check ran") && told[2].contains("no more than level fetched"), "{told:?}");
     }
 
     #[test]
