@@ -140,6 +140,13 @@ pub trait Database: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Which of the databases of a snapshot is meant where nobody names one; `None`: several could
+    /// be.
+    fn database_meant<'a>(&self, databases: &'a BTreeSet<String>) -> Option<&'a str> {
+        let mut databases = databases.iter();
+        databases.next().filter(|_| databases.next().is_none()).map(String::as_str)
+    }
+
     /// What of a snapshot with these streams can be proved without the rest. `None`: it is one
     /// part.
     fn parts_to_prove(&self, streams: &[String]) -> Option<PartsToProve> {

@@ -73,10 +73,14 @@ async fn load_into(streams: &dyn StoredStreams, target: &Target, cx: &WorkContex
         Target::Server { server, wanted } => {
             let (there, stored) = (server.database().kind(), &streams.facts().engine);
             if stored != there {
+                let has_servers = registry::find(stored).is_some_and(|engine| engine.address_form().is_some());
                 return Err(Error::usage(format!(
                     "a snapshot of kind {stored} cannot be restored into a server of kind {there}"
                 ))
-                .hint("restore it with --to-directory"));
+                .hint(match has_servers {
+                    true => format!("restore it with --to-{stored}"),
+                    false => "restore it with --to-directory".to_owned(),
+                }));
             }
             server.load(streams, wanted, cx).await
         }

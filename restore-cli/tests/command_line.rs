@@ -100,6 +100,22 @@ fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
 }
 
 #[test]
+fn a_page_of_a_drill_is_refused_with_the_command_that_writes_it() {
+    for words in [&["drill", "shop", "--html", "x"][..], &["drill", "--due", "--html", "x"]] {
+        let refused = lifeboat(words);
+        assert_eq!(refused.status.code(), Some(2), "{words:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("--region-loss"), "{words:?}: {}", stderr(&refused));
+    }
+    let refused = stderr(&lifeboat(&["drill", "shop", "--html", "x"]));
+    assert!(refused.contains("`lifeboat report shop --html FILE`"), "{refused}");
+    for (file, why) in [("missing/o.csv", "missing does not exist"), (".", "it is a directory")] {
+        let refused = lifeboat(&["restore", "shop", "--table", "a.b", "--to-file", file]);
+        assert_eq!(refused.status.code(), Some(2), "{file}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(why) && stderr(&refused).contains("next: "), "{}", stderr(&refused));
+    }
+}
+
+#[test]
 fn errors_are_json_with_json_also_those_of_the_command_line() {
     for (arguments, class, code) in [
         (&["--json", "list", "--config", "/nonexistent/lifeboat.toml"][..], "configuration", 3),

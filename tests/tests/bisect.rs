@@ -59,6 +59,8 @@ async fn an_error_and_a_guess_are_no_answers() {
     };
     let misspelt = asked(Some("shop"), "SELECT count(*) FROM ordres").await;
     refused(misspelt, Class::Source, "is no answer: ", "correct the query");
+    let text = asked(Some("shop"), "SELECT 'bob'").await;
+    refused(text, Class::Usage, "found bob", "--expect");
     refused(asked(Some("shop"), "SELECT 1 / 0").await, Class::Source, "division by zero", "correct the query");
     refused(asked(Some("shop"), "SELEC 1").await, Class::Usage, "syntax error", "correct the query");
     refused(asked(None, "SELECT 7").await, Class::Usage, "several databases", "--database: other, shop");

@@ -179,6 +179,9 @@ async fn what_would_be_lost_is_said() {
     // A file that could not be written is told before anything is restored.
     let early = drill.shell("lifeboat drill --region-loss near --html missing/loss.html").await;
     assert!(early.code() == Some(2) && !early.stderr.contains("restoring"), "{early}");
+    assert!(early.stderr.contains("next: make the directory, or name another file"), "{early}");
+    let nosuch = drill.shell("lifeboat drill --region-loss near --datasets nosuch").await;
+    assert!(nosuch.code() == Some(2) && nosuch.stderr.contains("they have: log, shop, wiki"), "{nosuch}");
 
     // An objective that the loss would miss.
     let objectives = drill.datasets[0].clone();

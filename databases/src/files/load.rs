@@ -6,6 +6,7 @@ use std::path::Path;
 
 use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
+use rustix::fs::AtFlags;
 
 use super::TREE_STREAM;
 use super::decode::ArchiveReader;
@@ -26,6 +27,7 @@ pub(super) async fn load(
 ) -> Result<RestoreOutcome> {
     let wanted = TreeWanted { paths: below_the_root(wanted)?, ..*wanted };
     let failed = || format!("cannot use {}", path.display());
+    let missing = missing_folders(path);
     let root = opened::directory(path).context(Class::Source, failed)?;
     if is_occupied(&root).context(Class::Source, failed)? {
         return Err(Error::usage(format!("{} is not empty", path.display()))
@@ -44,8 +46,16 @@ pub(super) async fn load(
         Ok(unpacked)
     })
     .await;
-    let unpacked = unpacked.map_err(|error| match is_occupied(&directory) {
-        Ok(false) => error,
+    let unpacked = unpacked.map_err(|error| match (is_occupied(&directory), error.class()) {
+        (Ok(false), _) => {
+            remove_empty(&missing);
+            error
+        }
+        // What was asked for in vain matters more than what was found.
+        (_, Class::Usage) => {
+            let left = format!("{shown} holds what else was asked for");
+            Error::usage(error.message()).because(left).hint(error.hint_text().unwrap_or_default())
+        }
         _ => error.within(format!("{shown} holds a part of the snapshot")),
     })?;
     let lost = |count, reason| LoadFailure {
@@ -64,10 +74,33 @@ pub(super) async fn load(
     Ok(RestoreOutcome { written: vec![shown], warnings: warnings(&unpacked, &wanted), failures })
 }
 
+/// The folders that are made when `path` is opened, the innermost first.
+fn missing_folders(path: &Path) -> Vec<&Path> {
+    let folders = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+    folders.take_while(|folder| folder.symlink_metadata().is_err()).collect()
+}
+
+/// Removes folders that were made, the innermost first, as far as they are empty. Whoever owns what
+/// is above may have put a link there meanwhile: it is not followed.
+fn remove_empty(made: &[&Path]) {
+    for folder in made {
+        let (Some(holder), Some(name)) = (folder.parent(), folder.file_name()) else { return };
+        let removed = opened::existing_directory(holder)
+            .is_ok_and(|holder| rustix::fs::unlinkat(&holder, name, AtFlags::REMOVEDIR).is_ok());
+        if !removed {
+            return;
+        }
+    }
+}
+
 /// The paths as the archive writes them.
 fn below_the_root(wanted: &TreeWanted) -> Result<Vec<std::path::PathBuf>> {
     let mut paths = Vec::new();
     for path in &wanted.paths {
+        if path.is_absolute() {
+            return Err(Error::usage(format!("`{}` is no path of the snapshot: it is absolute", path.display()))
+                .hint("write it without the first /, as it is below the folder that was backed up"));
+        }
         // Without `.` and a `/` at the end.
         let plain: std::path::PathBuf =
             path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect();

@@ -87,7 +87,9 @@ pub(super) fn unpack(mut archive: ArchiveReader<impl Read>, root: OwnedFd, wante
         made = Some(entry.path);
     }
     unpacking.leave(0)?;
-    if let Some((path, _)) = paths.iter().zip(found).find(|(_, found)| !found) {
+    let missing: Vec<&[u8]> = paths.iter().zip(found).filter(|(_, found)| !found).map(|(path, _)| *path).collect();
+    missing.iter().for_each(|path| unpacking.remove_way_to(path));
+    if let Some(path) = missing.first() {
         return Err(Error::usage(format!("the snapshot holds no {}", shown(path)))
             .hint("list what it holds with --stdout tree, and tar --list"));
     }
@@ -180,6 +182,23 @@ impl Unpacking<'_> {
         let folder = &self.folders[depth].folder;
         done(rustix::fs::linkat(&holder, last_name(path), folder, name, AtFlags::empty()), &failed())?;
         Ok(true)
+    }
+
+    /// Removes the folders that were made on the way to what is not there, as far as they are empty
+    /// and nobody asked for them.
+    fn remove_way_to(&self, path: &[u8]) {
+        let mut way = parent(path);
+        while let Some(folder) = way.filter(|folder| !folder.is_empty() && !is_wanted(folder, &self.wanted.paths)) {
+            way = parent(folder);
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let holder = open_beneath(&self.root, as_path(way.unwrap_or_default()), flags, Mode::empty());
+            let removed =
+                holder.and_then(|holder| Ok(rustix::fs::unlinkat(&holder, last_name(folder), AtFlags::REMOVEDIR)?));
+            // One that was never made is no reason to leave those above it.
+            if removed.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+                return;
+            }
+        }
     }
 
     /// Gives the folders beyond the first so many their properties, the innermost first.

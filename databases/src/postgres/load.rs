@@ -21,7 +21,7 @@ use super::loader::{Loader, LoadsAs};
 use super::loading::{Loaded, Loading};
 use super::orphans::{ORPHANS, drop_orphans, make_orphans};
 use super::owners::KnownRoles;
-use super::parts::{DumpPart, Stored, TableName, by_database};
+use super::parts::{DumpPart, Stored, TableName, by_database, meant};
 use super::places::Place;
 use super::roles::several;
 use super::server::Server;
@@ -220,13 +220,18 @@ fn told_before(error: Error, outcome: &RestoreOutcome) -> Error {
 
 /// Each database that is wanted, and the name that it gets.
 fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b Stored<'a>, String)>> {
-    if let Some(missing) = wanted.databases.iter().find(|name| !there.iter().any(|stored| stored.0 == **name)) {
-        let names: Vec<&str> = there.iter().map(|stored| stored.0.as_str()).collect();
+    let names: Vec<&str> = there.iter().map(|stored| stored.0.as_str()).collect();
+    if let Some(missing) = wanted.databases.iter().find(|name| !names.contains(&name.as_str())) {
         return Err(Error::usage(format!("the snapshot has no database `{missing}`"))
             .hint(format!("it has: {}", names.join(", "))));
     }
-    let chosen = there.iter().filter(|stored| wanted.databases.is_empty() || wanted.databases.contains(&stored.0));
-    let chosen: Vec<&Stored<'_>> = chosen.collect();
+    // A table is of one database.
+    let meant = meant(&names).filter(|_| !wanted.tables.is_empty());
+    let is_chosen = |name: &String| match wanted.databases.is_empty() {
+        true => meant.is_none_or(|meant| meant == name),
+        false => wanted.databases.contains(name),
+    };
+    let chosen: Vec<&Stored<'_>> = there.iter().filter(|stored| is_chosen(&stored.0)).collect();
     match (wanted.rename.as_deref(), chosen.as_slice()) {
         (Some(name), [only]) => Ok(vec![(*only, name.to_owned())]),
         (None, several) if !wanted.tables.is_empty() && several.len() > 1 => {

@@ -128,6 +128,10 @@ impl Database for Postgres {
         bytes.saturating_add(bytes / 2).saturating_add(wal).saturating_add(64 << 20)
     }
 
+    fn database_meant<'a>(&self, databases: &'a BTreeSet<String>) -> Option<&'a str> {
+        parts::meant(&databases.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     fn checks(&self) -> &'static [&'static str] {
         &["pg_amcheck"]
     }

@@ -150,9 +150,32 @@ pub(crate) fn by_database(streams: &[String]) -> Result<Vec<Stored<'_>>> {
     Ok(databases)
 }
 
+/// The database that every server has, whether or not anybody uses it.
+const SERVERS_OWN: &str = "postgres";
+
+/// Which of these databases of a snapshot is meant where nobody names one: the only one, or the
+/// only one beside that which every server has. `None`: several could be.
+pub(super) fn meant<'a>(databases: &[&'a str]) -> Option<&'a str> {
+    let others: Vec<&str> = databases.iter().copied().filter(|name| *name != SERVERS_OWN).collect();
+    match (databases, others.as_slice()) {
+        ([only], _) | (_, [only]) => Some(*only),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_server_has_is_not_meant_where_another_database_is_there() {
+        assert_eq!(meant(&["postgres"]), Some("postgres"));
+        assert_eq!(meant(&["shop"]), Some("shop"));
+        assert_eq!(meant(&["postgres", "shop"]), Some("shop"));
+        assert_eq!(meant(&["crm", "postgres", "shop"]), None);
+        assert_eq!(meant(&["crm", "shop"]), None);
+        assert_eq!(meant(&[]), None);
+    }
 
     fn table(schema: &str, name: &str) -> TableName {
         TableName { schema: schema.to_owned(), name: name.to_owned() }

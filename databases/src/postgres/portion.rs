@@ -14,7 +14,7 @@ use super::grafted::{ChosenRows, RowSource};
 use super::items::{Items, drain};
 use super::names::TypedName;
 use super::partitions::{LackingRows, in_order_of_table, is_partitioned};
-use super::parts::{DumpPart, Stored, TableName, by_database};
+use super::parts::{DumpPart, Stored, TableName, by_database, meant};
 use crate::streams::StoredStreams;
 use crate::wanted::{Portion, PortionOutcome, RowFormat};
 
@@ -107,10 +107,10 @@ pub(super) async fn give(
 /// The database that is meant, and its parts.
 fn choose<'a, 'n>(there: &'a [Stored<'n>], wanted: Option<&str>) -> Result<(&'a str, &'a [(DumpPart, &'n str)])> {
     let names: Vec<&str> = there.iter().map(|stored| stored.0.as_str()).collect();
-    let found = match (wanted, there) {
-        (Some(wanted), there) => there.iter().find(|stored| stored.0 == wanted),
-        (None, [only]) => Some(only),
-        (None, _) => {
+    let found = match wanted.or_else(|| meant(&names)) {
+        Some(wanted) => there.iter().find(|stored| stored.0 == wanted),
+        None if there.is_empty() => return Err(Error::integrity("the snapshot holds no database")),
+        None => {
             return Err(Error::usage("the snapshot has several databases, and this is of one of them")
                 .hint(format!("name it with --database: {}", names.join(", "))));
         }

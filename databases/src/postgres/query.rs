@@ -21,6 +21,24 @@ pub(crate) async fn query(
     sql: &str,
     cx: &WorkContext,
 ) -> Result<String> {
+    let answer = query_with_nulls(clients, connection, database, sql, "", cx).await;
+    // Only the end of the last row goes: a name may end in a line break.
+    answer.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
+}
+
+/// As [`query`], but the last row ends with NUL, too, and `null` stands for what has no value.
+///
+/// # Errors
+/// Those of `psql`.
+pub(crate) async fn query_with_nulls(
+    clients: &Clients,
+    connection: &Connection,
+    database: &str,
+    sql: &str,
+    null: &str,
+    cx: &WorkContext,
+) -> Result<String> {
+    let null = format!("null={null}");
     let arguments = [
         "-X",
         "-A",
@@ -30,6 +48,8 @@ pub(crate) async fn query(
         "-0",
         "-F",
         FIELD_SEPARATOR,
+        "-P",
+        &null,
         "-v",
         "ON_ERROR_STOP=1",
         "-v",
@@ -41,6 +61,5 @@ pub(crate) async fn query(
     ];
     let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
     let psql = connection.give(Invocation::new(&clients.tool("psql"), arguments, cx)).envs(encoding);
-    // Only the end of the last row goes: a name may end in a line break.
-    output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
+    output(psql).await
 }

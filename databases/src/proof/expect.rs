@@ -15,6 +15,23 @@ use super::DrillQuery;
 /// without a zone may be that of any place.
 const MOST_AHEAD: TimeDelta = TimeDelta::days(1);
 
+/// Told where there is no result.
+const TOLD_NOTHING: &str = "nothing";
+/// Told where there is no row.
+const TOLD_NO_ROW: &str = "no row";
+/// Told where a column has no value.
+const TOLD_NULL: &str = "NULL";
+/// Told of a text that nobody would see.
+const TOLD_EMPTY: &str = "an empty text";
+
+/// The first column of the first row that a query of SQL gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FirstValue<'v> {
+    NoRow,
+    Null,
+    Text(&'v str),
+}
+
 /// A number in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number")]
@@ -58,11 +75,24 @@ impl DrillQuery {
 
     /// Whether what it found, `None` if that is nothing, is as expected; and what is told of it.
     pub(crate) fn judge(&self, found: Option<&str>) -> (bool, String) {
-        let told = found.unwrap_or("nothing");
+        self.judge_as(found, found.map_or(TOLD_NOTHING, visible))
+    }
+
+    /// As [`Self::judge`]. No row, and no value, are as an empty text for what is expected, but are
+    /// told as what they are.
+    pub(crate) fn judge_value(&self, found: FirstValue<'_>) -> (bool, String) {
+        match found {
+            FirstValue::NoRow => self.judge_as(Some(""), TOLD_NO_ROW),
+            FirstValue::Null => self.judge_as(Some(""), TOLD_NULL),
+            FirstValue::Text(text) => self.judge(Some(text)),
+        }
+    }
+
+    fn judge_as(&self, found: Option<&str>, told: &str) -> (bool, String) {
         let (mut wanted, mut passed) = (Vec::new(), true);
         if let Some(expected) = &self.expect {
             passed &= found == Some(expected);
-            wanted.push(expected.clone());
+            wanted.push(visible(expected).to_owned());
         }
         let found = found.unwrap_or_default();
         if let Some(least) = self.at_least {
@@ -81,6 +111,19 @@ impl DrillQuery {
         (passed, format!("expected {}, found {told}", wanted.join(" and ")))
     }
 
+    /// Whether what was told of its result shows a number, where one must be given. Nothing is an
+    /// answer, too: what held the number is gone.
+    #[must_use]
+    pub fn is_answered_by(&self, told: &str) -> bool {
+        let wants_number = self.at_least.is_some() || self.at_most.is_some();
+        let found = told.rsplit_once(", found ").map_or(told, |(_, found)| found);
+        // Redis says where it found it.
+        let found = found.split_once(" in database ").map_or(found, |(found, _)| found).trim();
+        let is_number = || found.parse().is_ok_and(|found: f64| found.is_finite());
+        // The client of MariaDB writes the last one itself.
+        !wants_number || [TOLD_NOTHING, TOLD_NO_ROW, TOLD_EMPTY, TOLD_NULL].contains(&found) || is_number()
+    }
+
     fn freshness(&self, age: Duration, found: &str) -> (bool, String) {
         let Some(taken) = self.taken_at else {
             return (false, "a snapshot of which it is known when it was taken".to_owned());
@@ -97,6 +140,11 @@ impl DrillQuery {
         let is_fresh = time_of(found).is_some_and(|found| found >= limit && found <= latest);
         (is_fresh, format!("a time from {} to {}", shown(limit), shown(latest)))
     }
+}
+
+/// A text, so that it is seen that there is one.
+fn visible(text: &str) -> &str {
+    if text.is_empty() { TOLD_EMPTY } else { text }
 }
 
 /// The time that a database wrote. One without a zone is UTC, a date is its midnight, and a number
@@ -158,6 +206,24 @@ mod tests {
         assert_eq!(exactly.judge(None).1, "expected 10, found nothing");
         assert!(DrillQuery { expect: Some(String::new()), ..query() }.judge(Some("")).0);
         assert!(!DrillQuery { expect: Some(String::new()), ..query() }.judge(None).0, "what is missing is not empty");
+        for (found, is_answer) in [(Some("9"), true), (None, true), (Some(""), true), (Some("bob"), false)] {
+            assert_eq!(between.is_answered_by(&between.judge(found).1), is_answer, "{found:?}");
+            assert!(exactly.is_answered_by(&exactly.judge(found).1), "{found:?}");
+        }
+        assert!(!between.is_answered_by(&between.judge(Some("a, found b")).1));
+        let of_redis = |found| format!("{} in database 0", between.judge(Some(found)).1);
+        assert!(between.is_answered_by(&of_redis("9")) && !between.is_answered_by(&of_redis("bob")));
+        // An empty text stands for both, and each is told as what it is.
+        let empty = DrillQuery { expect: Some(String::new()), ..query() };
+        for (found, told) in
+            [(FirstValue::NoRow, "no row"), (FirstValue::Null, "NULL"), (FirstValue::Text(""), "an empty text")]
+        {
+            assert_eq!(empty.judge_value(found), (true, format!("expected an empty text, found {told}")));
+            let (passed, said) = between.judge_value(found);
+            assert!(!passed && said.ends_with(&format!("found {told}")), "{said}");
+            assert!(between.is_answered_by(&said), "{said}");
+        }
+        assert_eq!(between.judge_value(FirstValue::Text("10")), between.judge(Some("10")));
         // One above 2^53, where floating point would call them equal.
         let large = DrillQuery { at_least: Some(Number::Whole(9_007_199_254_740_993)), ..query() };
         assert!(large.judge(Some("9007199254740993")).0 && !large.judge(Some("9007199254740992")).0);
@@ -197,9 +263,11 @@ mod tests {
             assert_eq!(passed, passes, "{found}: {told}");
         }
         assert_eq!(
-            fresh.judge(Some("x")).1,
+            fresh.judge_value(FirstValue::Text("x")).1,
             "expected a time from 2026-11-23 18:00:00 UTC to 2026-11-24 20:00:00 UTC, found x"
         );
+        let (passed, said) = fresh.judge_value(FirstValue::Null);
+        assert!(!passed && said.ends_with("UTC, found NULL"), "{said}");
         assert!(!DrillQuery { taken_at: None, ..fresh }.judge(Some("2026-11-24")).0, "nobody knows what is fresh");
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::expect::FirstValue;
 pub use self::expect::Number;
 pub use self::parts::PartsToProve;
 

@@ -18,7 +18,9 @@ use tokio::io::AsyncWriteExt;
 use super::DATABASE_STREAM;
 use crate::database::{ThrowAway, WorkContext};
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
+use crate::proof::{
+    CheckResult, DrillQuery, FirstValue, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql,
+};
 use crate::streams::StoredStreams;
 
 /// What a database keeps for itself beside definitions and rows, as pragmas.
@@ -155,15 +157,19 @@ fn answers(connection: &Connection, queries: &[DrillQuery]) -> Vec<QueryAnswer> 
                 typing_error = Some(no_sql(&wanted.sql, &said));
             }
         }
-        let answer: rusqlite::Result<Option<String>> = connection.prepare(&wanted.sql).and_then(|mut statement| {
+        let answer = connection.prepare(&wanted.sql).and_then(|mut statement| {
             let mut rows = statement.query([])?;
-            let row = rows.next()?;
-            row.map(|row| text_of(row.get_ref(0)?)).transpose()
+            let Some(row) = rows.next()? else { return Ok(wanted.judge_value(FirstValue::NoRow)) };
+            let judged = match row.get_ref(0)? {
+                ValueRef::Null => wanted.judge_value(FirstValue::Null),
+                value => wanted.judge_value(FirstValue::Text(&text_of(value)?)),
+            };
+            Ok(judged)
         });
         let (passed, detail) = match answer {
             Err(error) => return Err(Unanswered { check, detail: error.to_string(), typing_error }),
             Ok(_) if !wanted.wants_result() => (true, "ran".to_owned()),
-            Ok(found) => wanted.judge(Some(&found.unwrap_or_default())),
+            Ok(judged) => judged,
         };
         Ok(CheckResult { check, passed, detail })
     });
@@ -299,6 +305,16 @@ mod tests {
         let check = |queries: &[DrillQuery]| checked(own_checks(&connection)?, answers(&connection, queries));
         let error = check(&[good.clone(), typed.clone()]).unwrap_err();
         assert!(error.class() == Class::Configuration && error.message().contains("SELEC"), "{error}");
+        for (sql, told) in [
+            ("SELECT max(id) FROM orders", "NULL"),
+            ("SELECT id FROM orders", "no row"),
+            ("SELECT ''", "an empty text"),
+            ("SELECT 7", "7"),
+        ] {
+            let asked = DrillQuery { expect: Some("8".to_owned()), ..query(sql) };
+            let found = answered(answers(&connection, &[asked])).unwrap();
+            assert_eq!((found[0].passed, found[0].detail.as_str()), (false, &*format!("expected 8, found {told}")));
+        }
         // A table that is missing may be lost, and counts for more.
         for queries in [vec![query("SELECT 1 FROM items")], vec![typed, query("SELECT 1 FROM items"), good]] {
             assert!(answered(answers(&connection, &queries)).is_err(), "an error is taken for an answer");

@@ -133,7 +133,7 @@ impl Asking<'_> {
         let names: BTreeSet<String> = streams.names().iter().filter_map(|name| engine.database_of(name)).collect();
         let told = || names.iter().map(|name| name.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
         match &self.query.database {
-            None if names.len() > 1 => {
+            None if names.len() > 1 && engine.database_meant(&names).is_none() => {
                 Err(Error::usage("the snapshot has several databases, and the query is for one of them")
                     .hint(format!("name it with --database: {}", told())))
             }
@@ -165,7 +165,11 @@ impl Asking<'_> {
         let (engine, bytes) = (registry::find(&streams.facts().engine), streams.manifest().length());
         let needed_disk = needed_disk(&DrillConfig::default(), engine, bytes, ProofLevel::Loaded)?;
         let tools = DrillTools { directories: self.directories.to_vec(), needed_disk, ..DrillTools::default() };
-        let server = lifeboat_worker::throw_away(self.worker, streams, tools, &cx).await?;
+        let server = lifeboat_worker::throw_away(self.worker, streams, tools, &cx).await;
+        let server = server.map_err(|error| match self.cancel.is_cancelled() {
+            true => Error::cancelled("the search"),
+            false => error,
+        })?;
         let mut server = server.ok_or_else(|| {
             Error::usage(format!("a snapshot of kind {} has no throw-away database to ask", streams.facts().engine))
                 .hint("restore the snapshots one by one, and look")
@@ -178,7 +182,16 @@ impl Asking<'_> {
         };
         let answer = asked.await;
         let stopped = server.stop().await;
-        answer.and_then(|answer| stopped.map(|()| answer))
+        let answer = answer.and_then(|answer| stopped.map(|()| answer));
+        match answer {
+            // Whatever failed then speaks of a drill.
+            Err(_) if self.cancel.is_cancelled() => Err(Error::cancelled("the search")),
+            Ok(CheckResult { detail, .. }) if !query.is_answered_by(&detail) => {
+                let what = format!("the query `{}` gives no number, which is no answer: {detail}", query.sql);
+                Err(Error::usage(what).hint("ask for a number, or say with --expect which text it must give"))
+            }
+            answer => answer,
+        }
     }
 }
 

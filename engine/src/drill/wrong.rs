@@ -8,9 +8,9 @@ use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
 use lifeboat_format::id::Name;
 
 /// What engines say of a query that names what is not there.
-const LACKING: [&str; 5] = ["does not exist", "doesn't exist", "Unknown column", "no such table", "no such column"];
+const NOT_THERE: [&str; 5] = ["does not exist", "doesn't exist", "Unknown column", "no such table", "no such column"];
 /// What they say of a query that they do not understand.
-const NOT_UNDERSTOOD: [&str; 6] = [
+const NO_STATEMENT: [&str; 6] = [
     "syntax error",
     "ERROR 1064",
     "incomplete input",
@@ -50,9 +50,9 @@ fn hint_of<'q>(failed: &CheckResult, mut queries: impl Iterator<Item = &'q str>,
         format!(
             "ask the source the same: if it gives this too, correct the data there, or [dataset.drill] queries; if not, run `lifeboat bisect {dataset}` to find the last snapshot that gives what is expected"
         )
-    } else if says(&NOT_UNDERSTOOD) {
+    } else if says(&NO_STATEMENT) {
         "correct it in [dataset.drill] queries".to_owned()
-    } else if says(&LACKING) {
+    } else if says(&NOT_THERE) {
         "look first whether [dataset.drill] queries spells the table or column as the source does; if it does, the snapshot lacks it".to_owned()
     } else {
         "ask the source the same: if it fails there, too, correct it in [dataset.drill] queries".to_owned()

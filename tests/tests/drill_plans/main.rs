@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod killed;
+mod names;
 mod unequal;
 
 use std::collections::BTreeSet;
@@ -318,7 +319,9 @@ async fn numbers_and_freshness_are_asked_of_what_was_restored() {
         // Five hours ago by now, and two when it was taken.
         (&ago(119), "fresher_than = \"2h\"", true, "expected a time from "),
         (&ago(121), "fresher_than = \"2h\"", false, "expected a time from "),
-        ("SELECT NULL", "fresher_than = \"2h\"", false, "found "),
+        ("SELECT NULL", "fresher_than = \"2h\"", false, "found NULL"),
+        ("SELECT id FROM items WHERE 0", "fresher_than = \"2h\"", false, "found no row"),
+        ("SELECT ''", "at_least = 0", false, "found an empty text"),
     ] {
         let keys = format!("queries = [{{ sql = \"{query}\", {wanted} }}]");
         let (output, report) = drill_with(&vault, &plain, &keys).await;

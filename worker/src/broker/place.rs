@@ -8,12 +8,14 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{chown, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_base::{Class, Context, Error, Result};
+use rustix::process::Signal;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -33,6 +35,9 @@ const USERS: [&str; 2] = ["lifeboat-worker", "nobody"];
 const END_GRACE: Duration = Duration::from_secs(30);
 /// The path of a socket has at most 107 bytes.
 const MAX_SCRATCH_PATH_BYTES: usize = 64;
+/// What to do about a worker that was killed. The kernel does that where memory runs out.
+const KILLED_REMEDY: &str =
+    "it may have run out of memory: look at the kernel's log (`journalctl -k`), and run it again";
 /// No more is kept of what a worker says outside of its messages.
 const MAX_SAID_BYTES: usize = 2000;
 
@@ -219,7 +224,9 @@ impl Connection {
         }
         match &mut self.process {
             Some(process) => {
-                Error::failed(format!("the worker ended before its work was done{}", process.last_words().await))
+                let (said, was_killed) = process.last_words().await;
+                let ended = Error::failed(format!("the worker ended before its work was done{said}"));
+                if was_killed { ended.hint(KILLED_REMEDY) } else { ended }
             }
             None if self.heard => Error::failed("the worker ended before its work was done")
                 .hint("its journal says why: journalctl -u 'lifeboat-worker@*'"),
@@ -262,18 +269,20 @@ impl Process {
         Self { child, key, said, listening, _short: short }
     }
 
-    async fn last_words(&mut self) -> String {
-        let status = match tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await {
-            Ok(Ok(status)) => format!(" ({status})"),
-            _ => String::new(),
-        };
+    /// How it ended and what it said, and whether somebody killed it.
+    async fn last_words(&mut self) -> (String, bool) {
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await;
+        let ended = ended.ok().and_then(std::io::Result::ok);
+        let was_killed = ended.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw()));
+        let status = ended.map_or_else(String::new, |status| format!(" ({status})"));
         // What it started may live on, and hold its standard error.
         if let Some(listening) = self.listening.take() {
             let _ = tokio::time::timeout(Duration::from_secs(1), listening).await;
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
-        if text.is_empty() { status } else { format!("{status}, saying: {}", text.escape_debug()) }
+        let told = if text.is_empty() { status } else { format!("{status}, saying: {}", text.escape_debug()) };
+        (told, was_killed)
     }
 }
 

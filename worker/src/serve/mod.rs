@@ -81,6 +81,18 @@ pub async fn serve(socket: UnixStream, job: Job, confinement: Confinement, scrat
     }
 }
 
+/// Fails if a directory of another user stands before the place of a throw-away database.
+fn reachable(scratch: &Path) -> Result<()> {
+    match std::fs::metadata(scratch) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::source_failed(format!("the user of the worker cannot reach {}", scratch.display()))
+                .because(error)
+                .hint("let the user of the worker reach TMPDIR, or set TMPDIR to a directory that it can enter"))
+        }
+        _ => Ok(()),
+    }
+}
+
 struct Service {
     streams: StreamsOfBroker,
     outbox: Arc<Outbox>,
@@ -100,6 +112,7 @@ impl Service {
                 self.restore(server.as_ref(), &wanted).await
             }
             Work::Drill(DrillTools { directories, commands, needed_disk }) => {
+                reachable(&self.cx.scratch)?;
                 disk::require(&self.cx.scratch, needed_disk)?;
                 let facts = self.streams.facts();
                 let engine = registry::find(&facts.engine).ok_or_else(unknown_engine)?;

@@ -182,8 +182,19 @@ async fn single_paths_come_back_and_missing_ones_are_told() {
     assert_eq!(names(&into("b/docs")), ["a.txt", "deep"]);
     assert_eq!(names(&into("b/docs/deep")), ["er", "same", "up"]);
     let refused = load("c", &["docs/a.txt", "none"]).await.unwrap_err();
-    assert!(refused.message().ends_with("holds a part of the snapshot"), "{refused:?}");
-    assert!(format!("{refused:?}").contains("the snapshot holds no none"), "{refused:?}");
+    assert!(refused.message().contains("the snapshot holds no none"), "{refused:?}");
+    assert!(refused.chain().ends_with("holds what else was asked for"), "{refused:?}");
+    assert_eq!((names(&into("c")), names(&into("c/docs"))), (vec!["docs".into()], vec!["a.txt".into()]));
+    // What is of no worth goes, as far as this restore made it.
+    let refused = load("d/e", &["docs/deep/none"]).await.unwrap_err();
+    assert_eq!(refused.chain(), "the snapshot holds no docs/deep/none");
+    assert!(!into("d").exists(), "what was made is left");
+    fs::create_dir(into("d")).unwrap();
+    load("d", &["docs/deep/none"]).await.unwrap_err();
+    assert!(names(&into("d")).is_empty(), "the folder was there before, and only that must be left");
+    let absolute = load("d", &["/docs/a.txt"]).await.unwrap_err();
+    assert!(absolute.message().ends_with("it is absolute"), "{absolute:?}");
+    assert!(absolute.hint_text().unwrap().contains("without the first /"), "{absolute:?}");
     let nothing = TempDir::new().unwrap();
     let refused = super::super::load::load(&Kept::of(Vec::new()), nothing.path(), &wanted(&[]), &context).await;
     assert!(refused.is_err_and(|error| !format!("{error:?}").contains("a part")), "nothing was made");

@@ -21,7 +21,9 @@ use super::server::MariaServer;
 use super::tokens::{name, text};
 use super::users::{GrantDatabases, make_accounts, make_grants};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
+use crate::proof::{
+    CheckResult, DrillQuery, FirstValue, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql,
+};
 use crate::streams::StoredStreams;
 
 /// The check of each database: `CHECK TABLE` of its tables.
@@ -217,8 +219,10 @@ impl MariaThrowAway {
                 }
                 Ok(_) if !wanted.wants_result() => Ok(CheckResult { check, passed: true, detail: "ran".to_owned() }),
                 Ok(answer) => {
-                    let first = answer.first().and_then(|row| row.first()).map(String::as_str).unwrap_or_default();
-                    let (passed, detail) = wanted.judge(Some(first));
+                    let first = answer.first().and_then(|row| row.first());
+                    // Its client writes `NULL` itself.
+                    let first = first.map_or(FirstValue::NoRow, |text| FirstValue::Text(text));
+                    let (passed, detail) = wanted.judge_value(first);
                     Ok(CheckResult { check, passed, detail })
                 }
             });

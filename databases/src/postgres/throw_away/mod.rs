@@ -24,17 +24,22 @@ use super::clients::major_of;
 use super::connect::Connection;
 use super::globals::{GLOBALS, Globals, read_globals};
 use super::parts::by_database;
-use super::query::query;
+use super::query::query_with_nulls;
 use super::sql::{conninfo, rows};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
 use crate::listing::{ListedItem, Listing};
-use crate::proof::{CheckResult, DrillQuery, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql};
+use crate::proof::{
+    CheckResult, DrillQuery, FirstValue, ProofResult, QueryAnswer, Unanswered, answered, checked, no_sql,
+};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
 
 /// Event triggers that fire in a session of a replica: how they are enabled, and their names.
 const STUBBORN: &str =
     "SELECT evtenabled::text || format('%I', evtname) FROM pg_event_trigger WHERE evtenabled IN ('A', 'R')";
+
+/// Stands for NULL in what a query of the operator gives. No application writes it.
+const NO_VALUE: &str = "\u{1}NULL\u{1}";
 
 /// A throw-away server with a snapshot in it.
 pub(crate) struct PostgresThrowAway {
@@ -184,7 +189,7 @@ impl PostgresThrowAway {
     async fn read_only(&self, database: &str, sql: &str) -> Result<Result<String>> {
         let connection = Connection::new(&self.server.connection(), None, &self.cx)?
             .with_settings("-c default_transaction_read_only=on");
-        Ok(query(&self.server.clients, &connection, database, sql, &self.cx).await)
+        Ok(query_with_nulls(&self.server.clients, &connection, database, sql, NO_VALUE, &self.cx).await)
     }
 
     /// Whether a query that failed with `detail` is a typing error of the operator. A function that
@@ -213,11 +218,34 @@ impl PostgresThrowAway {
                 }
                 Ok(_) if !wanted.wants_result() => Ok(CheckResult { check, passed: true, detail: "ran".to_owned() }),
                 Ok(answer) => {
-                    let (passed, detail) = wanted.judge(answer.split(['\0', '\u{1f}']).next());
+                    let (passed, detail) = wanted.judge_value(first_value(&answer));
                     Ok(CheckResult { check, passed, detail })
                 }
             });
         }
         Ok(answers)
+    }
+}
+
+/// The first column of the first row of an answer. Each row ends with NUL.
+fn first_value(answer: &str) -> FirstValue<'_> {
+    match answer.split(['\0', '\u{1f}']).next().unwrap_or_default() {
+        _ if answer.is_empty() => FirstValue::NoRow,
+        NO_VALUE => FirstValue::Null,
+        text => FirstValue::Text(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_no_value_and_no_text_are_not_the_same() {
+        assert_eq!(first_value(""), FirstValue::NoRow);
+        assert_eq!(first_value("\u{1}NULL\u{1}\0"), FirstValue::Null);
+        assert_eq!(first_value("\0"), FirstValue::Text(""));
+        assert_eq!(first_value("NULL\0"), FirstValue::Text("NULL"));
+        assert_eq!(first_value("a\u{1f}b\0c\u{1f}d\0"), FirstValue::Text("a"));
     }
 }

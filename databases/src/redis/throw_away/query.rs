@@ -92,8 +92,8 @@ mod tests {
         let judged = |values: &[Vec<u8>], expected: &str| {
             judged(values, &DrillQuery { expect: Some(expected.to_owned()), ..DrillQuery::default() })
         };
-        assert_eq!(judged(&[], ""), (false, "expected , found nothing".to_owned()));
-        assert_eq!(judged(&[Vec::new()], ""), (true, "expected , found ".to_owned()));
+        assert_eq!(judged(&[], ""), (false, "expected an empty text, found nothing".to_owned()));
+        assert_eq!(judged(&[Vec::new()], ""), (true, "expected an empty text, found an empty text".to_owned()));
         assert_eq!(judged(&[b"a\n\x1b[2J".to_vec()], "a"), (false, "expected a, found a\\n\\u{1b}[2J".to_owned()));
         let (passed, told) = judged(&[vec![b'x'; 1000]], "x");
         assert!(!passed && told.len() < 300 && told.ends_with('…'), "{told}");

@@ -21,6 +21,7 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use super::Args;
+use super::named::refuse_dataset;
 use super::one::{OfGroup, OneDrill};
 use super::view::Drilled;
 use super::worst::worse;
@@ -58,6 +59,7 @@ struct MemberDrilled {
 
 pub(super) async fn run(args: &Args, group: &Name, session: &Session) -> Result<()> {
     let config = session.configuration()?;
+    refuse_dataset(&config, group)?;
     let group = group_of(&config, group)?;
     let in_folder = args.textfiles.as_deref().map(|folder| file_of_group(folder, &group.name));
     let textfile = args.textfile.as_deref().or(in_folder.as_deref()).map(Textfile::open).transpose()?;

@@ -10,6 +10,7 @@ mod group;
 mod loss;
 mod loss_page;
 mod lost_region;
+mod named;
 mod one;
 mod region_loss;
 mod view;
@@ -127,6 +128,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let Some(dataset) = &args.dataset else {
         return due::run(args, session).await;
     };
+    named::refuse_unknown(dataset, session).await?;
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
     let drill = OneDrill {
         args,

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::Context;
@@ -35,6 +36,8 @@ use crate::textfile::{Outcome, Textfile};
 
 /// So many of a dataset's newest drills decide what the next one takes.
 const MAX_PAST_DRILLS: usize = 256;
+/// So long the report of a drill is still being published once somebody cancels.
+const PUBLISHING_GRACE: Duration = Duration::from_secs(20);
 
 /// A drill of one dataset.
 pub(super) struct OneDrill<'a> {
@@ -393,14 +396,18 @@ impl Plan {
     /// nothing else is left.
     async fn keep(&self, drill: &OneDrill<'_>, reader: &VaultReader, drilled: &mut Drilled) -> Result<()> {
         let (args, session) = (drill.args, drill.session);
-        let cancelled = session.cancel.is_cancelled();
+        let is_told = !session.cancel.is_cancelled() || says_something(&drilled.report);
         // A signer comes from the configuration, which also tells who this host is.
         let principal = self.place.config.as_ref().map(|config: &Config| &config.host);
-        let signed = self.signer.as_ref().zip(principal).filter(|_| !args.no_publish && !cancelled);
+        let signed = self.signer.as_ref().zip(principal).filter(|_| !args.no_publish && is_told);
         if let Some((signer, principal)) = signed {
             let publish = flow::publish(reader, &drilled.report, principal, signer);
-            let published = session.cancellable("publishing", publish).await?;
-            drilled.published = Some(published);
+            let published = unless_too_late(session, publish).await.transpose()?;
+            if published.is_none() {
+                let next = format!("run `lifeboat drill {}` again", drill.dataset);
+                session.out.warning(format!("the report was not published, as somebody cancelled that (next: {next})"));
+            }
+            drilled.published = published;
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
         if let Some(file) = args.report.as_ref().filter(|_| drill.without.is_none()) {
@@ -417,6 +424,22 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a drill that was cancelled by then had found what it was to find, or what is wrong.
+fn says_something(report: &DrillReport) -> bool {
+    report.passed || report.error_class == Some(Class::Integrity)
+}
+
+/// What `publish` gives. `None`: somebody cancelled, and it went on for too long after that.
+async fn unless_too_late<T>(session: &Session, publish: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        published = publish => Some(published),
+        () = async {
+            session.cancel.cancelled().await;
+            tokio::time::sleep(PUBLISHING_GRACE).await;
+        } => None,
     }
 }
 

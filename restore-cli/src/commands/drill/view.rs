@@ -28,12 +28,14 @@ impl fmt::Display for Drilled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &self.report;
         writeln!(f, "Drill of {}: {}\n", report.dataset, verdict(report))?;
-        writeln!(f, "{}\n", Plain::facts(self.facts()))?;
-        let mut phases = Plain::new(&["PHASE", ">TIME"]);
-        for phase in &report.phases {
-            phases.row([phase.phase.clone(), human::seconds(phase.seconds)]);
+        write!(f, "{}", Plain::facts(self.facts()))?;
+        if !report.phases.is_empty() {
+            let mut phases = Plain::new(&["PHASE", ">TIME"]);
+            for phase in &report.phases {
+                phases.row([phase.phase.clone(), human::seconds(phase.seconds)]);
+            }
+            write!(f, "\n\n{phases}")?;
         }
-        write!(f, "{phases}")?;
         if !report.checks.is_empty() {
             let mut checks = Plain::new(&["CHECK", "", "DETAIL"]);
             for check in &report.checks {
@@ -82,12 +84,16 @@ fn verdict(report: &DrillReport) -> String {
     verdict
 }
 
-fn measured(actual: Option<f64>, objective: Option<f64>) -> String {
+fn measured(passed: bool, actual: Option<f64>, objective: Option<f64>) -> String {
     match (actual, objective) {
         (None, _) => "not measured".to_owned(),
         (Some(actual), None) => format!("{}, no objective", human::seconds(actual)),
         (Some(actual), Some(objective)) => {
-            let word = if actual > objective { "MISSED" } else { "met" };
+            let word = match (actual > objective, passed) {
+                (true, _) => "MISSED",
+                (false, true) => "met",
+                (false, false) => "not met: the drill failed",
+            };
             format!("{}, objective {} {word}", human::seconds(actual), human::seconds(objective))
         }
     }
@@ -139,18 +145,11 @@ impl Drilled {
         }
         facts.extend([
             ("restored", human::bytes(report.restored_bytes)),
-            ("time to restore (RTO)", measured(report.rto_seconds, report.rto_objective_seconds)),
-            ("age of data (RPO)", measured(report.rpo_seconds, report.rpo_objective_seconds)),
+            ("time to restore (RTO)", measured(report.passed, report.rto_seconds, report.rto_objective_seconds)),
+            ("age of data (RPO)", measured(report.passed, report.rpo_seconds, report.rpo_objective_seconds)),
         ]);
         if let Some(proof) = &report.proof {
-            let compared = [
-                human::count(proof.definitions, "definition"),
-                human::count(proof.tables, "table"),
-                human::count(proof.rows, "row"),
-                human::count(proof.large_objects, "large object"),
-            ];
-            let verdict = if proof.is_equal() { "equal" } else { "NOT EQUAL" };
-            facts.push(("compared", format!("{}: {verdict}", compared.join(", "))));
+            facts.push(("compared", human::compared(report.engine.as_deref(), proof)));
         }
         facts.push(("error", report.error.clone().unwrap_or_default()));
         if let Some(published) = &self.published {
@@ -256,8 +255,11 @@ mod tests {
         failed.report.proof.as_mut().unwrap().differences.push("table items: 1 row is missing".to_owned());
         let text = failed.to_string();
         assert!(text.starts_with("Drill of shop: FAILED: it reached CHECKED, and PROVED is required"), "{text}");
+        assert!(text.contains("41.2 s, objective 10 min not met: the drill failed"), "{text}");
         failed.report.reached = None;
+        failed.report.phases.clear();
         let nothing = failed.to_string();
+        assert!(!nothing.contains("PHASE"), "{nothing}");
         assert!(nothing.starts_with("Drill of shop: FAILED before everything was fetched"), "{nothing}");
         assert!(text.contains("NOT EQUAL") && text.contains("DIFFERS: table items: 1 row is missing"), "{text}");
     }
