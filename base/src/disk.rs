@@ -2,7 +2,7 @@
 //!
 //! A full disk is told in many words: by the system, by a tool, or by a server that has ended.
 //! Whoever fills a directory that an operator chose asks here, so that all of them are told in the
-//! same way: as [`Class::Storage`](crate::Class::Storage), with the place and one thing to do.
+//! same way: as [`Class::Storage`], with the place and one thing to do.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -59,7 +59,6 @@ pub fn all_permitted() -> Probe {
 /// If a guarantee is broken.
 pub async fn conforms(replica: SharedReplica, expected: &Probe) {
     put_new_creates_and_leaves_existing_objects_alone(&*replica).await;
-    of_concurrent_put_new_one_wins(&replica).await;
     put_replace_is_atomic(&replica).await;
     missing_objects_are_missing(&*replica).await;
     bodies_from_nothing_to_17_mib_come_back(&*replica).await;
@@ -67,6 +66,7 @@ pub async fn conforms(replica: SharedReplica, expected: &Probe) {
     illegal_keys_are_refused(&*replica).await;
     listings_are_complete_sorted_and_by_any_prefix(&*replica).await;
     delete_is_idempotent(&*replica).await;
+    of_concurrent_put_new_one_wins(&replica).await;
     many_are_removed_and_no_other(&*replica).await;
     probe_is_truthful_and_leaves_nothing(&*replica, expected).await;
     cancelled_put_leaves_all_or_nothing(&replica).await;

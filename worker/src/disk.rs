@@ -31,7 +31,7 @@ const MAX_FULL_DISK_TIME: Duration = Duration::from_secs(30);
 /// is to be made.
 ///
 /// # Errors
-/// [`Class::Configuration`]: they are not. What cannot be told is no error.
+/// [`lifeboat_base::Class::Configuration`]: they are not. What cannot be told is no error.
 pub fn require(directory: &Path, needed: u64) -> Result<()> {
     let Some(free) = disk::free(directory).ok().filter(|free| *free < needed) else { return Ok(()) };
     let (place, free, needed) = (disk::mounted_at(directory), free >> 20, needed.div_ceil(1 << 20));
@@ -45,7 +45,7 @@ pub fn require(directory: &Path, needed: u64) -> Result<()> {
 /// Does work that fills `directory`. It is dropped if it waits for room.
 ///
 /// # Errors
-/// Those of the work; [`Class::Storage`] if the disk was full.
+/// Those of the work; [`lifeboat_base::Class::Storage`] if the disk was full.
 pub(crate) async fn watched<T>(directory: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     let (mut least, mut full_since) = (u64::MAX, None);
@@ -71,7 +71,7 @@ pub(crate) async fn watched<T>(directory: &Path, work: impl Future<Output = Resu
 /// A check that a full disk made fail says nothing about the snapshot.
 ///
 /// # Errors
-/// [`Class::Storage`].
+/// [`lifeboat_base::Class::Storage`].
 pub(crate) fn unless_full(directory: &Path, checks: Vec<CheckResult>) -> Result<Vec<CheckResult>> {
     match checks.iter().find(|check| !check.passed && disk::tells_of_full_disk(&check.detail)) {
         Some(CheckResult { check, detail, .. }) => {
