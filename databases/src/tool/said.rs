@@ -1,7 +1,8 @@
 //! What a tool said on its standard error, and what of it is told.
 //!
-//! Only the tail is kept. Errors go into logs and reports, so what they quote holds no statement
-//! and no row: these may hold a password, or somebody's data.
+//! Only the tail is kept. Errors go into logs and reports, so the statement that failed and its
+//! row are left out: they may hold a password, or somebody's data. A message of the server can
+//! still name a value, such as one that stands twice under a unique key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

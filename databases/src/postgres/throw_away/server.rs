@@ -38,7 +38,7 @@ const SETTINGS: [&str; 16] = [
     // A dump locks all tables at once: this is room for some 200,000, their indexes included.
     "max_locks_per_transaction=2048",
     "log_min_messages=error",
-    // What the log tells in a report holds no rows.
+    // The log is told in errors: without statements, and without the lines of a COPY.
     "log_error_verbosity=terse",
     "log_min_error_statement=panic",
 ];
