@@ -23,6 +23,10 @@ pub(super) async fn refuse_unknown(name: &Name, session: &Session) -> Result<()>
         }
     }
     let Ok(reader) = session.reader_for(name, &place, Need::Manifests).await else { return Ok(()) };
+    // A replica that does not answer may be the one that has it.
+    if !reader.unreachable().is_empty() {
+        return Ok(());
+    }
     match session.datasets(&reader, Some(name)).await {
         Err(error) if error.class() == Class::Usage => Err(error),
         _ => Ok(()),
